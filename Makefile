@@ -1,0 +1,28 @@
+# The two commands that a newcomer needs: `make demo` and `make test`.
+PYTHON ?= python3.11
+CONSTRAINTS ?= constraints.txt
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint install
+
+demo: install
+	$(BIN)/python train.py recipes=contrastive domain=statutes model=starter $(ARGS) \
+		$(if $(limit),limit=$(limit))
+
+test: install lint
+	$(BIN)/pytest -m "not slow and not gpu and not browser"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) \
+		--editable '.[train,evaluate,track,demo,dev]'
+	touch $@

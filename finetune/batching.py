@@ -1,0 +1,87 @@
+"""Training batches of similar length in which no row's text answers another row's query."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from torch.utils.data import SequentialSampler
+
+# Rows sorted together, in batches: enough for even lengths, few enough to keep batches mixed.
+_WINDOW = 32
+
+
+class BucketSampler(DefaultBatchSampler):
+    """Length-bucketed batches without false negatives among the in-batch ones.
+
+    Rows are shuffled (by seed and epoch), cut into windows, sorted by length within a window and
+    dealt into batches; a row that would bring a known answer of another row's query into the batch
+    as a negative goes to a later one. The number of batches is the same in every epoch, so that
+    the schedule is known; a row that fits nowhere sits the epoch out (`left_out` counts).
+
+    Args:
+        rows: For each training row, its texts: query first, then its positive, then negatives;
+            all as `finetune.records.normalised` gives them.
+        answers: For each row, all known positives of its query.
+        batch_size: Rows in a batch.
+        seed: Of the shuffle.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[str]],
+        answers: Sequence[set[str]],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        super().__init__(SequentialSampler(rows), batch_size=batch_size, drop_last=False)
+        self.lengths = np.array([sum(map(len, row)) for row in rows], np.float64)
+        self.candidates = [frozenset(row[1:]) for row in rows]
+        self.answers = answers
+        self.seed = seed
+        self.left_out = 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch: full ones, or a single short one."""
+        return max(1, len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the row indices of each batch of the epoch set by ``set_epoch``."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.lengths))
+        # Noise on the lengths, so that the same rows do not meet in every epoch.
+        noisy = self.lengths * rng.uniform(0.9, 1.1, len(self.lengths))
+        batches: list[list[int]] = []
+        waiting: list[int] = []
+        for start in range(0, len(self), _WINDOW):
+            count = min(_WINDOW, len(self) - start)
+            size = count * self.batch_size
+            window = order[start * self.batch_size :][:size]
+            ranked = sorted([*waiting, *window.tolist()], key=lambda row: noisy[row])
+            dealt, waiting = self._deal(ranked, count)
+            batches += dealt
+        self.left_out = len(waiting)
+        for index in rng.permutation(len(batches)):
+            if batches[index]:
+                yield batches[index]
+
+    def _deal(self, rows: list[int], count: int) -> tuple[list[list[int]], list[int]]:
+        """Put rows, in order, into the first of ``count`` batches that has room and no clash."""
+        batches: list[list[int]] = [[] for _ in range(count)]
+        given: list[set[str]] = [set() for _ in range(count)]
+        asked: list[set[str]] = [set() for _ in range(count)]
+        waiting = []
+        first = 0
+        for row in rows:
+            while first < count and len(batches[first]) == self.batch_size:
+                first += 1
+            for index in range(first, count):
+                room = len(batches[index]) < self.batch_size
+                clash = self.candidates[row] & asked[index] or self.answers[row] & given[index]
+                if room and not clash:
+                    batches[index].append(row)
+                    given[index] |= self.candidates[row]
+                    asked[index] |= self.answers[row]
+                    break
+            else:
+                waiting.append(row)
+        return batches, waiting

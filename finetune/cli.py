@@ -1,0 +1,184 @@
+"""The command line: ``finetune train | evaluate | encode | doctor`` and ``train.py``.
+
+Exit codes: 0 done and no gate failed; 2 the input or configuration is at fault; 3 the work is done
+but a gate failed; 1 anything else.
+"""
+
+import argparse
+import errno
+import itertools
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from finetune.errors import UserError
+
+if TYPE_CHECKING:
+    from finetune.config import Config
+
+log = logging.getLogger("finetune")
+
+DONE, BAD_INPUT, GATE_FAILED = 0, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one of the commands."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["train"]:
+        return train(arguments[1:])
+    parsed = _parser().parse_args(arguments)
+    return guarded(lambda: parsed.run(parsed))
+
+
+def train(argv: Sequence[str]) -> int:
+    """Run a recipe, or several with ``-m``; without arguments say what can be typed."""
+    if not argv:
+        print(usage())
+        return 0
+    return guarded(lambda: _train(argv))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Run a command; tell the user's mistakes without a traceback."""
+    _log_to_screen()
+    try:
+        return work()
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(
+            f"error: {error.filename or 'the disk'}: no space left; free some, or put the cache "
+            "elsewhere with paths.cache=<folder>. The same command goes on from where it stopped",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
+
+
+def usage() -> str:
+    """Say what can be typed, with the recipes, domains and models there are."""
+    from finetune.config import choices
+
+    return "\n".join([
+        "usage: python train.py recipes=<recipe> domain=<domain> model=<model> [key=value ...]",
+        "",
+        *(f"  {group:9} {', '.join(choices(group))}"
+          for group in ("recipes", "domain", "model", "hardware")),
+        "",
+        "examples:",
+        "  python train.py recipes=contrastive                       # the embedded statutes",
+        "  python train.py recipes=contrastive domain=legal paths.data=<folder> model=m3e-base",
+        "  python train.py recipes=full domain=custom domain.train=pairs.jsonl domain.dev=<folder>",
+        "  python train.py -m recipes=full,contrastive               # one run after the other",
+        "  limit=300 for a quick trial; until=mine to stop after a step; seed=1; run_dir=<folder>",
+    ])  # fmt: skip
+
+
+def _train(argv: Sequence[str]) -> int:
+    from finetune import config as configs
+
+    flags = [argument for argument in argv if argument.startswith("-")]
+    overrides = [argument for argument in argv if not argument.startswith("-")]
+    if not set(flags) <= {"-m", "--multirun"}:
+        raise UserError(f"command line: unknown option {flags}; write key=value, or -m for a sweep")
+    if not flags:
+        return _run(configs.compose(overrides))
+    # Every job is checked before the first one starts.
+    jobs = list(expand(overrides))
+    for job in jobs:
+        configs.compose(job)
+    return max(_run(configs.compose(job)) for job in jobs)
+
+
+def expand(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the overrides of each job of a sweep: ``a=1,2 b=3`` gives two."""
+    from finetune.config import parse
+
+    options = [
+        [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override() else [override.input_line or ""]
+        for override in parse(overrides)
+    ]  # fmt: skip
+    yield from (list(job) for job in itertools.product(*options))
+
+
+def _run(config: "Config") -> int:
+    from finetune import pipeline
+    from finetune.report import terminal
+
+    report = pipeline.run(config)
+    if report is None:
+        return DONE
+    Console().print(terminal(report))
+    return GATE_FAILED if any(gate["status"] == "failed" for gate in report["gates"]) else DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("finetune", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="train|evaluate|encode|doctor")
+    commands.add_parser("train", help="run a recipe (the same as train.py)")
+    evaluate = commands.add_parser("evaluate", help="score a model or bundle on folders")
+    evaluate.add_argument("artifact", type=Path, help="model folder, or bundle folder")
+    evaluate.add_argument("--data", type=Path, action="append", required=True,
+                          help="BEIR- or STS-shaped folder; repeatable")  # fmt: skip
+    evaluate.add_argument("--split", choices=("all", "select", "report"), default="all")
+    evaluate.add_argument("--precision", help="of a bundle; default: every one in it")
+    evaluate.add_argument("--json", type=Path, help="file for the scores, as in report.json")
+    evaluate.set_defaults(run=_evaluate)
+    encode = commands.add_parser("encode", help="lines on standard input to vectors (.npy)")
+    encode.add_argument("bundle", type=Path)
+    encode.add_argument("--prompt", default="passage", help="query or passage (default)")
+    encode.add_argument("--precision", default="int8-dynamic")
+    encode.set_defaults(run=_encode)
+    doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from finetune import scoring
+
+    scores = scoring.evaluate(
+        arguments.artifact, arguments.data, arguments.split, arguments.precision
+    )
+    scoring.show(scores)
+    if arguments.json:
+        scoring.save(scores, arguments.json)
+    return 0
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from finetune.inference import OnnxEncoder
+
+    encoder = OnnxEncoder.load(arguments.bundle, arguments.precision)
+    try:
+        lines = sys.stdin.buffer.read().decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input: not UTF-8 at byte {error.start}; convert it") from error
+    np.save(sys.stdout.buffer, encoder.encode(lines, arguments.prompt))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from finetune.doctor import findings
+
+    for finding in findings():
+        print(finding)
+    return 0
+
+
+def _log_to_screen() -> None:
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False,
+                          log_time_format="[%H:%M:%S]")  # fmt: skip
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    log.setLevel(logging.INFO)

@@ -1,0 +1,243 @@
+"""Data cards: what a domain's data is, where it comes from and what its licences allow.
+
+A card is a Markdown file with YAML front matter, ``data_cards/<domain>.md``. A fact that nobody
+looked up is written ``unknown``; a key that is missing, unknown or of the wrong shape is an error.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune.config import ROOT, nearest
+from finetune.errors import UserError
+
+UNKNOWN = "unknown"
+_FENCE = "---"
+
+
+class Task(Enum):
+    """What the evaluation sets of the domain ask for."""
+
+    retrieval = "retrieval"
+
+
+class Script(Enum):
+    """Characters that the texts are written in."""
+
+    simplified = "simplified"
+    traditional = "traditional"
+    both = "both"
+
+
+class Allows(Enum):
+    """What all licences of a card together allow."""
+
+    commercial = "commercial"
+    research_only = "research-only"
+    unknown = "unknown"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One public source: its name, where it lies (package, repository, hub id) and which state."""
+
+    name: str
+    id: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """Front matter of a data card, and its prose.
+
+    Attributes:
+        name: Of the domain; the file's stem.
+        task: Of the evaluation sets.
+        language: ISO 639-1 code.
+        script: Of the texts as they lie on disk.
+        source: Where the texts come from.
+        licence: Of each source, by its name, as the source states it.
+        allows: What all of them together allow.
+        columns: Meaning of each column of the training rows.
+        sizes: Rows by part; ``unknown`` where nobody counted.
+        pairs: How the pairs of each part were made.
+        known_flaws: What a reader of scores must know.
+        contamination: What a model of ``configs/model`` saw of it in training, by the model's
+            name. Models whose ``trained_on`` is unknown may have seen any public set.
+        files: What is expected under ``paths.data``; empty for embedded data.
+        prose: Markdown below the front matter.
+    """
+
+    name: str
+    task: Task
+    language: str
+    script: Script
+    source: tuple[Origin, ...]
+    licence: Mapping[str, str]
+    allows: Allows
+    columns: Mapping[str, str]
+    sizes: Mapping[str, int | str]
+    pairs: Mapping[str, str]
+    known_flaws: tuple[str, ...]
+    contamination: Mapping[str, str]
+    files: tuple[str, ...]
+    prose: str
+
+    @property
+    def licence_line(self) -> str:
+        """What is allowed and why, on one line, for model cards and reports."""
+        each = "; ".join(f"{name}: {licence}" for name, licence in self.licence.items())
+        return f"{self.allows.value} ({each})"
+
+
+def read_card(card: str | Path) -> Card:
+    """Read and check a data card.
+
+    Args:
+        card: Name of a domain, or the path of a card.
+
+    Raises:
+        UserError: With every problem of the card, by file and line.
+    """
+    path = card if isinstance(card, Path) else ROOT / "data_cards" / f"{card}.md"
+    text, prose = _split(path)
+    front = _parse(path, text)
+    problems = [
+        f"{path}:{_line(text, key)}: {problem}" for key, problem in _problems(front, path.stem)
+    ]
+    if problems:
+        raise UserError(*problems)
+    return Card(
+        **{key: front[key] for key in ("name", "language", *_MAPPINGS)},
+        task=Task(front["task"]),
+        script=Script(front["script"]),
+        allows=Allows(front["allows"]),
+        source=tuple(Origin(**origin) for origin in front["source"]),
+        known_flaws=tuple(front["known_flaws"]),
+        files=tuple(front["files"]),
+        prose=prose.strip(),
+    )
+
+
+def _split(path: Path) -> tuple[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such data card; every configs/domain file has one") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    fences = [number for number, line in enumerate(lines) if line.rstrip() == _FENCE]
+    if len(fences) < 2 or fences[0] != 0:
+        raise UserError(f"{path}:1: expected YAML front matter between two lines of '{_FENCE}'")
+    return "".join(lines[1 : fences[1]]), "".join(lines[fences[1] + 1 :])
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        front = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        # Lines count from 0 here, and the fence stands above the first.
+        line = error.problem_mark.line + 2 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: front matter is not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: front matter is not YAML: {error}") from error
+    if not isinstance(front, dict):
+        raise UserError(f"{path}:2: front matter must be 'key: value' lines, not {front!r}")
+    return {str(key): value for key, value in front.items()}
+
+
+def _line(text: str, key: str) -> int:
+    """Line of a key in the file; the opening fence where the key is missing."""
+    lines = text.splitlines()
+    return next((n for n, line in enumerate(lines, 2) if line.startswith(f"{key}:")), 1)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_text(k) and _is_text(v) for k, v in value.items())
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _is_text(part) and (size == UNKNOWN or (type(size) is int and size >= 0))
+        for part, size in value.items()
+    )
+
+
+def _are_origins(value: Any) -> bool:
+    keys = {field.name for field in fields(Origin)}
+    return isinstance(value, list) and all(
+        _is_mapping(origin) and set(origin) == keys for origin in value
+    )
+
+
+_MAPPINGS = ("licence", "columns", "sizes", "pairs", "contamination")
+_MAY_BE_EMPTY = ("contamination", "files")
+_TEXT = (_is_text, "a text")
+_TEXTS = (_are_texts, "a list of texts")
+_MAPPING = (_is_mapping, "a mapping of texts to texts (quote numbers)")
+# Shape of each key, checked and told; the Enum keys are checked apart.
+_SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "name": _TEXT,
+    "language": _TEXT,
+    "source": (_are_origins, "a list of {name, id, revision}, each a text (quote numbers)"),
+    "licence": _MAPPING,
+    "columns": _MAPPING,
+    "sizes": (_are_sizes, f"a mapping of parts to whole numbers or {UNKNOWN!r}"),
+    "pairs": _MAPPING,
+    "known_flaws": _TEXTS,
+    "contamination": _MAPPING,
+    "files": _TEXTS,
+}
+_ENUMS: Mapping[str, type[Enum]] = {"task": Task, "script": Script, "allows": Allows}
+
+
+def _problems(front: Mapping[str, Any], stem: str) -> Iterator[tuple[str, str]]:
+    """Yield every problem with the key that it stands at."""
+    known = [*_SHAPES, *_ENUMS]
+    for key in front:
+        if key not in known:
+            yield key, f"unknown key {key!r}; {nearest(key, known)}"
+    for key in known:
+        if key not in front:
+            yield key, f"{key} is missing; write 'unknown' where a fact is not known"
+        elif problem := _shape_problem(key, front[key]):
+            yield key, problem
+    if _is_text(front.get("name")) and front["name"] != stem:
+        yield "name", f"name={front['name']}: expected {stem}, as the file is called"
+    yield from _licence_problems(front)
+
+
+def _shape_problem(key: str, value: Any) -> str | None:
+    if key in _ENUMS:
+        choices = [member.value for member in _ENUMS[key]]
+        return None if value in choices else f"{key}={value}: expected one of {', '.join(choices)}"
+    fits, expected = _SHAPES[key]
+    if not fits(value):
+        return f"{key}={value!r}: expected {expected}"
+    return None if value or key in _MAY_BE_EMPTY else f"{key} is empty: expected {expected}"
+
+
+def _licence_problems(front: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every source has a licence line, and every licence line a source."""
+    source, licence = front.get("source"), front.get("licence")
+    if not (_are_origins(source) and isinstance(licence, dict)):
+        return
+    names = [origin["name"] for origin in source or ()]
+    for name in names:
+        if name not in licence:
+            yield "licence", f"source {name!r} has no licence line; write its licence or 'unknown'"
+    for name in licence:
+        if name not in names:
+            yield "licence", f"licence of {name!r}: no such source; {nearest(str(name), names)}"

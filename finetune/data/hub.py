@@ -1,0 +1,61 @@
+"""Rows of a data set on the Hugging Face hub (parquet-backed: no loading script is ever run)."""
+
+import logging
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from finetune.data.lines import reason
+from finetune.data.tables import Row, Table
+from finetune.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_ID = re.compile(
+    r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<split>[\w.-]+))?", re.ASCII
+)
+
+
+def is_hub_id(source: str) -> bool:
+    """True for ``owner/name``, with ``@revision`` and ``:split`` behind it or not."""
+    return _ID.fullmatch(source) is not None
+
+
+def open_hub(source: str) -> Table:
+    """Download a split (``train`` unless named), or find it in the local cache.
+
+    Raises:
+        UserError: When ``datasets`` is not installed, or the split cannot be had.
+    """
+    match = _ID.fullmatch(source)
+    if match is None:
+        raise UserError(f"{source}: expected owner/name[@revision][:split]")
+    if match["revision"] is None:
+        log.warning("%s: no revision named; pin one: %s@<commit>", source, match["id"])
+    content = _load(source, match["id"], match["revision"], match["split"] or "train")
+
+    def rows(wanted: Collection[str]) -> Iterator[Row]:
+        yield from enumerate(content.select_columns(list(wanted)), 1)
+
+    return Table(source, match["id"].split("/")[1], tuple(content.column_names), rows)
+
+
+def _load(source: str, name: str, revision: str | None, split: str) -> Any:
+    try:
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
+    except ImportError as error:
+        raise UserError(
+            f"{source}: data sets of the hub need datasets: pip install 'finetune[train]'"
+        ) from error
+    try:
+        return load_dataset(name, revision=revision, split=split)
+    # Unreachable and unknown names are OSErrors, unknown splits ValueErrors, scripts RuntimeErrors.
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise UserError(
+            f"{source}: no such file here, and split {split!r} of the data set {name} (revision "
+            f"{revision or 'newest'}) is neither in the local cache nor to be had from the hub: "
+            f"{reason(error)}. Ways out: correct the path or the id; connect to the network; set "
+            "HF_ENDPOINT to a mirror; or download the Parquet file elsewhere and name it: "
+            "domain.train=<file.parquet>"
+        ) from error

@@ -1,0 +1,166 @@
+"""Read the user's text files line by line: UTF-8, ``.gz`` unpacked, JSON objects.
+
+Every line comes with its number (an element of a JSON array with its position). Lines that hold
+nothing but white space are no rows.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, cast
+
+from finetune.data.problems import Problems, listed, meant, printable, shown, type_name
+from finetune.errors import UserError
+
+# Of a crowded folder not every name is looked at for the nearest.
+_MOST_NAMES = 1000
+_BOM = b"\xef\xbb\xbf"
+_MAGIC = {b"PAR1": "Parquet", b"PK\x03\x04": "a ZIP or Excel file", b"\x1f\x8b": "gzip",
+          b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # fmt: skip
+
+
+def existing(path: Path) -> Path:
+    """Return the path of a file that is there, by itself or packed as ``.gz``.
+
+    Raises:
+        UserError: When it is not, with the files that are.
+    """
+    try:
+        path = path.expanduser()
+        packed = path.with_name(f"{path.name}.gz") if path.name else path
+        found = next((each for each in (path, packed) if each.is_file()), None)
+        if found is not None:
+            return found
+        folder = path.is_dir()
+        there = names(path.parent) if path.parent.is_dir() else None
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL inside, no such home
+        raise UserError(f"{shown(str(path))}: no such file ({reason(error)})") from error
+    name = printable(str(path))
+    if folder:
+        raise UserError(f"{name}: is a folder; name the file in it")
+    if there is None:
+        raise UserError(f"{name}: no such file, and no folder {printable(str(path.parent))}")
+    fix = meant(path.name, there, "correct the path")
+    raise UserError(f"{name}: no such file; the folder holds {listed(there)}; {fix}")
+
+
+def ending(path: Path) -> str:
+    """The ending that names the format, without ``.gz``, in lower case."""
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted; of a crowded one, not all."""
+    return sorted(path.name for path in islice(folder.iterdir(), _MOST_NAMES))
+
+
+def objects(path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the numbered objects of a JSON Lines file (or of the array in a ``.json`` file)."""
+    name = printable(str(path))
+    rows = _array(path, problems) if _is_array(path) else _json_lines(path, problems)
+    for number, content in rows:
+        if isinstance(content, dict):
+            yield number, content
+        else:
+            problems.add(
+                f"{name}:{number}: found {type_name(content)} ({shown(content)}); expected an "
+                'object, {"name": "value", …}: correct the line, or delete it'
+            )
+
+
+def text_lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
+    """Yield the numbered lines of a UTF-8 file, line ends kept; ``.gz`` is unpacked."""
+    name = printable(str(path))
+    for number, raw in enumerate(_raw_lines(path), 1):
+        if number == 1:
+            _check_magic(name, raw)
+            raw = raw.removeprefix(_BOM)
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            problems.add(
+                f"{name}:{number}: byte 0x{raw[error.start]:02x} at {error.start + 1} is not "
+                "UTF-8; expected a UTF-8 file: for a Chinese Windows file convert it with "
+                "iconv -f GB18030 -t UTF-8"
+            )
+            continue
+        yield number, line
+
+
+def empty(name: str) -> UserError:
+    """The error of a source without rows."""
+    return UserError(f"{name}: is empty; expected at least one row: name another file")
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    try:
+        with _open(path) as file:
+            yield from file
+    except (OSError, EOFError, zlib.error) as error:  # not there, not allowed, cut short, no gzip
+        raise UserError(
+            f"{printable(str(path))}: cannot be read ({reason(error)}); copy it again, or name "
+            "another file"
+        ) from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _check_magic(name: str, start: bytes) -> None:
+    for magic, what in _MAGIC.items():
+        if start.startswith(magic):
+            raise UserError(
+                f"{name}: looks like {what}, which its name does not say; expected UTF-8 text: "
+                "give the file its right ending, or save it as UTF-8"
+            )
+
+
+def _json_lines(path: Path, problems: Problems) -> Iterator[tuple[int, Any]]:
+    name = printable(str(path))
+    for number, line in text_lines(path, problems):
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            problems.add(
+                f"{name}:{number}: not JSON ({_why(error)}): {shown(line.strip())}; expected one "
+                "object a line: correct the line, or delete it"
+            )
+            continue
+        yield number, content
+
+
+def _why(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        return f"{error.msg} at {line}character {error.colno}"
+    deep = isinstance(error, RecursionError)
+    return "nested too deeply" if deep else "a number of thousands of digits"
+
+
+def _is_array(path: Path) -> bool:
+    if ending(path) != ".json":
+        return False
+    return next(_raw_lines(path), b"").removeprefix(_BOM).lstrip().startswith(b"[")
+
+
+def _array(path: Path, problems: Problems) -> Iterator[tuple[int, Any]]:
+    try:
+        content = json.loads("".join(line for _, line in text_lines(path, problems)))
+    except (ValueError, RecursionError) as error:
+        problems.add(
+            f"{printable(str(path))}: not JSON ({_why(error)}); expected an array of objects, or "
+            "one object a line: correct it there"
+        )
+        return
+    yield from enumerate(content, 1)

@@ -1,0 +1,107 @@
+"""Read training pairs; every row becomes a pair, a dropped row with its reason, or a problem."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetune.config import BadRows, nearest
+from finetune.data.hub import is_hub_id, open_hub
+from finetune.data.lines import empty, ending, existing
+from finetune.data.loaded import Loaded
+from finetune.data.problems import Problems, listed, meant, printable, shown
+from finetune.data.rows import FIELDS, REQUIRED, Collector
+from finetune.data.tables import READABLE, Table, open_table
+from finetune.errors import UserError
+from finetune.records import Dropped, Pair
+
+log = logging.getLogger(__name__)
+
+# Named by mistake often enough that they must not be taken for a hub id.
+_OTHER_FILES = (".xlsx", ".xls", ".txt", ".md", ".arrow", ".zip", ".gz")
+
+
+def read_pairs(
+    source: str, columns: Mapping[str, str], bad_rows: BadRows
+) -> tuple[list[Pair], list[Dropped]]:
+    """Read the pairs of a source; rows read = pairs + dropped rows.
+
+    Args:
+        source: A JSON Lines, JSON, CSV, TSV or Parquet file, or ``owner/name[@revision][:split]``
+            on the Hugging Face hub.
+        columns: The source's column for each of `FIELDS` that it calls by another name.
+        bad_rows: Whether rows that cannot be used end the run or are dropped.
+
+    Raises:
+        UserError: With every problem found.
+    """
+    loaded = load_pairs(source, columns, bad_rows)
+    return list(loaded.pairs), list(loaded.dropped)
+
+
+def load_pairs(source: str, columns: Mapping[str, str], bad_rows: BadRows) -> Loaded:
+    """Read as `read_pairs`, and keep each pair's line and the count of changes."""
+    problems = Problems()
+    table = _open(source, problems)
+    found = _resolve(columns, table, problems)
+    collector = Collector(table, found, bad_rows, problems)
+    for number, row in table.rows(sorted(set(found.values()))):
+        collector.add(number, row)
+    for name in sorted(columns.keys() - collector.found):
+        problems.add(_no_column(table, name, columns[name], mapped=True))
+    collector.check()
+    if not collector.read:
+        raise empty(table.name)
+    log.info(
+        "%s: %s rows, %s pairs, %s dropped",
+        table.name,
+        f"{collector.read:,}",
+        f"{len(collector.pairs):,}",
+        f"{len(collector.dropped):,}",
+    )
+    return Loaded(
+        collector.pairs,
+        collector.dropped,
+        origin=table.name,
+        lines=collector.lines,
+        changed=collector.changed,
+    )
+
+
+def _open(source: str, problems: Problems) -> Table:
+    path = Path(source)
+    if ending(path) in (*READABLE, *_OTHER_FILES) or not is_hub_id(source):
+        return open_table(path, problems)
+    try:
+        return open_table(existing(path), problems) if path.exists() else open_hub(source)
+    except OSError as error:
+        raise UserError(f"{shown(source)}: cannot be read ({error.strerror})") from error
+
+
+def _resolve(columns: Mapping[str, str], table: Table, problems: Problems) -> dict[str, str]:
+    """Say which of the table's columns holds which field.
+
+    Raises:
+        UserError: When a field is unknown or a column is not there.
+    """
+    before = problems.count
+    for name in sorted(columns.keys() - set(FIELDS)):
+        problems.add(f"domain.columns.{printable(name)}: no such field; {nearest(name, FIELDS)}")
+    found = {}
+    for name in FIELDS:
+        column = columns.get(name, name)
+        if column in table.columns or (table.ragged and name not in REQUIRED):
+            found[name] = column
+        elif name in columns or name in REQUIRED:
+            problems.add(_no_column(table, name, column, mapped=name in columns))
+    if problems.count > before:
+        problems.check()
+    return found
+
+
+def _no_column(table: Table, name: str, column: str, *, mapped: bool) -> str:
+    key = f"domain.columns.{name}={printable(column)}: " if mapped else ""
+    fix = meant(column, table.columns, "choose one of them")
+    return (
+        f"{key}{table.name}: no column {shown(column)}; found {listed(table.columns)}; expected "
+        f"the column that holds the {name}: {fix} (set domain.columns.{name}=<column>)"
+    )

@@ -1,0 +1,29 @@
+"""What every loader of a domain returns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from finetune.records import Dropped, EvaluationSet, Pair
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a domain holds, before sources are selected, leaks dropped and ``limit`` applied.
+
+    Attributes:
+        pairs: Rows that can be trained on.
+        dropped: Rows that were left out.
+        select: Evaluation sets that training may look at.
+        report: Evaluation sets for the final scores.
+        origin: The file or hub id that the pairs came from, where it is one.
+        lines: The line of each pair in its file, by pair id, where there is a file.
+        changed: How many texts were changed, by kind of change.
+    """
+
+    pairs: Sequence[Pair]
+    dropped: Sequence[Dropped]
+    select: tuple[EvaluationSet, ...] = ()
+    report: tuple[EvaluationSet, ...] = ()
+    origin: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)
+    changed: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,269 @@
+"""Make a domain's data ready: select sources, drop leaks, draw a sample, split, write, count."""
+
+import logging
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from finetune.config import Check, Domain, Source, nearest
+from finetune.data import beir, clean
+from finetune.data.load import load_pairs
+from finetune.data.loaded import Loaded
+from finetune.errors import UserError
+from finetune.records import (
+    Dropped,
+    EvaluationSet,
+    Pair,
+    half,
+    write_json,
+    write_jsonl,
+    write_set,
+)
+
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+UNSELECTED = "source is not in domain.sources"
+LEAK = "leak: query is an evaluation query"
+LIMIT = "limit"
+
+
+def prepare(
+    domain: Domain, check: Check, limit: int | None, seed: int, out: Path
+) -> dict[str, Any]:
+    """Write a domain's training pairs and evaluation sets.
+
+    Writes ``train.jsonl`` (`Pair` rows), ``select/<set>/`` and ``report/<set>/``,
+    ``dropped.jsonl`` (`Dropped` rows) and ``summary.json``. Rows read = pairs + dropped rows.
+
+    Args:
+        domain: Where the data lies.
+        check: How strict to be.
+        limit: Use at most this many pairs.
+        seed: Of the sample that ``limit`` draws.
+        out: An existing folder.
+
+    Returns:
+        The summary: ``pairs``, ``read``, ``dropped`` by reason, ``changed`` by kind of change,
+        ``sources``, and ``sets`` with their numbers of queries and passages.
+
+    Raises:
+        UserError: With every problem in the data.
+    """
+    loaded = load(domain, check)
+    loaded = _select_sources(loaded, domain.sources)
+    loaded = _drop_leaks(loaded)
+    if not loaded.pairs:
+        raise UserError(_nothing_left(domain, loaded.dropped))
+    loaded = _sample(loaded, limit, seed)
+    write_jsonl(out / "train.jsonl", loaded.pairs)
+    write_jsonl(out / "dropped.jsonl", loaded.dropped)
+    _write_sets(out, {"select": loaded.select, "report": loaded.report})
+    summary = summarise(loaded)
+    write_json(out / "summary.json", summary)
+    log.info("%s: %s pairs of %s rows", domain.name, summary["pairs"], summary["read"])
+    return summary
+
+
+def load(domain: Domain, check: Check) -> Loaded:
+    """Load the pairs and evaluation sets of a domain.
+
+    Raises:
+        UserError: With every problem in the data.
+    """
+    if domain.source is Source.statutes:
+        from finetune.data import statutes
+
+        return statutes.load(full=domain.full)
+    return _load_files(domain, check)
+
+
+def summarise(loaded: Loaded) -> dict[str, Any]:
+    """Count what was kept, dropped and changed."""
+    sets: dict[str, dict[str, int]] = {}
+    for part, evaluation_sets in (("select", loaded.select), ("report", loaded.report)):
+        for each in evaluation_sets:
+            counts = sets.setdefault(each.name, {"select": 0, "report": 0, "passages": 0})
+            counts[part] = len(each.queries)
+            counts["passages"] = len(each.corpus)
+    return {
+        "pairs": len(loaded.pairs),
+        "read": len(loaded.pairs) + len(loaded.dropped),
+        "dropped": _counted(row.reason for row in loaded.dropped),
+        "changed": dict(sorted(loaded.changed.items())),
+        "sources": _counted(pair.source for pair in loaded.pairs),
+        "sets": sets,
+    }
+
+
+def _load_files(domain: Domain, check: Check) -> Loaded:
+    problems: list[str] = []
+
+    def attempt(read: Callable[[], Value]) -> Value | None:
+        """Go on after an error, so that train, dev and test are all told at once."""
+        try:
+            return read()
+        except UserError as error:
+            problems.extend(error.problems)
+            return None
+
+    train, dev, test = domain.train, domain.dev, domain.test
+    problems += _not_set(domain)
+    loaded = train and attempt(lambda: load_pairs(train, domain.columns, check.bad_rows))
+    dev_set = dev and attempt(lambda: beir.read_folder(dev))
+    test_set = test and attempt(lambda: beir.read_folder(test))
+    if problems or not loaded or not dev_set:
+        raise UserError(*problems)
+    select, report = (dev_set, test_set) if test_set else _halves(dev_set)
+    return replace(loaded, select=(_apart(select, report),), report=(report,))
+
+
+def _not_set(domain: Domain) -> list[str]:
+    needed = {
+        "train": "training pairs, domain.train=<jsonl, csv, tsv or parquet file, or hub id>",
+        "dev": "an evaluation folder, domain.dev=<folder with corpus.jsonl, queries.jsonl, "
+        "qrels.tsv>",
+    }
+    return [
+        f"domain.{key}: is not set; domain={domain.name} needs {what}"
+        for key, what in needed.items()
+        if not getattr(domain, key)
+    ]
+
+
+def _halves(dev: EvaluationSet) -> tuple[EvaluationSet, EvaluationSet]:
+    """Split a set for good, by a hash of each query's id."""
+    by_half: dict[str, list[str]] = {"select": [], "report": []}
+    for query in dev.queries:
+        by_half[half(query)].append(query)
+    for name, queries in by_half.items():
+        if not queries:
+            raise UserError(
+                f"domain.dev: none of the {len(dev.queries)} queries of {dev.name} falls into the "
+                f"{name} half; expected enough for two halves: add queries, or name a second "
+                "folder, domain.test=<folder>"
+            )
+    return dev.only(set(by_half["select"])), dev.only(set(by_half["report"]))
+
+
+def _apart(select: EvaluationSet, report: EvaluationSet) -> EvaluationSet:
+    """Leave out of ``select`` the questions that ``report`` asks too, under whatever id."""
+    asked = {clean.comparable(text) for text in report.queries.values()}
+    kept = {key for key, text in select.queries.items() if clean.comparable(text) not in asked}
+    left_out = len(select.queries) - len(kept)
+    if left_out:
+        log.warning(
+            "%s: %s queries are in the report half too, and left out of the select half",
+            select.name,
+            f"{left_out:,}",
+        )
+    if not kept:
+        raise UserError(
+            f"domain.dev: every query of {select.name} is also one of {report.name}, which only "
+            "the final scores may see; expected other queries: name another folder"
+        )
+    return select.only(kept)
+
+
+def _select_sources(loaded: Loaded, sources: Sequence[str] | None) -> Loaded:
+    """Keep the pairs of these sources.
+
+    Raises:
+        UserError: When a source has no pairs.
+    """
+    if sources is None:
+        return loaded
+    known = sorted({pair.source for pair in loaded.pairs})
+    problems = [
+        f"domain.sources: no pairs of source {source!r}; {nearest(source, known)} "
+        f"(there are: {', '.join(known)})"
+        for source in sources
+        if source not in known
+    ]
+    if problems:
+        raise UserError(*problems)
+    wanted = set(sources)
+    return _drop(loaded, lambda pair: None if pair.source in wanted else (UNSELECTED, ""))
+
+
+def _drop_leaks(loaded: Loaded) -> Loaded:
+    """Drop the pairs whose query is, in its comparable form, an evaluation query."""
+    evaluated = {
+        clean.comparable(text): f"{each.name}: query {key}"
+        for each in (*loaded.select, *loaded.report)
+        for key, text in each.queries.items()
+    }
+
+    def leak(pair: Pair) -> tuple[str, str] | None:
+        found = evaluated.get(clean.comparable(pair.query))
+        return None if found is None else (LEAK, found)
+
+    return _drop(loaded, leak)
+
+
+def _sample(loaded: Loaded, limit: int | None, seed: int) -> Loaded:
+    """Keep ``limit`` pairs in their order; a larger limit keeps these and more."""
+    if limit is None or limit >= len(loaded.pairs):
+        return loaded
+    order = list(range(len(loaded.pairs)))
+    random.Random(seed).shuffle(order)
+    chosen = {loaded.pairs[index].id for index in order[:limit]}
+    return _drop(loaded, lambda pair: None if pair.id in chosen else (LIMIT, ""))
+
+
+def _drop(loaded: Loaded, why: Callable[[Pair], tuple[str, str] | None]) -> Loaded:
+    """Drop the pairs for which there is a reason (and what they collided with)."""
+    kept, dropped = [], list(loaded.dropped)
+    for pair in loaded.pairs:
+        found = why(pair)
+        if found is None:
+            kept.append(pair)
+        else:
+            line = loaded.lines.get(pair.id, 0)
+            origin = loaded.origin or pair.source
+            dropped.append(Dropped(found[0], origin, line, pair.query, found[1]))
+    return replace(loaded, pairs=kept, dropped=dropped)
+
+
+def _nothing_left(domain: Domain, dropped: Sequence[Dropped]) -> str:
+    reasons = _counted(row.reason for row in dropped)
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    return (
+        f"domain.train={domain.train}: no pair is left of {len(dropped):,} rows ({counts}); "
+        "expected at least one: name other training data, which the evaluation set does not hold"
+    )
+
+
+def _write_sets(out: Path, parts: Mapping[str, Sequence[EvaluationSet]]) -> None:
+    """Write each set; a corpus that several share is written once and hard-linked."""
+    written: dict[int, Path] = {}
+    for part, evaluation_sets in parts.items():
+        # A run that died may have left links here; writing into one would change the other.
+        shutil.rmtree(out / part, ignore_errors=True)
+        for each in evaluation_sets:
+            folder = out / part / each.name
+            file = folder / "corpus.jsonl"
+            shared = written.setdefault(id(each.corpus), file)
+            if shared == file:
+                write_set(folder, each)
+                continue
+            write_set(folder, replace(each, corpus={}))
+            file.unlink()
+            _link(shared, file)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a disk without hard links
+        shutil.copy2(source, target)
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))

@@ -1,0 +1,159 @@
+"""Open a file of rows by its ending: JSON Lines, JSON, CSV, TSV or Parquet."""
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from finetune.data.lines import empty, ending, existing, objects, reason, text_lines
+from finetune.data.problems import Problems, listed, printable, shown
+from finetune.errors import UserError
+
+Row = tuple[int, Mapping[str, Any]]
+
+READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A source of rows.
+
+    Attributes:
+        name: The source as messages name it.
+        stem: What ids and the default source are made from.
+        columns: Its columns; for JSON those of the first row.
+        rows: Yields the numbered rows; only the wanted columns are sure to be there.
+        ragged: True where later rows may have other columns than the first.
+    """
+
+    name: str
+    stem: str
+    columns: tuple[str, ...]
+    rows: Callable[[Collection[str]], Iterator[Row]]
+    ragged: bool = False
+
+
+def open_table(path: Path, problems: Problems) -> Table:
+    """Open a file by its ending; what is wrong with single lines goes to ``problems``.
+
+    Raises:
+        UserError: When there is no such file, or it is not what its ending says.
+    """
+    path = existing(path)
+    suffix = ending(path)
+    if suffix == ".parquet" and path.suffix == ".parquet":
+        return _parquet_table(path)
+    if suffix in (".csv", ".tsv"):
+        return _csv_table(path, "," if suffix == ".csv" else "\t", problems)
+    if suffix in (".jsonl", ".json"):
+        return _json_table(path, problems)
+    raise UserError(
+        f"{printable(str(path))}: cannot tell what is in it from its ending; expected "
+        f"{', '.join(READABLE)} (all but Parquet also with .gz)"
+    )
+
+
+def _json_table(path: Path, problems: Problems) -> Table:
+    rows = objects(path, problems)
+    first = next(rows, None)
+    if first is None:
+        problems.check()
+        raise empty(printable(str(path)))
+    return Table(
+        printable(str(path)),
+        _stem(path),
+        tuple(first[1]),
+        lambda wanted: chain([first], rows),
+        ragged=True,
+    )
+
+
+def _csv_table(path: Path, delimiter: str, problems: Problems) -> Table:
+    name = printable(str(path))
+    records = _records(path, delimiter, problems)
+    _, header = next(records, (0, []))
+    problems.check()
+    if not header:
+        raise empty(name)
+    twice = [column for column, count in Counter(header).items() if count > 1]
+    if twice:
+        raise UserError(f"{name}:1: column {shown(twice[0])} is there twice; rename one of them")
+
+    def rows(wanted: Collection[str]) -> Iterator[Row]:
+        for number, cells in records:
+            if len(cells) == len(header):
+                yield number, dict(zip(header, cells, strict=True))
+            else:
+                problems.add(
+                    f"{name}:{number}: has {len(cells)} cell(s), {shown(cells)}; expected "
+                    f"{len(header)} ({listed(header)}): quote cells that hold the separator"
+                )
+
+    return Table(name, _stem(path), tuple(header), rows)
+
+
+def _records(path: Path, delimiter: str, problems: Problems) -> Iterator[tuple[int, list[str]]]:
+    """Yield each record with the line it starts on."""
+    fed = 0
+
+    def feed() -> Iterator[str]:
+        nonlocal fed
+        for number, line in text_lines(path, problems):
+            fed = number
+            yield line
+
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+    while True:
+        start = fed + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            problems.add(
+                f"{printable(str(path))}:{start}: not readable as {ending(path)[1:].upper()} "
+                f"({error}); expected cells in double quotes where they hold quotes, separators or "
+                'line ends, and a quote inside doubled (""): correct the row, the rest was not read'
+            )
+            return
+        if len(cells) > 1 or "".join(cells).strip():
+            yield start, cells
+
+
+def _parquet_table(path: Path) -> Table:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    name = printable(str(path))
+    errors = (pyarrow.ArrowException, OSError, ValueError)
+
+    def rows(wanted: Collection[str]) -> Iterator[Row]:
+        number = 0
+        try:
+            for batch in file.iter_batches(batch_size=1024, columns=list(wanted)):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except errors as error:
+            raise _broken_parquet(name, error) from error
+
+    try:
+        file = ParquetFile(path)
+        columns = tuple(file.schema_arrow.names)
+    except errors as error:
+        raise _broken_parquet(name, error) from error
+    return Table(name, _stem(path), columns, rows)
+
+
+def _broken_parquet(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"{name}: not readable as Parquet ({reason(error)}); copy it again, or give it the ending "
+        "of what it is"
+    )
+
+
+def _stem(path: Path) -> str:
+    return printable(path.name.removesuffix(".gz").rsplit(".", 1)[0])

@@ -1,0 +1,1 @@
+"""Scores, their uncertainty and their speed; handed an encoder, never choosing one; no torch."""

@@ -1,0 +1,38 @@
+"""The lexical baseline: BM25 on character bigrams, default parameters."""
+
+from collections.abc import Iterable
+
+from finetune.errors import UserError
+from finetune.evaluation.retrieval import DEPTH, Ranking, ranking
+from finetune.records import EvaluationSet, normalised
+
+
+def rank(evaluation_set: EvaluationSet, depth: int = DEPTH) -> Ranking:
+    """Rank the corpus for each query with bm25s.
+
+    Raises:
+        UserError: When bm25s is not installed.
+    """
+    try:
+        import bm25s
+    except ImportError as error:
+        raise UserError("BM25 needs bm25s: pip install 'finetune[evaluate]'") from error
+    engine = bm25s.BM25()
+    engine.index(_tokens(evaluation_set.corpus.values()), show_progress=False)
+    indices, scores = engine.retrieve(
+        _tokens(evaluation_set.queries.values()),
+        k=min(depth, len(evaluation_set.corpus)),
+        show_progress=False,
+    )
+    ids = tuple(evaluation_set.corpus)
+    return ranking(tuple(evaluation_set.queries), ids, scores, indices)
+
+
+def bigrams(text: str) -> list[str]:
+    """Character bigrams of the normalised text; a single character stands for itself."""
+    plain = normalised(text)
+    return [plain[i : i + 2] for i in range(len(plain) - 1)] or [plain]
+
+
+def _tokens(texts: Iterable[str]) -> list[list[str]]:
+    return [bigrams(text) for text in texts]

@@ -1,0 +1,24 @@
+"""The inference core: onnxruntime, tokenizers and numpy; no torch.
+
+It runs an exported bundle wherever it is needed: in evaluation, in mining, in the benchmark and in
+the user's own service.
+
+    encoder = OnnxEncoder.load(Path("runs/x/bundle"))
+    vectors = encoder.encode(["房东不退押金怎么办"], prompt="query")   # [1, dim], unit length
+    scores, indices = top_k(vectors, corpus_vectors, k=10)
+"""
+
+from finetune.inference.batches import token_budget_batches
+from finetune.inference.bundle import BundleFile, BundleInfo
+from finetune.inference.encoder import Encoder
+from finetune.inference.onnx import OnnxEncoder
+from finetune.inference.search import top_k
+
+__all__ = [
+    "BundleFile",
+    "BundleInfo",
+    "Encoder",
+    "OnnxEncoder",
+    "token_budget_batches",
+    "top_k",
+]

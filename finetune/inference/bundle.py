@@ -1,0 +1,177 @@
+"""``bundle.json``: what a reader must know to run the models of a bundle folder.
+
+The folder is a contract with users' own services::
+
+    bundle/bundle.json              this file
+    bundle/tokenizer.json           a `tokenizers` file; the reader sets truncation and padding
+    bundle/<precision>/model.onnx   input_ids, attention_mask [batch, sequence] int64
+                                    -> sentence_embedding [batch, dim] float32, unit length
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+
+FORMAT = 1
+FILE = "bundle.json"
+TOKENIZER_FILE = "tokenizer.json"
+MODEL_FILE = "model.onnx"
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """One precision of the model: its file (relative to the folder) and how it was made.
+
+    ``plan`` says which nodes were quantised and why others were not; empty for fp32.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, file: Path, folder: Path, plan: Mapping[str, Any] | None = None) -> "BundleFile":
+        """Describe a file inside a bundle folder."""
+        name = file.relative_to(folder).as_posix()
+        return cls(name, sha256(file), file.stat().st_size, plan or {})
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """The content of ``bundle.json``.
+
+    Attributes:
+        name: What the user calls the model.
+        dim: Length of a vector.
+        max_length: Tokens after which a text is cut, special tokens and prompt included.
+        prompts: Put before a text, by name: ``query`` and ``passage``; both may be empty.
+        pooling: How token vectors became one (inside the graph; told for the record).
+        normalize: Whether vectors have length 1 (inside the graph; always true).
+        base_model: Hub id or path of the model that was tuned.
+        base_revision: Its revision, or ``unknown``.
+        licence: Licence of the base, which the tuned model inherits.
+        pad_id: Token id that fills up a batch.
+        tokenizer_sha256: Hash of ``tokenizer.json``.
+        precisions: The models in the folder, by precision.
+        format: Version of this file's form.
+    """
+
+    name: str
+    dim: int
+    max_length: int
+    prompts: Mapping[str, str]
+    pooling: str
+    normalize: bool
+    base_model: str
+    base_revision: str
+    licence: str
+    pad_id: int
+    tokenizer_sha256: str
+    precisions: Mapping[str, BundleFile]
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, folder: Path) -> "BundleInfo":
+        """Read the ``bundle.json`` of a folder.
+
+        Raises:
+            UserError: The folder is no bundle, or its ``bundle.json`` cannot be understood.
+        """
+        content = _read_object(folder)
+        found = content.get("format")
+        if found != FORMAT:
+            raise UserError(
+                f"{folder / FILE}: format is {found!r}; this version of finetune reads {FORMAT}: "
+                "install the version that wrote it, or export the model again"
+            )
+        names = {f.name for f in dataclasses.fields(cls)}
+        # A key we do not know may change how texts must be treated: refuse rather than ignore it.
+        if content.keys() != names:
+            missing, unknown = sorted(names - content.keys()), sorted(content.keys() - names)
+            raise UserError(
+                f"{folder / FILE}: missing keys {missing}, unknown keys {unknown}: "
+                "export the model again"
+            )
+        try:
+            files = {name: BundleFile(**entry) for name, entry in content["precisions"].items()}
+        except (TypeError, AttributeError) as error:
+            raise UserError(
+                f"{folder / FILE}: precisions is {content['precisions']!r}; expected file, sha256, "
+                "bytes and plan by precision: export the model again"
+            ) from error
+        return cls(**{**content, "precisions": files})
+
+    def write(self, folder: Path) -> Path:
+        """Write ``bundle.json`` into a folder; return its path."""
+        path = folder / FILE
+        text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    def prompt(self, name: str) -> str:
+        """Return the text of a prompt.
+
+        Raises:
+            UserError: The bundle has no such prompt.
+        """
+        if name not in self.prompts:
+            known = ", ".join(sorted(self.prompts))
+            raise UserError(f"prompt {name!r} is unknown; this bundle has: {known}")
+        return self.prompts[name]
+
+    def model_file(self, folder: Path, precision: str) -> Path:
+        """Return the model file of a precision after checking that it is whole.
+
+        Raises:
+            UserError: The bundle has no such precision, or its file is missing or cut short.
+        """
+        if precision not in self.precisions:
+            known = ", ".join(sorted(self.precisions)) or "none"
+            raise UserError(f"{folder}: precision {precision!r} is not there; it has: {known}")
+        entry = self.precisions[precision]
+        path = folder / entry.file
+        found = path.stat().st_size if path.is_file() else None
+        # Hashing 100 MB would double the start-up time; a copy that broke off shows in the size.
+        if found != entry.bytes:
+            raise UserError(
+                f"{path}: {'is not there' if found is None else f'has {found} bytes'}; expected "
+                f"{entry.bytes} bytes: copy the bundle again"
+            )
+        return path
+
+
+def is_bundle(folder: Path) -> bool:
+    """Say whether a folder is a bundle (as opposed to a model folder)."""
+    return (folder / FILE).is_file()
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_object(folder: Path) -> dict[str, Any]:
+    """Read ``bundle.json`` as an object."""
+    path = folder / FILE
+    if not path.is_file():
+        there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else None
+        found = "no such folder" if there is None else f"it holds {', '.join(there) or 'nothing'}"
+        raise UserError(
+            f"{folder} is no bundle ({found}); expected a folder with {FILE}, {TOKENIZER_FILE} and "
+            "<precision>/model.onnx, as a run writes it to <run_dir>/bundle"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both one
+        raise UserError(f"{path}: is no JSON ({error}): copy or export the bundle again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}; expected an object")
+    return content

@@ -1,0 +1,111 @@
+"""Hard negatives: passages near a query that are, by the evidence at hand, not its answer.
+
+Positive-aware (NV-Retriever, arXiv:2407.15831): a neighbour scoring above
+``(1 - relative_margin) x`` the positive's score is taken for an unlabelled positive and left out.
+Known positives of the query, and texts equal to one after normalisation, are never negatives.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.inference import top_k
+from finetune.records import Mined, Pair, normalised
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What mining did with one pair: the negatives kept, the neighbours left out and why."""
+
+    id: str
+    query: str
+    positive: str
+    positive_score: float
+    kept: tuple[tuple[str, float], ...]
+    dropped: tuple[tuple[str, float, str], ...]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Texts that negatives are drawn from, with their unit vectors ``[m, dim]``."""
+
+    texts: Sequence[str]
+    vectors: NDArray[np.float32]
+
+
+def mine(
+    pairs: Sequence[Pair],
+    queries: NDArray[np.float32],
+    positives: NDArray[np.float32],
+    pool: Pool,
+    *,
+    negatives: int,
+    candidates: int,
+    relative_margin: float,
+) -> Iterator[tuple[Mined | None, Audit]]:
+    """Mine each pair.
+
+    Args:
+        pairs: ``n`` pairs.
+        queries: Their query vectors, ``[n, dim]``, unit length.
+        positives: Their positive vectors, ``[n, dim]``, unit length.
+        pool: Where negatives come from.
+        negatives: How many a pair gets.
+        candidates: How many nearest neighbours are looked at.
+        relative_margin: Share of the positive's score by which a negative must stay below it.
+
+    Yields:
+        The mined pair (None where too few negatives were left) and its audit, in order.
+    """
+    answers = known_answers(pairs)
+    keys = [normalised(text) for text in pool.texts]
+    scores, indices = top_k(queries, pool.vectors, candidates)
+    positive_scores = np.einsum("nd,nd->n", queries, positives)
+    for row, pair in enumerate(pairs):
+        limit = (1 - relative_margin) * float(positive_scores[row])
+        known = answers[normalised(pair.query)]
+        kept: list[tuple[str, float]] = []
+        dropped: list[tuple[str, float, str]] = []
+        for score, index in zip(scores[row].tolist(), indices[row].tolist(), strict=True):
+            reason = _reason(keys[index], known, score, limit)
+            if reason:
+                dropped.append((pool.texts[index], score, reason))
+            elif len(kept) < negatives:
+                kept.append((pool.texts[index], score))
+        audit = Audit(
+            pair.id, pair.query, pair.positive, float(positive_scores[row]), tuple(kept),
+            tuple(dropped[:10]),
+        )  # fmt: skip
+        yield (_mined(pair, audit) if len(kept) == negatives else None), audit
+
+
+def known_answers(pairs: Sequence[Pair | Mined]) -> dict[str, set[str]]:
+    """Normalised positives of each normalised query."""
+    answers: dict[str, set[str]] = {}
+    for pair in pairs:
+        answers.setdefault(normalised(pair.query), set()).add(normalised(pair.positive))
+    return answers
+
+
+def summary(audits: Sequence[Audit], negatives: int) -> dict[str, int]:
+    """Counts for the report: pairs kept and dropped, neighbours left out by reason."""
+    short = sum(len(audit.kept) < negatives for audit in audits)
+    reasons = Counter(reason for audit in audits for *_, reason in audit.dropped)
+    return {"pairs": len(audits) - short, "pairs without enough negatives": short, **reasons}
+
+
+def _reason(key: str, known: set[str], score: float, limit: float) -> str:
+    if key in known:
+        return "known positive"
+    if score > limit:
+        return "too close to the positive"
+    return ""
+
+
+def _mined(pair: Pair, audit: Audit) -> Mined:
+    texts = tuple(text for text, _ in audit.kept)
+    scores = (audit.positive_score, *(score for _, score in audit.kept))
+    return Mined(pair.id, pair.query, pair.positive, texts, scores, pair.source)

@@ -1,0 +1,180 @@
+"""Build, load and save models; the one module that knows their layout on disk."""
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import PreTrainedModel
+
+from finetune import hub
+from finetune.config import Hub, Model
+from finetune.errors import UserError
+from finetune.inference import token_budget_batches
+from finetune.inference.encoder import check_texts
+from finetune.records import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+# Tokens a batch may hold on a GPU; on a CPU the core's own budget keeps a batch in the cache.
+_GPU_BUDGET = 16_384
+_CPU_BUDGET = 1_024
+_CHUNK = 8_192
+
+
+def build_base(model: Model, out: Path) -> None:
+    """Write the base model as one sentence-transformers folder, whatever it came as.
+
+    Everything after this step sees one layout: safetensors, ``modules.json``, the prompts and the
+    length of ``configs/model``, no pooler.
+
+    Raises:
+        UserError: When the model cannot be had, or is none.
+    """
+    if model.hub is Hub.starter:
+        from finetune.starter import build_starter
+
+        build_starter(out)
+        return
+    source = hub.fetch(model)
+    loaded = _read(source, model)
+    _check_vocabulary(loaded, source)
+    loaded.max_seq_length = min(model.max_length, _positions(loaded))
+    # sentence-transformers' encode_document looks for "document".
+    loaded.prompts = {**model.prompts, "document": model.prompts["passage"]}
+    save(loaded, out)
+
+
+def load(folder: Path, device: str = "cpu") -> SentenceTransformer:
+    """Load a sentence-transformers folder in fp32, without a pooler."""
+    model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+    return _without_pooler(model)
+
+
+def save(model: SentenceTransformer, folder: Path) -> None:
+    """Save as a plain sentence-transformers folder that loads without a random pooler anywhere."""
+    model.save(str(folder), create_model_card=False, safe_serialization=True)
+    if "add_pooling_layer" in inspect.signature(type(inner(model)).__init__).parameters:
+        # sentence-transformers hands these to transformers when it loads, and forgets them when it
+        # saves; without them BERT gets a pooler of random weights.
+        path = folder / "sentence_bert_config.json"
+        settings = read_json(path)
+        settings["model_kwargs"] = {"add_pooling_layer": False}
+        write_json(path, settings)
+
+
+def inner(model: SentenceTransformer) -> PreTrainedModel:
+    """Return the transformers model inside."""
+    return cast(PreTrainedModel, model[0].model)
+
+
+class TorchEncoder:
+    """A `finetune.inference.Encoder` on torch: for ``base`` and ``tuned`` folders, and on GPUs."""
+
+    def __init__(self, model: SentenceTransformer, *, autocast: torch.dtype | None = None) -> None:
+        self.model = model
+        self.autocast = autocast
+        self._budget = _CPU_BUDGET if model.device.type == "cpu" else _GPU_BUDGET
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        dim = self.model.get_embedding_dimension()
+        if dim is None:
+            raise ValueError("the model does not say how long its vectors are")
+        return dim
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        prompt: str = "passage",
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Encode texts in length-sorted batches under a fixed token budget.
+
+        Args:
+            texts: ``n`` texts.
+            prompt: ``query`` or ``passage``.
+            progress: Called with the number of texts after each batch.
+
+        Returns:
+            ``[n, dim]`` unit vectors, row i for text i.
+        """
+        check_texts(texts)
+        prefix = self.model.prompts.get(prompt) or ""
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        training = self.model.training
+        self.model.eval()
+        for start in range(0, len(texts), _CHUNK):
+            chunk = [prefix + text for text in texts[start : start + _CHUNK]]
+            ids = self.model.tokenizer(
+                chunk, truncation=True, max_length=self.model.max_seq_length
+            )["input_ids"]
+            lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+            for batch in token_budget_batches(lengths, self._budget):
+                vectors[start + batch] = self._run([ids[i] for i in batch])
+                if progress is not None:
+                    progress(len(batch))
+        self.model.train(training)
+        return vectors
+
+    @torch.inference_mode()
+    def _run(self, ids: list[list[int]]) -> NDArray[np.float32]:
+        device = self.model.device
+        features = self.model.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(device)
+        with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
+            embedding = self.model(dict(features))["sentence_embedding"]
+        return torch.nn.functional.normalize(embedding.float(), dim=-1).cpu().numpy()
+
+
+def _read(source: Path, model: Model) -> SentenceTransformer:
+    try:
+        if (source / "modules.json").is_file():
+            return load(source)
+        transformer = Transformer(
+            str(source), max_seq_length=model.max_length,
+            config_kwargs={"local_files_only": True}, model_kwargs={"local_files_only": True},
+            processor_kwargs={"local_files_only": True},
+        )  # fmt: skip
+        pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=model.pooling)
+        return _without_pooler(SentenceTransformer(modules=[transformer, pooling], device="cpu"))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{source}: not a model that sentence-transformers can load ({reason}); expected "
+            "config.json, a tokenizer and model.safetensors or pytorch_model.bin"
+        ) from error
+
+
+def _without_pooler(model: SentenceTransformer) -> SentenceTransformer:
+    """Drop BERT's pooler: unused here, and random where the checkpoint has none."""
+    if getattr(inner(model), "pooler", None) is not None:
+        setattr(inner(model), "pooler", None)  # noqa: B010 (no such field in the general type)
+    return model
+
+
+def _check_vocabulary(model: SentenceTransformer, source: Path) -> None:
+    tokens, rows = len(model.tokenizer), inner(model).config.vocab_size
+    if tokens > rows or tokens < rows // 2:
+        raise UserError(
+            f"{source}: the tokenizer has {tokens:,} tokens and the model {rows:,} rows; they do "
+            "not belong together. Copy vocab.txt or tokenizer.json of this very model beside it"
+        )
+
+
+def _positions(model: SentenceTransformer) -> int:
+    config = inner(model).config
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return int(model.max_seq_length or 512)
+    # RoBERTa counts positions from padding_idx + 1.
+    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    return int(positions) - offset

@@ -1,0 +1,239 @@
+"""The ordered list of steps of a run, and how it is run.
+
+`steps` is a pure function of the configuration: a step names its inputs by step name, so that it
+reads as the data flow does. There is no other graph machinery.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune import hardware, steps, tracking
+from finetune.config import Config, Hub, Source, nearest, target_problems, to_dict
+from finetune.errors import UserError
+from finetune.records import read_json, write_json
+from finetune.stage import Done, Planned, Step, execute, own_folder, plan, publish
+
+log = logging.getLogger(__name__)
+
+
+def resolve(config: Config) -> Config:
+    """Replace what depends on the machine by what it is here, and check what must be there.
+
+    Raises:
+        UserError: With every problem found.
+    """
+    problems = []
+    domain = config.domain
+    if domain.source is Source.files:
+        problems += _missing_data(config)
+    if config.until is not None:
+        names = [step.name for step in steps_of(config)]
+        if config.until not in names:
+            problems.append(f"until={config.until}: no such step; {nearest(config.until, names)}")
+    if problems:
+        raise UserError(*problems)
+    return dataclasses.replace(config, hardware=hardware.resolve(config.hardware))
+
+
+def steps_of(config: Config) -> list[Step]:
+    """Return the steps of a run, in order."""
+    mined = config.mine.rounds > 0
+    pairs = "mine" if mined else "data"
+    machine = {"device": config.hardware.device, "threads": config.hardware.threads}
+    first = [
+        Step(
+            "data", steps.data, 1,
+            {"domain": config.domain, "check": config.check, "limit": config.limit,
+             "seed": config.seed},
+            files=_data_files(config),
+        ),
+        Step("base", steps.base, 1, {"model": config.model}, files=_model_files(config)),
+        Step(
+            "export-base", steps.export, 1,
+            _export_settings(config, ["fp32"], config.model.name) | machine,
+            {"model": "base", "data": "data"},
+        ),
+        Step("embed", steps.embed, 1, machine,
+             {"model": "base", "export": "export-base", "data": "data"}),
+    ]  # fmt: skip
+    mine = Step("mine", steps.mine, 1, {"mine": config.mine}, {"embed": "embed", "data": "data"})
+    return [
+        *first,
+        *([mine] if mined else []),
+        Step(
+            "pool", steps.pool, 1,
+            {"guard_share": config.train.guard_share, "epochs": config.train.epochs,
+             "checkpoints": config.train.checkpoints, "seed": config.seed},
+            {"embed": "embed", "data": "data", "pairs": pairs},
+        ),
+        Step(
+            "train", steps.train, 1,
+            {"train": config.train, "loss": config.loss, "seed": config.seed, "mined": mined,
+             "precision": config.hardware.precision} | machine,
+            {"model": "base", "pairs": pairs, "select": "pool"},
+        ),
+        Step(
+            "export", steps.export, 1,
+            _export_settings(config, config.export.precisions, _name(config)) | machine,
+            {"model": "train", "data": "data"},
+        ),
+        Step(
+            "evaluate-base", steps.evaluate, 1,
+            _evaluate_settings(config, ["bm25", "base"]) | machine,
+            {"model": "base", "export": "export-base", "embed": "embed", "data": "data"},
+        ),
+        Step(
+            "evaluate", steps.evaluate, 1,
+            _evaluate_settings(config, ["tuned", *(f"onnx-{p}" for p in config.export.precisions)])
+            | machine,
+            {"model": "train", "export": "export", "data": "data"},
+        ),
+        Step(
+            "report", steps.report, 1,
+            {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
+             "evaluate": config.evaluate, "seed": config.seed, "mined": mined},
+            {"data": "data", "pairs": pairs, "train": "train", "export": "export",
+             "evaluate_base": "evaluate-base", "evaluate": "evaluate"},
+        ),
+    ]  # fmt: skip
+
+
+def run(config: Config) -> dict[str, Any] | None:
+    """Run the pipeline; return the content of ``report.json`` (None where ``until`` stopped it).
+
+    Raises:
+        UserError: When input or configuration is at fault.
+    """
+    config = resolve(config)
+    planned = plan(steps_of(config), config.paths.cache.expanduser())
+    run_dir = config.run_dir or config.paths.runs / f"{_name(config)}-{planned[-1].key[:8]}"
+    with own_folder(run_dir):
+        _show(planned, run_dir)
+        _check_targets(config, planned)
+        _write_config(config, run_dir)
+        with tracking.track(config, run_dir) as tracked:
+            done: dict[str, Done] = {}
+            for each in planned:
+                if each.step.name == "train" and not each.cached:
+                    tracked.watch(each.partial / "curves.jsonl")
+                folders = {name: finished.folder for name, finished in done.items()}
+                done[each.step.name] = execute(each, folders)
+                if each.step.name == config.until:
+                    log.info("stopped after %s: %s", config.until, each.folder)
+                    return None
+            report = _publish(done, run_dir)
+            tracked.finish(report)
+    log.info("run: %s", run_dir)
+    return report
+
+
+def _publish(done: dict[str, Done], run_dir: Path) -> dict[str, Any]:
+    """Put the results into the run directory; return the report."""
+    publish(done["train"].folder / "model", run_dir / "model")
+    publish(done["export"].folder / "bundle", run_dir / "bundle")
+    for name in ("report.html", "README.md", "plots"):
+        publish(done["report"].folder / name, run_dir / name)
+    report: dict[str, Any] = read_json(done["report"].folder / "report.json")
+    report["stages"] = [
+        {"name": each.name, "key": each.key, "seconds": each.seconds, "cached": each.cached}
+        for each in done.values()
+    ]
+    write_json(run_dir / "report.json", report)
+    return report
+
+
+def _show(planned: Sequence[Planned], run_dir: Path) -> None:
+    log.info("plan for %s:", run_dir)
+    for each in planned:
+        state = "cached" if each.cached else "to do"
+        log.info("  %-14s %s  %s", each.step.name, each.key[:8], state)
+
+
+def _check_targets(config: Config, planned: Sequence[Planned]) -> None:
+    if any(each.step.name == "train" and not each.cached for each in planned):
+        problems = list(target_problems("loss", config.loss))
+        if problems:
+            raise UserError(*problems)
+
+
+def _write_config(config: Config, run_dir: Path) -> None:
+    import yaml
+
+    text = yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False)
+    (run_dir / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def _name(config: Config) -> str:
+    return f"{config.recipe}-{config.domain.name}-{config.model.name}"
+
+
+def _export_settings(config: Config, precisions: Sequence[str], name: str) -> dict[str, Any]:
+    return {
+        "model": config.model,
+        "export": dataclasses.replace(config.export, precisions=list(precisions)),
+        "name": name,
+        "seed": config.seed,
+    }
+
+
+def _evaluate_settings(config: Config, artifacts: Sequence[str]) -> dict[str, Any]:
+    return {
+        "artifacts": list(artifacts),
+        "speed_texts": config.evaluate.speed_texts,
+        "seed": config.seed,
+    }
+
+
+def _data_files(config: Config) -> dict[str, Path]:
+    """The files whose content decides what the data step makes."""
+    domain = config.domain
+    if domain.source is Source.statutes:
+        from finetune.data import statutes
+
+        return {"articles": statutes.database(), "questions": statutes.FOLDER}
+    from finetune.data import beir
+    from finetune.data.hub import is_hub_id
+    from finetune.data.lines import existing
+
+    files = {name: path.expanduser() for name, path in
+             (("dev", domain.dev), ("test", domain.test)) if path}  # fmt: skip
+    for folder in files.values():
+        beir.kind(folder)  # says what is wrong with one that is no evaluation folder
+    # The revision of a hub id, part of the settings, stands for its content.
+    if domain.train and not is_hub_id(domain.train):
+        files["train"] = existing(Path(domain.train))
+    return files
+
+
+def _model_files(config: Config) -> dict[str, Path]:
+    if config.model.hub is not Hub.local:
+        return {}
+    from finetune.hub import local_folder
+
+    return {"model": local_folder(config.model)}
+
+
+def _missing_data(config: Config) -> list[str]:
+    """What the domain needs and has not been given, told from its data card."""
+    domain = config.domain
+    if domain.train and domain.dev and "None/" not in f"{domain.train}{domain.dev}":
+        return []
+    if config.paths.data is None and domain.name != "custom":
+        from finetune.data.card import read_card
+
+        files = read_card(domain.name).files
+        return [
+            f"domain={domain.name}: set paths.data=<folder>, in which are expected: "
+            + "; ".join(files)
+        ]
+    return [
+        f"domain.{key}: not set; {what}"
+        for key, value, what in (
+            ("train", domain.train, "name a jsonl, csv or parquet file of pairs, or a hub id"),
+            ("dev", domain.dev, "name a folder with corpus.jsonl, queries.jsonl and qrels.tsv"),
+        )
+        if not value
+    ]

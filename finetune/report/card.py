@@ -1,0 +1,205 @@
+"""The model card, ``README.md``: metadata that the hubs ask for, then what a reader must know."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from finetune.config import Hub
+from finetune.evaluation.retrieval import METRICS
+from finetune.records import Score
+from finetune.report.facts import MAIN, Facts
+from finetune.report.verdict import p_text
+
+# Licence ids that the hubs know and the project's model configs use; others are named in words.
+_HUB_LICENCES = {"mit", "apache-2.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "unknown"}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_METRIC_NAMES = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@100"}
+
+
+def render(facts: Facts, report: Mapping[str, Any]) -> str:
+    """Write the card in Markdown with YAML front matter."""
+    front = yaml.safe_dump(_metadata(facts, report), allow_unicode=True, sort_keys=False, width=100)
+    sections = [
+        f"# {_cell(_name(facts))}",
+        _cell(report["verdict"]),
+        f"{_code(facts.base_model)}, tuned with the recipe {_code(facts.recipe)} for the domain "
+        f"{_code(facts.domain)} (seed {facts.seed}) by `finetune`.",
+        _usage(facts),
+        _scores(report),
+        _data(facts),
+        _limits(facts, report),
+        _licence(facts),
+    ]
+    return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _name(facts: Facts) -> str:
+    return f"{facts.domain}-{facts.model.name}"
+
+
+def _metadata(facts: Facts, report: Mapping[str, Any]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"language": ["zh"], **_licence_metadata(facts.model.licence)}
+    if facts.model.id and facts.model.hub is not Hub.local:
+        metadata["base_model"] = facts.model.id
+    metadata |= {
+        "pipeline_tag": "sentence-similarity",
+        "library_name": "sentence-transformers",
+        "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction", "onnx"],
+        "datasets": [name for name in _sources(facts) if _HUB_ID.fullmatch(name)],
+        "model-index": [{"name": _name(facts), "results": list(_results(facts, report))}],
+    }
+    return {key: value for key, value in metadata.items() if value != []}
+
+
+def _licence_metadata(licence: str) -> dict[str, str]:
+    if licence.lower() in _HUB_LICENCES:
+        return {"license": licence.lower()}
+    return {"license": "other", "license_name": re.sub(r"\W+", "-", licence.lower()).strip("-")}
+
+
+def _results(facts: Facts, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Scores of the tuned model: a result a set, as ``model-index`` wants them."""
+    rows = [Score(**row) for row in report["scores"] if row["artifact"] == "tuned"]
+    for name in dict.fromkeys(row.set for row in rows if "/" not in row.set):
+        yield {
+            "task": {"type": "information-retrieval", "name": "Information Retrieval"},
+            "dataset": {"name": name, "type": name, "split": "report"},
+            "metrics": [
+                {
+                    "type": row.metric.replace("@", "_at_"),
+                    "name": _METRIC_NAMES.get(row.metric, row.metric),
+                    "value": round(row.value, 5),
+                }
+                for row in rows
+                if row.set == name
+            ],
+        }
+
+
+def _usage(facts: Facts) -> str:
+    prompts = "\n".join(
+        f"- {_code(name)}: {_code(text) if text else 'none'}"
+        for name, text in facts.model.prompts.items()
+    )
+    return f"""## Use
+
+With sentence-transformers, from the folder `model/`:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("model")
+query = model.encode("如何申请退款？", prompt_name="query", normalize_embeddings=True)
+passages = model.encode(["……"], prompt_name="passage", normalize_embeddings=True)
+scores = passages @ query
+```
+
+Without torch, from the folder `bundle/` (ONNX Runtime; precision `fp32` or `int8-dynamic`):
+
+```python
+from pathlib import Path
+from finetune.inference import OnnxEncoder, top_k
+
+encoder = OnnxEncoder.load(Path("bundle"), "int8-dynamic")
+queries = encoder.encode(["如何申请退款？"], "query")
+passages = encoder.encode(["……"], "passage")
+scores, indices = top_k(queries, passages, 10)
+```
+
+Texts longer than {facts.model.max_length} tokens are cut. Prompts put before a text:
+
+{prompts}"""
+
+
+def _scores(report: Mapping[str, Any]) -> str:
+    rows = [Score(**row) for row in (*report["baselines"], *report["scores"])]
+    sets = dict.fromkeys(row.set for row in rows if "/" not in row.set)
+    tables = "\n\n".join(_table(name, [row for row in rows if row.set == name]) for name in sets)
+    gates = [f"- **{g['name']}: {g['status']}**. {_cell(g['detail'])}" for g in report["gates"]]
+    return (
+        "## Scores\n\nIn points (hundredths) ± half the 95 % interval, on queries kept out of "
+        "training and of the choice of the checkpoint. Δ is the difference to the base.\n\n"
+        f"{tables}\n\n" + "\n".join(gates)
+    ).rstrip()
+
+
+def _table(name: str, rows: Sequence[Score]) -> str:
+    heads = ["artifact", *(_METRIC_NAMES[metric] for metric in METRICS), "Δ NDCG@10", "p"]
+    lines = [
+        f"{_cell(name)} ({rows[0].n} queries):\n",
+        f"| {' | '.join(heads)} |",
+        f"| --- |{' ---: |' * (len(heads) - 1)}",
+    ]
+    known = {(row.artifact, row.metric): row for row in rows}
+    for artifact in dict.fromkeys(row.artifact for row in rows):
+        scores = [known[artifact, metric] for metric in METRICS]
+        cells = [f"{100 * s.value:.1f} ± {50 * (s.ci_high - s.ci_low):.1f}" for s in scores]
+        main = known[artifact, MAIN]
+        delta = "–" if main.delta is None else f"{100 * main.delta:+.1f}"
+        p_value = "–" if main.p_value is None else p_text(main.p_value).removeprefix("= ")
+        lines.append(f"| {' | '.join([_cell(artifact), *cells, delta, p_value])} |")
+    return "\n".join(lines)
+
+
+def _data(facts: Facts) -> str:
+    summary = facts.data_summary
+    pairs, read = summary.get("pairs", "unknown"), summary.get("read", "unknown")
+    lines = [f"Training pairs: {pairs}; rows read: {read}."]
+    for reason, count in summary.get("dropped", {}).items():
+        lines.append(f"- left out: {count} ({_cell(reason)})")
+    sources = _sources(facts)
+    if sources:
+        lines.append("\nSources: " + ", ".join(_cell(name) for name in sources) + ".")
+    lines.append(
+        "\nEach source keeps its own licence; the data card of the domain "
+        f"({_code(f'data_cards/{facts.domain}.md')}) names it."
+    )
+    return "## Data\n\n" + "\n".join(lines)
+
+
+def _limits(facts: Facts, report: Mapping[str, Any]) -> str:
+    notes = [f"- {_cell(note)}" for note in report["notes"]]
+    notes.append(
+        "- Measured on this domain only: what tuning did to other domains and tasks is unknown."
+    )
+    notes.append(f"- Contamination: {_contamination(facts.model.trained_on)}")
+    return "## Limits\n\n" + "\n".join(notes)
+
+
+def _contamination(trained_on: Sequence[str]) -> str:
+    if not trained_on:
+        return "the base is said to have seen no public evaluation set in training."
+    if "unknown" in trained_on:
+        return "what the base was trained on is not known."
+    names = ", ".join(_cell(name) for name in trained_on)
+    return (
+        f"the base was trained on {names}. Scores on these sets, or on sets made from them, say "
+        "little about unseen data."
+    )
+
+
+def _licence(facts: Facts) -> str:
+    licence = facts.model.licence
+    words = "unknown; ask its author before any use" if licence == "unknown" else _cell(licence)
+    return (
+        f"## Licence\n\nLicence of the base model {_code(facts.base_model)}: {words}. This tuned "
+        "model is derived from it, so that the same terms hold for the tuned model and for every "
+        "exported file; the licences of the training data hold besides."
+    )
+
+
+def _sources(facts: Facts) -> list[str]:
+    return sorted(str(name) for name in facts.data_summary.get("sources", ()))
+
+
+def _cell(text: str) -> str:
+    """Return text that cannot break out of a table cell or become markup."""
+    escaped = re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", str(text))
+    return " ".join(escaped.split())
+
+
+def _code(text: str) -> str:
+    """Return text as inline code."""
+    return "`" + text.replace("`", "'").replace("\n", " ") + "`"

@@ -1,0 +1,88 @@
+"""What the report is made from, and the order in which it tells it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.config import Evaluate, Model
+from finetune.evaluation.artifacts import Outcome, read_outcome
+from finetune.records import EvaluationSet
+
+MAIN = "ndcg@10"
+BASELINES = ("bm25",)
+ARTIFACTS = ("base", "tuned", "onnx-fp32", "onnx-fp16", "onnx-int8-dynamic", "onnx-int8-static",
+             "openvino-int8")  # fmt: skip
+
+# Of each artifact, by set, what every query got.
+Outcomes = Mapping[str, Mapping[str, Outcome]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run found out.
+
+    Attributes:
+        recipe: Name of the recipe.
+        domain: Name of the domain.
+        model: The base model.
+        evaluate: Statistics and gates.
+        seed: Of the run; resampling uses it too.
+        outcomes: Folders that hold ``<artifact>/<set>.jsonl``.
+        speeds: ``latency_ms``, ``texts_per_second`` and ``bytes`` by artifact.
+        data_summary: What the data step read, kept and dropped, by reason.
+        mining: What mining kept and dropped; None without mining.
+        training: ``base``, ``best``, ``best_step``, ``improved``, ``steps``,
+            ``pairs_per_second``; None where nothing was trained.
+        curves: JSON Lines with ``step``, ``loss``, ``learning_rate``, ``eval_ndcg@10``.
+        parity: By precision, ``min_cosine`` and ``mean_cosine`` of the exported model with torch.
+        sets: The report half: the texts of the examples.
+        domain_set: Name of the set that the verdict and the gain gate are about.
+    """
+
+    recipe: str
+    domain: str
+    model: Model
+    evaluate: Evaluate
+    seed: int
+    outcomes: Sequence[Path]
+    speeds: Mapping[str, Mapping[str, Any]]
+    data_summary: Mapping[str, Any]
+    mining: Mapping[str, Any] | None
+    training: Mapping[str, Any] | None
+    curves: Path | None
+    parity: Mapping[str, Any]
+    sets: Sequence[EvaluationSet]
+    domain_set: str
+
+    @property
+    def base_model(self) -> str:
+        """What the base is called where it comes from: hub id, else folder name, else name."""
+        return self.model.id or (self.model.path.name if self.model.path else self.model.name)
+
+    @property
+    def contaminated(self) -> list[str]:
+        """Evaluation sets whose public namesake the base saw in training."""
+        seen = {name.casefold() for name in self.model.trained_on}
+        return [each.name for each in self.sets if each.name.casefold() in seen]
+
+
+def read_outcomes(facts: Facts) -> dict[str, dict[str, Outcome]]:
+    """Read every outcome: artifacts in telling order, the domain's set before the others."""
+    found: dict[str, dict[str, Outcome]] = {}
+    for folder in facts.outcomes:
+        for path in sorted(folder.glob("*/*.jsonl")):
+            found.setdefault(path.parent.name, {})[path.stem] = read_outcome(path)
+    return {
+        artifact: {
+            name: found[artifact][name]
+            for name in sorted(found[artifact], key=lambda name: (name != facts.domain_set, name))
+        }
+        for artifact in in_order(found)
+    }
+
+
+def in_order(artifacts: Iterable[str]) -> list[str]:
+    """Sort artifacts: baselines, base, tuned, then what was exported."""
+    known = BASELINES + ARTIFACTS
+    return sorted(artifacts, key=lambda a: (known.index(a) if a in known else len(known), a))

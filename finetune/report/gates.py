@@ -1,0 +1,144 @@
+"""What a run must reach: each gate passes, fails, or cannot tell on so few queries.
+
+Only ``failed`` changes the exit code. A gate whose artifacts were not measured is left out.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from finetune.config import Evaluate
+from finetune.evaluation.artifacts import Outcome
+from finetune.evaluation.statistics import compare, smallest_difference
+from finetune.report.facts import Outcomes
+from finetune.report.scores import Values, paired
+
+
+class Status(Enum):
+    """How a gate came out."""
+
+    passed = "passed"
+    failed = "failed"
+    inconclusive = "inconclusive"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate, as ``report.json`` lists it.
+
+    ``value``, ``threshold`` and the paired 95 % interval of the value are fractions; ``n`` counts
+    queries; ``detail`` says it in one sentence.
+    """
+
+    name: str
+    status: Status
+    value: float
+    threshold: float
+    n: int
+    ci_low: float
+    ci_high: float
+    p_value: float
+    detail: str
+
+
+def judge(outcomes: Outcomes, domain_set: str, settings: Evaluate, seed: int) -> list[Gate]:
+    """Judge every gate whose artifacts were measured.
+
+    Args:
+        outcomes: By artifact and set.
+        domain_set: The set that must gain.
+        settings: Thresholds.
+        seed: Of the resampling.
+    """
+    gates = []
+    base, tuned = (outcomes.get(name, {}).get(domain_set) for name in ("base", "tuned"))
+    if base and tuned:
+        gates.append(gain(*paired(base, tuned), settings, seed, domain_set))
+    fp32, quantised = (outcomes.get(f"onnx-{name}", {}) for name in ("fp32", "int8-dynamic"))
+    shared = [name for name in fp32 if name in quantised]
+    if shared:
+        values = by_question([(fp32[name], quantised[name]) for name in shared])
+        gates.append(int8(*values, settings, seed))
+    return gates
+
+
+def gain(base: Values, tuned: Values, settings: Evaluate, seed: int, set_name: str) -> Gate:
+    """Gate the gain in NDCG@10 of the tuned model over the base on the domain's set.
+
+    Passed where the gain exceeds ``min_gain`` and ``p < alpha``; failed where it does not exceed
+    ``min_gain``, or where ``enough_queries`` queries still show no significant gain.
+    """
+    difference = compare(base, tuned, settings.samples, seed)
+    sure = difference.p_value < settings.alpha
+    if difference.delta > settings.min_gain and sure:
+        status = Status.passed
+    elif difference.delta <= settings.min_gain or len(base) >= settings.enough_queries:
+        status = Status.failed
+    else:
+        status = Status.inconclusive
+    detail = (
+        f"tuned against base on {set_name}: {_points(difference.delta)} points NDCG@10 "
+        f"[{_points(difference.ci_low)}, {_points(difference.ci_high)}], "
+        f"p = {difference.p_value:.2g}, {len(base)} queries; to pass, more than "
+        f"{100 * settings.min_gain:.1f} points and p < {settings.alpha:g}"
+    )
+    if status is Status.inconclusive:
+        smallest = smallest_difference(tuned - base)
+        detail += f" (so few queries show differences from about {100 * smallest:.1f} points on)"
+    return Gate(
+        "gain", status, difference.delta, settings.min_gain, len(base), difference.ci_low,
+        difference.ci_high, difference.p_value, detail + ".",
+    )  # fmt: skip
+
+
+def int8(fp32: Values, quantised: Values, settings: Evaluate, seed: int) -> Gate:
+    """Gate the relative drop in mean NDCG@10 from fp32 to INT8.
+
+    ``drop = (mean fp32 - mean int8) / mean fp32``. Passed up to ``max_int8_drop``; failed above,
+    where the drop's whole interval lies above it or ``enough_queries`` queries were asked.
+    """
+    difference = compare(quantised, fp32, settings.samples, seed)
+    # A model that finds nothing at all has nothing to lose; the gain gate deals with it.
+    scale = float(fp32.mean()) or 1.0
+    drop, low, high = (
+        value / scale for value in (difference.delta, difference.ci_low, difference.ci_high)
+    )
+    limit = settings.max_int8_drop
+    if drop <= limit:
+        status = Status.passed
+    elif low > limit or len(fp32) >= settings.enough_queries:
+        status = Status.failed
+    else:
+        status = Status.inconclusive
+    ends = f"[{_percent(-high)}, {_percent(-low)}]"
+    detail = (
+        f"INT8 changes NDCG@10 by {_percent(-drop)} % of fp32 {ends}, {len(fp32)} queries; "
+        f"it may lose {100 * limit:g} %."
+    )
+    return Gate(
+        "int8", status, drop, limit, len(fp32), low, high, difference.p_value, detail
+    )  # fmt: skip
+
+
+def by_question(pairs: list[tuple[Outcome, Outcome]]) -> tuple[Values, Values]:
+    """Mean values of two artifacts for each query id over the sets that ask it.
+
+    A question asked in two scripts is one observation: counted twice, it would make an interval
+    look narrower than it is.
+    """
+    rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one, other in pairs:
+        for query, *values in zip(one.queries, *paired(one, other), strict=True):
+            rows[query].append((float(values[0]), float(values[1])))
+    means = np.array([np.mean(values, axis=0) for values in rows.values()])
+    return means[:, 0], means[:, 1]
+
+
+def _points(fraction: float) -> str:
+    return f"{round(100 * fraction, 1) + 0.0:+.1f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def _percent(fraction: float) -> str:
+    return f"{round(100 * fraction, 2) + 0.0:+.2f}"

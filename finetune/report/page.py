@@ -1,0 +1,124 @@
+"""The page ``report.html``: one self-contained file; all text from data is escaped by Jinja2."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from finetune.evaluation.retrieval import METRICS
+from finetune.records import Score
+from finetune.report.examples import Example
+from finetune.report.facts import MAIN, Facts
+from finetune.report.verdict import p_text
+
+_TEXT = 300  # characters of a passage that an example shows
+
+
+def render(
+    facts: Facts,
+    report: Mapping[str, Any],
+    changed: Sequence[tuple[str, Sequence[Example]]],
+    plots: Mapping[str, tuple[str, Markup]],
+) -> str:
+    """Render the page.
+
+    Args:
+        facts: What the run found out.
+        report: The content of ``report.json``.
+        changed: Examples under a title: what improved, what got worse.
+        plots: Caption and drawing by name.
+    """
+    rows = [Score(**row) for row in (*report["baselines"], *report["scores"])]
+    return _environment().get_template("page.html").render(
+        about=report["about"],
+        report=report,
+        notes=report["notes"],
+        main=MAIN,
+        metrics=METRICS,
+        tables=list(_tables(rows)),
+        slices=list(_slices(rows)),
+        speed=[{**row, "parity": _parity(row["artifact"], facts)} for row in report["speed"]],
+        plots=[{"caption": caption, "svg": svg} for caption, svg in plots.values()],
+        changed=changed,
+        facts=list(_fact_tables(facts)),
+        alpha=facts.evaluate.alpha,
+    )  # fmt: skip
+
+
+def short(text: str, length: int = _TEXT) -> str:
+    """Cut a text, and show that it was."""
+    return text if len(text) <= length else text[:length] + "…"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters |= {
+        "points": lambda score: f"{100 * score.value:.1f}" if score else "–",
+        "half": lambda score: f"{50 * (score.ci_high - score.ci_low):.1f}" if score else "–",
+        "signed": lambda value: "–" if value is None else f"{100 * value:+.1f}",
+        "p": lambda value: "–" if value is None else p_text(value).removeprefix("= "),
+        "number": lambda value: f"{value:,.1f}",
+        "megabytes": lambda value: f"{value / 1e6:,.1f}",
+        "short": short,
+    }
+    return environment
+
+
+def _tables(rows: Sequence[Score]) -> Iterator[dict[str, Any]]:
+    """One table a set: a row for each artifact with all metrics."""
+    known = {(row.artifact, row.set, row.metric): row for row in rows}
+    for name in dict.fromkeys(row.set for row in rows if "/" not in row.set):
+        artifacts = [row.artifact for row in rows if row.set == name and row.metric == MAIN]
+        lines = []
+        for artifact in artifacts:
+            main = known[artifact, name, MAIN]
+            cells = [known[artifact, name, metric] for metric in METRICS]
+            lines.append({
+                "artifact": artifact, "cells": cells, "delta": main.delta, "p_value": main.p_value,
+            })  # fmt: skip
+        yield {"set": name, "n": known[artifacts[0], name, MAIN].n, "rows": lines}
+
+
+def _slices(rows: Sequence[Score]) -> Iterator[dict[str, Any]]:
+    """Base and tuned side by side on every slice that both have."""
+    sliced = {(row.set, row.artifact): row for row in rows if "/" in row.set}
+    for name in dict.fromkeys(name for name, _ in sliced):
+        base, tuned = sliced.get((name, "base")), sliced.get((name, "tuned"))
+        if base and tuned:
+            yield {"set": name, "n": base.n, "base": base, "tuned": tuned}
+
+
+def _parity(artifact: str, facts: Facts) -> str:
+    """Least and mean cosine of an exported model's vectors with those of torch."""
+    found = facts.parity.get(artifact.removeprefix("onnx-"))
+    return f"{found['min_cosine']:.5f}, {found['mean_cosine']:.5f}" if found else "–"
+
+
+def _fact_tables(facts: Facts) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Tables of the nested counts that each stage handed over."""
+    for title, content in (
+        ("Data", facts.data_summary),
+        ("Mining", facts.mining),
+        ("Training", facts.training),
+    ):
+        if content:
+            yield title, list(_flat(content))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name} · ")
+        else:
+            yield name, _shown(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,96 @@
+"""The score rows of ``report.json``: each artifact on each set and each slice of it."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.evaluation.artifacts import Outcome
+from finetune.evaluation.retrieval import METRICS
+from finetune.evaluation.statistics import compare, interval
+from finetune.records import Score
+from finetune.report.facts import BASELINES, MAIN, Outcomes, in_order
+
+_FEWEST_IN_SLICE = 20  # queries; below, an interval is too wide to say anything
+_SLICES = range(2, 13)  # one slice is the set; more than 12 are ids, not kinds
+
+Rows = NDArray[np.int64]
+Values = NDArray[np.float64]
+
+
+def measure(outcomes: Outcomes, samples: int, seed: int) -> list[Score]:
+    """Score every artifact on every set and slice, and compare it with the base.
+
+    Baselines (BM25) and the base itself are not compared: delta and p-value are None.
+    Slices are scored by NDCG@10 alone.
+    """
+    base = outcomes.get("base", {})
+    return [
+        score
+        for artifact, by_set in outcomes.items()
+        for name, outcome in by_set.items()
+        for score in _measure_set(
+            artifact,
+            name,
+            outcome,
+            None if artifact in ("base", *BASELINES) else base.get(name),
+            samples,
+            seed,
+        )
+    ]
+
+
+def slices(queries: Sequence[str]) -> dict[str, Rows]:
+    """Group queries by the text before the last ``-`` of their id: ``family-001`` is ``family``.
+
+    Returns:
+        Row numbers by prefix, for prefixes with at least 20 queries; empty where fewer than 2 or
+        more than 12 prefixes have so many.
+    """
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, query in enumerate(queries):
+        prefix, dash, _ = query.rpartition("-")
+        if dash and prefix:
+            rows[prefix].append(row)
+    large = {key: np.array(rows[key]) for key in sorted(rows) if len(rows[key]) >= _FEWEST_IN_SLICE}
+    return large if len(large) in _SLICES else {}
+
+
+def speed_rows(speeds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of ``speed``: one an artifact."""
+    return [{"artifact": artifact, **speeds[artifact]} for artifact in in_order(speeds)]
+
+
+def paired(one: Outcome, other: Outcome, metric: str = MAIN) -> tuple[Values, Values]:
+    """Return the values of two artifacts on the same queries.
+
+    Raises:
+        ValueError: They were not measured on the same queries in the same order.
+    """
+    if one.queries != other.queries:
+        raise ValueError(
+            f"{len(one.queries)} and {len(other.queries)} queries that differ; expected both "
+            "artifacts to be measured on the same set"
+        )
+    return one.metrics[metric], other.metrics[metric]
+
+
+def _measure_set(
+    artifact: str, name: str, outcome: Outcome, base: Outcome | None, samples: int, seed: int
+) -> Iterator[Score]:
+    everything = np.arange(len(outcome.queries))
+    parts = [(name, metric, everything) for metric in METRICS]
+    parts += [(f"{name}/{key}", MAIN, rows) for key, rows in slices(outcome.queries).items()]
+    for part, metric, rows in parts:
+        values = outcome.metrics[metric][rows]
+        delta = p_value = None
+        if base is not None:
+            before, after = paired(base, outcome, metric)
+            difference = compare(before[rows], after[rows], samples, seed)
+            delta, p_value = difference.delta, difference.p_value
+        low, high = interval(values, samples, seed)
+        yield Score(
+            artifact, part, metric, float(values.mean()), len(rows), low, high, delta, p_value
+        )

@@ -1,0 +1,62 @@
+"""The table that the command line prints."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from finetune.report.facts import MAIN, in_order
+from finetune.report.verdict import p_text
+
+_HEADINGS = ("NDCG@10", "Δ", "p", "ms/query", "texts/s", "MB")
+_STYLES = {"passed": "green", "failed": "bold red", "inconclusive": "yellow"}
+
+
+def terminal(report: Mapping[str, Any]) -> Group:
+    """Lay out scores, speed, gates and verdict of a ``report.json`` for a terminal."""
+    gates = [
+        Text.assemble(
+            (f"{gate['name']}: {gate['status']}", _STYLES[gate["status"]]),
+            f"  {gate.get('detail', '')}",
+        )
+        for gate in report["gates"]
+    ]
+    note = "NDCG@10 in points ± half the 95 % interval; Δ: difference to the base"
+    return Group(*_tables(report), Text(note, style="dim"), *gates,
+                 Text(report["verdict"], style="bold"))  # fmt: skip
+
+
+def _tables(report: Mapping[str, Any]) -> Iterator[Table]:
+    """Yield one table a set; speed is the artifact's, not the set's, and told in the first."""
+    rows = [row for row in (*report["baselines"], *report["scores"]) if row["metric"] == MAIN]
+    speeds = {row["artifact"]: row for row in report["speed"]}
+    for name in dict.fromkeys(row["set"] for row in rows if "/" not in row["set"]):
+        scores = {row["artifact"]: row for row in rows if row["set"] == name}
+        title = Text(f"{name} ({next(iter(scores.values()))['n']} queries)", style="bold")
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("artifact", no_wrap=True)
+        for heading in _HEADINGS if speeds else _HEADINGS[:3]:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for artifact in in_order(scores):
+            speed = _speed_cells(speeds.get(artifact)) if speeds else ()
+            table.add_row(Text(artifact), *_score_cells(scores[artifact]), *speed)
+        yield table
+        speeds = {}
+
+
+def _score_cells(row: Mapping[str, Any]) -> Sequence[str]:
+    value = f"{100 * row['value']:.1f} ±{50 * (row['ci_high'] - row['ci_low']):4.1f}"
+    if row["delta"] is None:
+        return value, "", ""
+    return value, f"{100 * row['delta']:+.1f}", p_text(row["p_value"]).removeprefix("= ")
+
+
+def _speed_cells(row: Mapping[str, Any] | None) -> Sequence[str]:
+    if row is None:
+        return ()
+    return (
+        f"{row['latency_ms']:.1f}", f"{row['texts_per_second']:,.0f}", f"{row['bytes'] / 1e6:,.1f}",
+    )  # fmt: skip

@@ -1,0 +1,61 @@
+"""The first line of the report: what came out, in plain words."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from finetune.config import Evaluate
+from finetune.records import Score
+from finetune.report.facts import MAIN, Facts
+from finetune.report.gates import Gate
+
+
+def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> str:
+    """Say whether the tuned model is better than the base, by how much, and what INT8 costs."""
+    gain = next((gate for gate in gates if gate.name == "gain"), None)
+    if gain is None:
+        first = f"Nothing to compare on {facts.domain_set}: base and tuned were not both measured"
+    elif _kept_base(facts.training):
+        first = (
+            f"Not improved: the guard kept the base (no checkpoint beat it on the select half of "
+            f"{facts.domain_set})"
+        )
+    else:
+        first = _comparison(gain, facts.domain_set, facts.evaluate)
+    return f"{first}{_int8(scores, facts.domain_set)}."
+
+
+def _kept_base(training: Mapping[str, Any] | None) -> bool:
+    return training is not None and not training["improved"]
+
+
+def _comparison(gain: Gate, name: str, settings: Evaluate) -> str:
+    half = (gain.ci_high - gain.ci_low) / 2
+    p_value = f"p {p_text(gain.p_value)}"
+    if gain.p_value >= settings.alpha:
+        return (
+            f"Inside the noise: {100 * gain.value:+.1f} ± {100 * half:.1f} points NDCG@10 against "
+            f"the base on {name} ({p_value}, {gain.n} queries)"
+        )
+    word = "Better" if gain.value > 0 else "Worse"
+    text = (
+        f"{word} than the base on {name} by {100 * abs(gain.value):.1f} ± {100 * half:.1f} points "
+        f"NDCG@10 ({p_value})"
+    )
+    if 0 < gain.value <= settings.min_gain:
+        text += f", less than the {100 * settings.min_gain:.1f} points asked for"
+    return text
+
+
+def _int8(scores: Iterable[Score], name: str) -> str:
+    values = {s.artifact: s.value for s in scores if s.set == name and s.metric == MAIN}
+    if not {"onnx-fp32", "onnx-int8-dynamic"} <= values.keys():
+        return ""
+    lost = round(100 * (values["onnx-fp32"] - values["onnx-int8-dynamic"]), 1)
+    if lost == 0:
+        return "; INT8 loses nothing"
+    return f"; INT8 {'loses' if lost > 0 else 'gains'} {abs(lost):.1f} points"
+
+
+def p_text(p_value: float) -> str:
+    """Write a p-value with its relation: ``= 0.031``, ``< 0.001``."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.{3 if p_value < 0.1 else 2}f}"

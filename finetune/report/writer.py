@@ -1,0 +1,141 @@
+"""Build every file of a report from the facts of a run."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from finetune.config import to_dict
+from finetune.records import Score, read_dicts, write_json
+from finetune.report import card, page
+from finetune.report.examples import Example, changed
+from finetune.report.facts import BASELINES, MAIN, Facts, Outcomes, read_outcomes
+from finetune.report.gates import judge
+from finetune.report.plots import Bar, Dot, bars, curve, scatter
+from finetune.report.scores import measure, speed_rows
+from finetune.report.verdict import verdict
+
+Plots = dict[str, tuple[str, Markup]]
+
+
+def build(facts: Facts, out: Path) -> dict[str, Any]:
+    """Write ``report.json``, ``report.html``, ``README.md`` and ``plots/*.svg``.
+
+    Args:
+        facts: What the run found out.
+        out: Folder that gets the files.
+
+    Returns:
+        The content of ``report.json``; the pipeline fills ``stages`` when it publishes.
+    """
+    outcomes = read_outcomes(facts)
+    rows = measure(outcomes, facts.evaluate.samples, facts.seed)
+    gates = judge(outcomes, facts.domain_set, facts.evaluate, facts.seed)
+    scores = [row for row in rows if row.artifact not in BASELINES]
+    report: dict[str, Any] = {
+        "verdict": verdict(facts, scores, gates),
+        "about": _about(facts),
+        "scores": [dataclasses.asdict(row) for row in scores],
+        "speed": speed_rows(facts.speeds),
+        "gates": [to_dict(gate) for gate in gates],
+        "stages": [],
+        "baselines": [dataclasses.asdict(row) for row in rows if row.artifact in BASELINES],
+        "data": dict(facts.data_summary),
+        "mining": facts.mining and dict(facts.mining),
+        "training": facts.training and dict(facts.training),
+        "parity": dict(facts.parity),
+        "notes": list(_notes(facts, rows)),
+    }
+    plots = _plots(facts, rows)
+    _write(out, facts, report, _changed(facts, outcomes), plots)
+    return report
+
+
+def _write(
+    out: Path,
+    facts: Facts,
+    report: Mapping[str, Any],
+    examples: Sequence[tuple[str, Sequence[Example]]],
+    plots: Plots,
+) -> None:
+    write_json(out / "report.json", report)
+    (out / "README.md").write_text(card.render(facts, report), encoding="utf-8")
+    html = page.render(facts, report, examples, plots)
+    (out / "report.html").write_text(html, encoding="utf-8")
+    (out / "plots").mkdir(exist_ok=True)
+    for name, (_, svg) in plots.items():
+        (out / "plots" / f"{name}.svg").write_text(svg, encoding="utf-8")
+
+
+def _about(facts: Facts) -> dict[str, Any]:
+    return {
+        "recipe": facts.recipe,
+        "domain": facts.domain,
+        "domain_set": facts.domain_set,
+        "model": facts.model.name,
+        "base_model": facts.base_model,
+        "licence": facts.model.licence,
+        "seed": facts.seed,
+    }
+
+
+def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[str]:
+    """What a reader must know before believing the scores."""
+    main = {r.artifact: r.value for r in rows if (r.set, r.metric) == (facts.domain_set, MAIN)}
+    lexical, tuned = main.get("bm25"), main.get("tuned")
+    if lexical is not None and tuned is not None and lexical >= tuned:
+        yield (
+            f"BM25, which only counts shared characters, scores {100 * lexical:.1f} points on "
+            f"{facts.domain_set}, the tuned model {100 * tuned:.1f}: consider BM25, or both."
+        )
+    for name in facts.contaminated:
+        yield f"The base saw {name} in training: its score there is too good, and so may others be."
+    if "unknown" in facts.model.trained_on:
+        yield "What the base was trained on is unknown, so that any set here may be contaminated."
+
+
+def _changed(facts: Facts, outcomes: Outcomes) -> list[tuple[str, list[Example]]]:
+    base, tuned = (outcomes.get(name, {}).get(facts.domain_set) for name in ("base", "tuned"))
+    texts = next((each for each in facts.sets if each.name == facts.domain_set), None)
+    if base is None or tuned is None or texts is None:
+        return []
+    rose, fell = changed(base, tuned, texts)
+    return [("Improved most", rose), ("Got worse most", fell)]
+
+
+def _plots(facts: Facts, rows: Sequence[Score]) -> Plots:
+    """Draw what there is to draw; a plot without data is left out."""
+    main = [row for row in rows if row.metric == MAIN]
+    curves = list(read_dicts(facts.curves)) if facts.curves else []
+    best = facts.training["best_step"] if facts.training else None
+    values = {row.artifact: row.value for row in main if row.set == facts.domain_set}
+    dots = [
+        Dot(artifact, speed["texts_per_second"], 100 * values[artifact])
+        for artifact, speed in facts.speeds.items()
+        if artifact in values and speed["texts_per_second"] > 0
+    ]
+    kinds = [row for row in main if "/" in row.set and row.artifact in ("base", "tuned")]
+    drawn = {
+        "scores": ("NDCG@10 with 95 % intervals", _groups(r for r in main if "/" not in r.set)),
+        "kinds": ("NDCG@10 by kind of query", _groups(kinds)),
+        "select": (
+            "NDCG@10 on the select half while training (pooled corpus); step 0 is the base",
+            curve(curves, f"eval_{MAIN}", "select score over steps", scale=100, best_step=best),
+        ),
+        "loss": ("Training loss", curve(curves, "loss", "loss over steps")),
+        "speed": (
+            f"Speed against quality: NDCG@10 on {facts.domain_set}",
+            scatter(dots, "quality over throughput"),
+        ),
+    }
+    return {name: (caption, svg) for name, (caption, svg) in drawn.items() if svg}
+
+
+def _groups(rows: Iterator[Score] | Sequence[Score]) -> Markup | None:
+    groups: dict[str, list[Bar]] = {}
+    for row in rows:
+        bar = Bar(row.artifact, 100 * row.value, 100 * row.ci_low, 100 * row.ci_high)
+        groups.setdefault(row.set, []).append(bar)
+    return bars(groups, "scores with intervals") if groups else None

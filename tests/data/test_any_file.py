@@ -1,0 +1,150 @@
+"""No file whatever gives anything but a UserError or a full account of its rows."""
+
+import gzip
+import io
+import json
+
+import pyarrow
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from finetune.config import BadRows
+from finetune.data import beir
+from finetune.data.load import read_pairs
+from finetune.errors import UserError
+from finetune.records import write_jsonl, write_set
+
+settings.register_profile(
+    "files", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+FILES = settings.get_profile("files")
+
+TEXT = st.text(max_size=12) | st.sampled_from(["问", "答", "\ud83d", " ", "问。", "\u2028"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(["query", "positive", "negatives", "source", "id", "text", "_id", "title",
+                        "sentence1", "sentence2", "label", "score", "qurey"])  # fmt: skip
+LIKELY = st.fixed_dictionaries(
+    {"query": TEXT, "positive": TEXT}, optional={"negatives": JSON, "id": JSON, "source": JSON}
+)
+ROWS = st.lists(LIKELY | st.dictionaries(KEYS, JSON) | JSON, max_size=6)
+LINES = ROWS.map(lambda rows: "\n".join(map(json.dumps, rows)).encode())
+ARRAYS = ROWS.map(lambda rows: json.dumps(rows).encode())
+RAW = st.binary(max_size=80) | st.text(max_size=80).map(
+    lambda text: text.encode("utf-8", "surrogatepass")
+)
+TABLES = st.lists(st.lists(TEXT, min_size=1, max_size=3), max_size=5).map(
+    lambda rows: "\n".join(",".join(row) for row in [["query", "positive"], *rows]).encode(
+        "utf-8", "surrogatepass"
+    )
+)
+ENDINGS = st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz"])
+
+
+def check(path, bad_rows):
+    """Read; return the number of rows accounted for, or None after a UserError."""
+    try:
+        pairs, dropped = read_pairs(str(path), {}, bad_rows)
+    except UserError as error:
+        str(error).encode("utf-8")  # can be shown on any terminal
+        assert error.problems
+        return None
+    write_jsonl(path.with_name("pairs"), pairs)
+    write_jsonl(path.with_name("dropped"), dropped)
+    assert len({pair.id for pair in pairs}) == len(pairs)
+    return len(pairs) + len(dropped)
+
+
+@settings(FILES, max_examples=300)
+@given(raw=RAW | LINES | ARRAYS | TABLES, end=ENDINGS, bad_rows=st.sampled_from(BadRows))
+def test_any_bytes_in_any_format(tmp_path, raw, end, bad_rows):
+    path = tmp_path / f"a{end}"
+    path.write_bytes(gzip.compress(raw) if end.endswith("gz") and len(raw) % 5 else raw)
+    check(path, bad_rows)
+
+
+@settings(FILES, max_examples=200)
+@given(rows=st.lists(LIKELY, min_size=1, max_size=8))
+def test_rows_in_are_rows_kept_and_rows_dropped(tmp_path, rows):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert check(path, BadRows.drop) == len(rows)
+
+
+@settings(FILES, max_examples=100)
+@given(
+    rows=st.lists(st.lists(st.none() | st.text(max_size=5), min_size=2, max_size=2), min_size=1),
+    cut=st.none() | st.integers(0, 400),
+    change=st.integers(0, 255),
+)
+def test_any_parquet_file_whole_or_broken(tmp_path, rows, cut, change):
+    buffer = io.BytesIO()
+    table = pyarrow.table(
+        {name: pyarrow.array([row[i] for row in rows], pyarrow.string())
+         for i, name in enumerate(["query", "positive"])}
+    )  # fmt: skip
+    parquet.write_table(table, buffer)
+    raw = bytearray(buffer.getvalue())
+    if cut is not None:
+        raw[cut % len(raw)] = change
+    path = tmp_path / "a.parquet"
+    path.write_bytes(raw)
+    found = check(path, BadRows.drop)
+    if cut is None:
+        assert found == len(rows)
+
+
+@settings(FILES, max_examples=150)
+@given(
+    corpus=RAW | LINES,
+    queries=RAW | LINES,
+    qrels=RAW | st.lists(st.lists(TEXT | st.just("1"), max_size=4)).map(
+        lambda rows: "\n".join("\t".join(row) for row in rows).encode("utf-8", "surrogatepass")
+    ),
+)  # fmt: skip
+def test_any_folder(tmp_path, corpus, queries, qrels):
+    (tmp_path / "corpus.jsonl").write_bytes(corpus)
+    (tmp_path / "queries.jsonl").write_bytes(queries)
+    (tmp_path / "qrels.tsv").write_bytes(qrels)
+    try:
+        write_set(tmp_path / "written", beir.read_folder(tmp_path))
+    except UserError as error:
+        str(error).encode("utf-8")
+
+
+IDS = st.text(min_size=1, max_size=4)
+
+
+@settings(FILES, max_examples=150)
+@given(texts=st.dictionaries(IDS, st.text(min_size=1, max_size=5), min_size=1, max_size=4))
+def test_what_is_read_can_be_written_and_read_again(tmp_path, texts):
+    from finetune.records import read_set
+
+    lines = "\n".join(json.dumps({"id": key, "text": text}) for key, text in texts.items())
+    for name in ("corpus", "queries"):
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    qrels = "\n".join(f"{key}\t{key}\t1" for key in texts)
+    (tmp_path / "qrels.tsv").write_bytes(qrels.encode("utf-8"))
+    try:
+        found = beir.read_folder(tmp_path)
+    except UserError:
+        return
+    target = tmp_path / "again" / found.name
+    write_set(target, found)
+    assert read_set(target) == found
+
+
+@settings(FILES, max_examples=150)
+@given(raw=RAW | LINES)
+def test_any_similarity_file(tmp_path, raw):
+    (tmp_path / "test.jsonl").write_bytes(raw)
+    try:
+        rows = beir.read_sts(tmp_path)
+    except UserError as error:
+        str(error).encode("utf-8")
+    else:
+        assert len({row.id for row in rows}) == len(rows)

@@ -1,0 +1,134 @@
+import gzip
+import logging
+
+import pytest
+
+from finetune.data import beir
+from finetune.errors import UserError
+
+CORPUS = '{"_id": "c1", "title": "合同法", "text": "第一条"}\n{"id": 2, "text": " 第二条 "}\n'
+QUERIES = '{"_id": "q1", "text": "怎么办？"}\n{"_id": "q2", "text": "没人答"}\n'
+QRELS = "query-id\tcorpus-id\tscore\nq1\tc1\t2\nq1\t2\t0\n"
+
+
+def folder(tmp_path, corpus=CORPUS, queries=QUERIES, qrels=QRELS):
+    for name, text in (("corpus.jsonl", corpus), ("queries.jsonl", queries), ("qrels.tsv", qrels)):
+        if text is not None:
+            (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_both_spellings_of_ids_titles_and_unjudged_queries(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        found = beir.read_folder(folder(tmp_path))
+    assert found.name == tmp_path.name
+    assert found.corpus == {"c1": "合同法 第一条", "2": "第二条"}
+    assert found.queries == {"q1": "怎么办？"}
+    assert found.qrels == {"q1": {"c1": 2, "2": 0}}
+    assert "1 queries have no relevant passage" in caplog.text
+
+
+def test_packed_files_and_no_header(tmp_path):
+    plain = beir.read_folder(folder(tmp_path))
+    packed = tmp_path / tmp_path.name
+    packed.mkdir()
+    for path in list(tmp_path.glob("*.*")):
+        text = path.read_text(encoding="utf-8").removeprefix("query-id\tcorpus-id\tscore\n")
+        (packed / f"{path.name}.gz").write_bytes(gzip.compress(text.encode()))
+    assert beir.read_folder(packed) == plain
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"corpus": None}, ["corpus.jsonl: no such file"]),
+        ({"corpus": "", "queries": "\n"}, ["corpus.jsonl: is empty", "queries.jsonl: is empty"]),
+        ({"qrels": ""}, ["qrels.tsv: no score above 0"]),
+        ({"qrels": "q1\tc1\t0\n"}, ["qrels.tsv: no score above 0"]),
+        ({"corpus": CORPUS + CORPUS}, ["corpus.jsonl:3: id 'c1' is that of line 1 too", ":4: id"]),
+        ({"corpus": '{"id": "c\\t1", "text": "x"}\n' + CORPUS}, ["corpus.jsonl:1: id is 'c\\t1'"]),
+        ({"corpus": CORPUS + '{"text": "x"}\n'}, ["corpus.jsonl:3: no 'id'; found text"]),
+        ({"corpus": CORPUS + '{"id": "x", "txt": ""}\n'}, ["did you mean 'txt'?"]),
+        ({"corpus": CORPUS + '{"id": "x", "text": 4}\n'}, ["corpus.jsonl:3: text is 4, a number"]),
+        ({"queries": QUERIES + '{"id": "x", "text": " "}\n'}, ["queries.jsonl:3: text is ' '"]),
+        ({"queries": QUERIES + "oops\n"}, ["queries.jsonl:3: not JSON"]),
+        (
+            {"qrels": QRELS + "q9\tc1\t1\nq1\tc9\t1\nq1 c1 1\nq1\tc1\thigh\nq1\tc1\t1\n"},
+            [
+                "qrels.tsv:4: id 'q9' is not in queries.jsonl",
+                "qrels.tsv:5: id 'c9' is not in corpus.jsonl",
+                "qrels.tsv:6: has 1 cell(s), 'q1 c1 1'",
+                "qrels.tsv:7: score is 'high'",
+                "qrels.tsv:8: 'q1' and 'c1' have score 1 here and 2 before",
+            ],
+        ),
+        ({"corpus": "", "queries": "x\n", "qrels": "a\n"}, ["corpus", "queries", "qrels"]),
+    ],
+)
+def test_every_problem_is_told_at_once(tmp_path, files, expected):
+    with pytest.raises(UserError) as caught:
+        beir.read_folder(folder(tmp_path, **files))
+    assert len(caught.value.problems) == len(expected)
+    for problem, part in zip(caught.value.problems, expected, strict=True):
+        assert part in problem
+        assert "expected" in problem
+
+
+def test_a_file_that_is_there_twice(tmp_path):
+    (folder(tmp_path) / "corpus.jsonl.gz").write_bytes(b"")
+    with pytest.raises(UserError, match="has corpus.jsonl and corpus.jsonl.gz"):
+        beir.read_folder(tmp_path)
+
+
+def sts(tmp_path, *rows, name="test.jsonl"):
+    (tmp_path / name).write_text("\n".join(rows), encoding="utf-8")
+    return tmp_path
+
+
+def test_labels_and_scores(tmp_path):
+    a, b = '{"sentence1": "甲", "sentence2": "乙", ', '{"sentence1": "丙", "sentence2": "丙", '
+    rows = beir.read_sts(sts(tmp_path, a + '"label": 0}', b + '"label": 1}'))
+    assert [(row.a, row.b, row.score) for row in rows] == [("甲", "乙", 0.0), ("丙", "丙", 1.0)]
+    assert {row.source for row in rows} == {tmp_path.name}
+    rows = beir.read_sts(sts(tmp_path, a + '"score": 0.5}', b + '"score": 5}', name="x.jsonl")
+                         / "x.jsonl")  # fmt: skip
+    assert [row.score for row in rows] == [0.5, 5.0]
+
+
+def test_dev_is_read_where_there_is_no_test(tmp_path):
+    row = '{"sentence1": "甲", "sentence2": "乙", "score": '
+    sts(tmp_path, row + "1}", row + "2}", name="dev.jsonl")
+    assert len(beir.read_sts(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ('"label": 2', "label is 2 (a number); expected 0"),
+        ('"label": "1"', "label is '1' (text)"),
+        ('"label": true', "label is true"),
+        ('"score": NaN', "score is nan"),
+        ('"score": 1e999', "score is inf"),
+        ('"score": null', "score is null"),
+        ('"lable": 1', "did you mean 'lable'?"),
+        ('"label": 1', "every label is 1"),
+    ],
+)
+def test_bad_scores(tmp_path, value, part):
+    sts(tmp_path, '{"sentence1": "甲", "sentence2": "乙", ' + value + "}")
+    with pytest.raises(UserError) as caught:
+        beir.read_sts(tmp_path)
+    assert part in str(caught.value)
+
+
+def test_shapes(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    assert beir.kind(folder(tmp_path / "a", corpus=None)) == "beir"
+    assert beir.kind(sts(tmp_path / "b", "")) == "sts"
+    with pytest.raises(UserError, match="holds nothing; expected a retrieval set"):
+        beir.kind(tmp_path / "c")
+    with pytest.raises(UserError, match="is a similarity set"):
+        beir.read_folder(tmp_path / "b")
+    with pytest.raises(UserError, match="no such folder"):
+        beir.read_folder(tmp_path / "none")

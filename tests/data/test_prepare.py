@@ -1,0 +1,146 @@
+import json
+
+import pytest
+
+from finetune.config import BadRows, Check, Domain, Source
+from finetune.data.prepare import LEAK, LIMIT, UNSELECTED, prepare
+from finetune.errors import UserError
+from finetune.records import Dropped, Pair, half, read_json, read_jsonl, read_set
+
+STOP = Check(BadRows.stop)
+
+
+def domain(tmp_path, **changes):
+    settings = {
+        "name": "custom", "source": Source.files, "train": str(tmp_path / "train.jsonl"),
+        "dev": tmp_path / "dev", "test": None, "columns": {}, "sources": None, "full": False,
+    }  # fmt: skip
+    return Domain(**(settings | changes))
+
+
+def write_train(tmp_path, rows):
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "train.jsonl").write_text(text, encoding="utf-8")
+
+
+def write_dev(folder, queries):
+    folder.mkdir()
+    lines = [json.dumps({"id": key, "text": text}) for key, text in queries.items()]
+    (folder / "queries.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "corpus.jsonl").write_text('{"id": "c", "text": "篇"}\n{"id": "d", "text": "章"}\n')
+    (folder / "qrels.tsv").write_text("".join(f"{key}\tc\t1\n" for key in queries))
+
+
+QUERIES = {f"q{i}": f"评测问题{i}？" for i in range(20)}
+
+
+@pytest.fixture
+def files(tmp_path):
+    rows = [{"query": f"训练{i}", "positive": f"答{i}", "source": "ab"[i % 2]} for i in range(30)]
+    rows[4]["query"] = "评测问题７"
+    write_train(tmp_path, [*rows, rows[0]])
+    write_dev(tmp_path / "dev", QUERIES)
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def kept_and_dropped(out):
+    return (
+        list(read_jsonl(out / "train.jsonl", Pair)),
+        list(read_jsonl(out / "dropped.jsonl", Dropped)),
+    )
+
+
+def test_every_row_is_accounted_for(files):
+    out = files / "out"
+    summary = prepare(domain(files, sources=["a"]), STOP, 10, 0, out)
+    pairs, dropped = kept_and_dropped(out)
+    assert summary == read_json(out / "summary.json")
+    assert summary["read"] == 31 == len(pairs) + len(dropped)
+    assert summary["pairs"] == 10 == len(pairs)
+    assert summary["dropped"] == {"duplicate": 1, LEAK: 1, LIMIT: 4, UNSELECTED: 15}
+    assert summary["sources"] == {"a": 10}
+    leak = next(row for row in dropped if row.reason == LEAK)
+    assert (leak.line, leak.collided_with) == (5, "dev: query q7")
+    assert leak.source == str(files / "train.jsonl")
+
+
+def test_halves_are_split_by_id_and_share_one_corpus(files):
+    out = files / "out"
+    summary = prepare(domain(files), STOP, None, 0, out)
+    select, report = (read_set(out / part / "dev") for part in ("select", "report"))
+    assert list(select.queries) == [key for key in QUERIES if half(key) == "select"]
+    assert list(report.queries) == [key for key in QUERIES if half(key) == "report"]
+    assert select.corpus == report.corpus == {"c": "篇", "d": "章"}
+    files_of_corpus = [out / part / "dev/corpus.jsonl" for part in ("select", "report")]
+    assert files_of_corpus[0].samefile(files_of_corpus[1])
+    counts = {"select": len(select.queries), "report": len(report.queries), "passages": 2}
+    assert summary["sets"] == {"dev": counts}
+
+
+def test_a_second_attempt_in_the_same_folder_gives_the_same(files):
+    out = files / "out"
+    first = prepare(domain(files), STOP, None, 0, out)
+    before = read_set(out / "select/dev")
+    assert prepare(domain(files), STOP, None, 0, out) == first
+    assert read_set(out / "select/dev") == before
+
+
+def test_a_test_folder_replaces_the_split(files, caplog):
+    write_dev(files / "test", {"t1": "别的问题", "t2": "评测问题3！"})
+    prepare(domain(files, test=files / "test"), STOP, None, 0, files / "out")
+    select = read_set(files / "out/select/dev")
+    assert list(select.queries) == [key for key in QUERIES if key != "q3"]
+    assert list(read_set(files / "out/report/test").queries) == ["t1", "t2"]
+    assert "1 queries are in the report half too" in caplog.text
+
+
+def test_samples_are_seeded_ordered_and_nested(files):
+    def sample(limit, seed):
+        prepare(domain(files), STOP, limit, seed, files / "out")
+        return [pair.id for pair in kept_and_dropped(files / "out")[0]]
+
+    everything = sample(None, 0)
+    small, large = sample(5, 0), sample(15, 0)
+    assert small == sample(5, 0) != sample(5, 1)
+    assert set(small) < set(large)
+    assert large == [each for each in everything if each in large]
+    assert sample(1000, 0) == everything
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"train": None, "dev": None}, ["domain.train: is not set", "domain.dev: is not set"]),
+        ({"sources": ["c", "a"]}, ["no pairs of source 'c'; choose from: a, b"]),
+        ({"train": "gone.jsonl", "columns": {}}, ["gone.jsonl: no such file"]),
+    ],
+)
+def test_settings_that_cannot_work(files, changes, parts):
+    with pytest.raises(UserError) as caught:
+        prepare(domain(files, **changes), STOP, None, 0, files / "out")
+    for part in parts:
+        assert part in str(caught.value)
+    assert not list((files / "out").iterdir())
+
+
+def test_problems_of_train_and_dev_are_told_together(files):
+    (files / "train.jsonl").write_text("oops\n")
+    (files / "dev/qrels.tsv").write_text("q1\tgone\t1\n")
+    with pytest.raises(UserError) as caught:
+        prepare(domain(files), STOP, None, 0, files / "out")
+    assert "train.jsonl:1" in caught.value.problems[0]
+    assert "qrels.tsv:1" in caught.value.problems[1]
+
+
+def test_a_half_without_queries_is_an_error(tmp_path):
+    write_train(tmp_path, [{"query": "问", "positive": "答"}])
+    write_dev(tmp_path / "dev", {"q": "评"})
+    with pytest.raises(UserError, match="domain.test=<folder>"):
+        prepare(domain(tmp_path), STOP, None, 0, tmp_path)
+
+
+def test_nothing_but_leaks_is_an_error(files):
+    write_train(files, [{"query": "评测问题1", "positive": "答"}])
+    with pytest.raises(UserError, match="no pair is left of 1 rows .1 leak"):
+        prepare(domain(files), STOP, None, 0, files / "out")

@@ -1,0 +1,236 @@
+import csv
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from finetune.config import BadRows
+from finetune.data.hub import is_hub_id
+from finetune.data.load import load_pairs, read_pairs
+from finetune.errors import UserError
+from finetune.records import Pair
+
+ROWS = [{"query": f"问题{i}", "positive": f"答案{i}"} for i in range(3)]
+
+
+def jsonl(path: Path, rows) -> str:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    raw = text.encode("utf-8")
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return str(path)
+
+
+def write(path: Path, rows) -> str:
+    plain = path.with_suffix("") if path.suffix == ".gz" else path
+    if plain.suffix == ".jsonl":
+        return jsonl(path, rows)
+    if plain.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    elif plain.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "wt", encoding="utf-8-sig", newline="") as file:
+            delimiter = "\t" if plain.suffix == ".tsv" else ","
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+    return str(path)
+
+
+FORMATS = ["a.jsonl", "a.jsonl.gz", "a.json", "a.csv", "a.csv.gz", "a.tsv", "a.parquet"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_pairs(tmp_path, name):
+    pairs, dropped = read_pairs(write(tmp_path / name, ROWS), {}, BadRows.stop)
+    assert [(p.query, p.positive, p.source) for p in pairs] == [
+        (row["query"], row["positive"], "a") for row in ROWS
+    ]
+    assert len({pair.id for pair in pairs}) == 3
+    assert dropped == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_columns_are_mapped_by_name(tmp_path, name):
+    rows = [{"标题.题": "甲", "别": "x", "回答": "乙", "源": "s", "号": 7}]
+    columns = {"query": "标题.题", "positive": "回答", "source": "源", "id": "号"}
+    pairs, _ = read_pairs(write(tmp_path / name, rows), columns, BadRows.stop)
+    assert pairs == [Pair("7", "甲", "乙", "s")]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_misspelt_column_is_named_with_the_nearest(tmp_path, name):
+    with pytest.raises(UserError, match="'qurey'.*did you mean 'query'"):
+        read_pairs(write(tmp_path / name, ROWS), {"query": "qurey"}, BadRows.stop)
+
+
+def test_negatives_may_stand_in_some_rows_only(tmp_path):
+    rows = [ROWS[0], ROWS[1] | {"negatives": ["反一", " 反二 "]}, ROWS[2] | {"negatives": None}]
+    pairs, _ = read_pairs(jsonl(tmp_path / "a.jsonl", rows), {}, BadRows.stop)
+    assert [pair.negatives for pair in pairs] == [(), ("反一", "反二"), ()]
+
+
+def test_a_mapped_column_that_no_row_has_is_an_error(tmp_path):
+    source = jsonl(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(UserError, match="domain.columns.negatives=neg: .*no column 'neg'"):
+        read_pairs(source, {"negatives": "neg"}, BadRows.stop)
+
+
+def test_negatives_in_a_csv_are_a_json_list(tmp_path):
+    row = ROWS[0] | {"negatives": '["反一"]'}
+    pairs, _ = read_pairs(write(tmp_path / "a.csv", [row]), {}, BadRows.stop)
+    assert pairs[0].negatives == ("反一",)
+
+
+def test_csv_rows_over_several_lines_are_named_by_their_first(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('query,positive\n"一\n二",答\n\n ,答\n', encoding="utf-8")
+    with pytest.raises(UserError, match="a.csv:5: query is ' '"):
+        read_pairs(str(path), {}, BadRows.stop)
+
+
+def test_byte_order_mark_and_blank_lines_are_no_rows(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS[0]).encode() + b"\r\n\r\n \n")
+    pairs, dropped = read_pairs(str(path), {}, BadRows.stop)
+    assert (len(pairs), len(dropped)) == (1, 0)
+
+
+def test_a_file_is_found_packed_too(tmp_path):
+    write(tmp_path / "a.jsonl.gz", ROWS)
+    pairs, _ = read_pairs(str(tmp_path / "a.jsonl"), {}, BadRows.stop)
+    assert [pair.id for pair in pairs] == ["a-1", "a-2", "a-3"]
+
+
+BAD = [
+    ({"query": "", "positive": "答"}, "empty text"),
+    ({"query": 3, "positive": "答"}, "not text"),
+    ({"query": "\ud800", "positive": "答"}, "lone surrogate"),
+    ({"query": "答。", "positive": "答"}, "identical sides"),
+    ({"query": "问", "positive": "答", "negatives": ["答！"]}, "negative equals positive"),
+    ({"query": "问", "positive": "答", "negatives": "反"}, "not text"),
+    ({"query": "问", "positive": "答", "id": "same"}, "duplicate id"),
+]
+
+
+@pytest.mark.parametrize(("row", "reason"), BAD)
+def test_bad_rows_stop_the_run_or_are_dropped_and_counted(tmp_path, row, reason):
+    path = tmp_path / "a.jsonl"
+    rows = [ROWS[0] | {"id": "same"}, row, ROWS[1]]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.jsonl:2: .*expected") as caught:
+        read_pairs(str(path), {}, BadRows.stop)
+    assert "check.bad_rows=drop" in caught.value.problems[-1]
+    pairs, dropped = read_pairs(str(path), {}, BadRows.drop)
+    assert [pair.query for pair in pairs] == ["问题0", "问题1"]
+    assert [(each.reason, each.line) for each in dropped] == [(reason, 2)]
+
+
+def test_duplicates_are_dropped_whatever_the_setting(tmp_path):
+    rows = [ROWS[0], ROWS[1], {"query": "问题０？", "positive": " 答案0。"}]
+    source = jsonl(tmp_path / "a.jsonl", rows)
+    pairs, dropped = read_pairs(source, {}, BadRows.stop)
+    assert len(pairs) == 2
+    assert dropped[0].reason == "duplicate"
+    assert (dropped[0].line, dropped[0].collided_with) == (3, f"{source}:1")
+
+
+def test_a_refused_row_takes_no_other_with_it(tmp_path):
+    rows = [
+        ROWS[0] | {"id": "a"},
+        ROWS[1] | {"id": "a"},  # refused for its id
+        ROWS[1] | {"id": "b"},  # the same texts, and the only good copy
+    ]
+    pairs, dropped = read_pairs(jsonl(tmp_path / "a.jsonl", rows), {}, BadRows.drop)
+    assert [pair.id for pair in pairs] == ["a", "b"]
+    assert [each.reason for each in dropped] == ["duplicate id"]
+
+
+def test_structural_problems_end_the_run_even_when_rows_may_be_dropped(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"query": "问", "positive": "答"}\n{oops\n[1]\n{"query": ""}\n', "utf-8")
+    with pytest.raises(UserError) as caught:
+        read_pairs(str(path), {}, BadRows.drop)
+    assert len(caught.value.problems) == 3  # all at once
+
+
+def test_twenty_problems_are_told_and_the_others_counted(tmp_path):
+    rows = [ROWS[0], *({"query": "", "positive": f"{i}"} for i in range(1230))]
+    with pytest.raises(UserError) as caught:
+        read_pairs(jsonl(tmp_path / "a.jsonl", rows), {}, BadRows.stop)
+    assert len(caught.value.problems) == 22
+    assert caught.value.problems[20] == "and 1,210 more"
+
+
+def test_changes_are_counted(tmp_path):
+    loaded = load_pairs(
+        jsonl(tmp_path / "a.jsonl", [{"query": " 问", "positive": "答\x00"}]), {}, BadRows.stop
+    )
+    assert loaded.changed == {"white space stripped": 1, "control characters removed": 1}
+    assert loaded.lines == {"a-1": 1}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("owner/name", True),
+        ("owner/name@1a2b3c:test", True),
+        ("owner/name@refs/convert/parquet", True),
+        ("owner/m3e-v1.5:train", True),
+        ("name", False),
+        ("a/b/c", False),
+        ("问/答", False),
+    ],
+)
+def test_hub_ids(source, expected):
+    assert is_hub_id(source) is expected
+
+
+def test_an_offline_hub_says_what_was_tried_and_the_ways_out(monkeypatch):
+    import datasets.config
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as caught:
+        read_pairs("nobody/nothing@abc:test", {}, BadRows.stop)
+    for part in ("nobody/nothing@abc:test", "split 'test'", "revision abc", "HF_ENDPOINT"):
+        assert part in str(caught.value)
+
+
+def test_without_datasets_the_install_command_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"pip install 'finetune\[train\]'"):
+        read_pairs("owner/name@abc", {}, BadRows.stop)
+
+
+def test_a_hub_data_set_gives_pairs(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([*ROWS, {"query": " ", "positive": "答"}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision, split: rows)
+    pairs, dropped = read_pairs("owner/name@abc:train", {}, BadRows.drop)
+    assert [pair.id for pair in pairs] == ["name-1", "name-2", "name-3"]
+    assert [(each.source, each.line) for each in dropped] == [("owner/name@abc:train", 4)]
+
+
+def test_data_imports_no_torch():
+    code = (
+        "import sys\n"
+        "from finetune.data import beir, clean, load, prepare, tables\n"
+        "import pyarrow.parquet\n"
+        "bad = {'torch', 'transformers', 'sentence_transformers', 'peft', 'datasets'}\n"
+        "sys.exit(', '.join(bad & set(sys.modules)) or 0)\n"
+    )
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

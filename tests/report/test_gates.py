@@ -1,0 +1,107 @@
+"""Gates, by cases worked by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from synthetic import SETTINGS
+
+from finetune.evaluation.artifacts import Outcome
+from finetune.report.gates import Status, by_question, gain, int8, judge
+
+
+def outcome(values, prefix="q"):
+    values = np.array(values, np.float64)
+    ids = tuple(f"{prefix}{i}" for i in range(len(values)))
+    return Outcome(ids, {m: values for m in ("ndcg@10", "mrr@10", "recall@100")}, ((),) * len(ids))
+
+
+def spread(n):
+    """Values that differ between queries but not between systems."""
+    return np.tile([0.2, 0.4, 0.6, 0.8], n // 4)
+
+
+@pytest.mark.parametrize(
+    ("n", "change", "status"),
+    [
+        # Each query gains 0.1: no sign flip of 40 can be as extreme.
+        (40, lambda base: base + 0.1, Status.passed),
+        # Nothing changes: delta 0 does not exceed min_gain 0.
+        (40, lambda base: base, Status.failed),
+        (40, lambda base: base - 0.1, Status.failed),
+        # One query of many gains: delta > 0, p = 1. Few queries cannot tell, 200 can.
+        (40, lambda base: base + np.eye(len(base))[0] * 0.1, Status.inconclusive),
+        (196, lambda base: base + np.eye(len(base))[0] * 0.1, Status.inconclusive),
+        (200, lambda base: base + np.eye(len(base))[0] * 0.1, Status.failed),
+    ],
+)
+def test_gain(n, change, status):
+    base = spread(n)
+    gate = gain(base, change(base), SETTINGS, 0, "statutes")
+    assert gate.status is status
+    assert gate.n == n
+    assert gate.value == pytest.approx((change(base) - base).mean())
+    assert gate.detail.endswith(".")
+
+
+def test_gain_must_exceed_min_gain():
+    base = spread(40)
+    settings = dataclasses.replace(SETTINGS, min_gain=0.15)
+    assert gain(base, base + 0.1, settings, 0, "s").status is Status.failed
+    assert gain(base, base + 0.2, settings, 0, "s").status is Status.passed
+
+
+def test_gain_at_alpha_is_not_enough():
+    # 4 queries that all gain: 2 of 16 sign patterns are as extreme, p is about 0.125.
+    base = np.array([0.2, 0.3, 0.4, 0.5])
+    assert gain(base, base + 0.1, SETTINGS, 0, "s").status is Status.inconclusive
+
+
+@pytest.mark.parametrize(
+    ("n", "drops", "status"),
+    [
+        (40, lambda n: np.zeros(n), Status.passed),
+        (40, lambda n: np.full(n, -0.01), Status.passed),  # INT8 is better
+        # fp32's mean is 0.5: 0.002 each is 0.4 % of it, 0.003 each 0.6 %.
+        (40, lambda n: np.full(n, 0.002), Status.passed),
+        (40, lambda n: np.full(n, 0.003), Status.failed),
+        # 1 % in the mean, from one query in 40: the interval reaches down to 0.
+        (40, lambda n: np.eye(n)[0] * 0.2, Status.inconclusive),
+        # The same mean, but on so many queries that it counts.
+        (200, lambda n: np.eye(n)[0] * 1.0, Status.failed),
+    ],
+)
+def test_int8(n, drops, status):
+    fp32 = spread(n)
+    gate = int8(fp32, fp32 - drops(n), SETTINGS, 0)
+    assert gate.status is status
+    assert gate.value == pytest.approx(drops(n).mean() / 0.5)
+    assert gate.threshold == 0.005
+
+
+def test_int8_of_a_model_that_finds_nothing():
+    assert int8(np.zeros(40), np.zeros(40), SETTINGS, 0).status is Status.passed
+
+
+def test_a_question_in_two_scripts_counts_once():
+    one, other = by_question([
+        (outcome([0.2, 0.4]), outcome([0.1, 0.4])),
+        (outcome([0.4, 0.6]), outcome([0.4, 0.5])),
+    ])  # fmt: skip
+    np.testing.assert_allclose(one, [0.3, 0.5])
+    np.testing.assert_allclose(other, [0.25, 0.45])
+
+
+def test_artifacts_on_different_queries_are_refused():
+    with pytest.raises(ValueError, match="same set"):
+        by_question([(outcome([0.1]), outcome([0.1], "other"))])
+
+
+def test_gates_without_their_artifacts_are_left_out():
+    sets = {"statutes": outcome(spread(40))}
+    assert judge({"base": sets}, "statutes", SETTINGS, 0) == []
+    assert [g.name for g in judge({"base": sets, "tuned": sets}, "statutes", SETTINGS, 0)] == [
+        "gain"
+    ]
+    exported = {"onnx-fp32": sets, "onnx-int8-dynamic": sets}
+    assert [g.name for g in judge(exported, "statutes", SETTINGS, 0)] == ["int8"]

@@ -1,0 +1,244 @@
+"""The files that a report is made of."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+from rich.console import Console
+from synthetic import EVIL, make_set, write_outcomes
+
+from finetune import report
+from finetune.config import Hub
+from finetune.report.facts import Facts
+
+VOID = {"meta", "br", "circle", "line", "polyline", "rect", "link"}
+
+
+class Balanced(HTMLParser):
+    """Notes tags that are opened and not closed, and everything that would load something."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loads, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.loads += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def shown(renderable, width=100) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(renderable)
+    return console.export_text()
+
+
+@pytest.fixture
+def built(facts, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    return report.build(facts, out), out
+
+
+def test_report_json_keeps_the_contract(built):
+    content, out = built
+    assert json.loads((out / "report.json").read_text(encoding="utf-8")) == content
+    assert content["stages"] == []
+    row_types = {
+        "artifact": str, "set": str, "metric": str, "value": float, "n": int, "ci_low": float,
+        "ci_high": float, "delta": (float, type(None)), "p_value": (float, type(None)),
+    }  # fmt: skip
+    for row in content["scores"] + content["baselines"]:
+        assert row.keys() == row_types.keys()
+        assert all(isinstance(row[key], kind) for key, kind in row_types.items())
+    assert {row["artifact"] for row in content["scores"]} == {
+        "base", "tuned", "onnx-fp32", "onnx-int8-dynamic",
+    }  # fmt: skip
+    assert {row["artifact"] for row in content["baselines"]} == {"bm25"}
+    for row in content["scores"]:
+        assert (row["delta"] is None) == (row["p_value"] is None) == (row["artifact"] == "base")
+    assert [gate["name"] for gate in content["gates"]] == ["gain", "int8"]
+    for gate in content["gates"]:
+        assert {"name", "status", "value", "threshold"} <= gate.keys()
+        assert gate["status"] in ("passed", "failed", "inconclusive")
+    assert {"artifact", "latency_ms", "texts_per_second", "bytes"} == content["speed"][0].keys()
+
+
+def test_same_facts_same_report(facts, built, tmp_path):
+    again = tmp_path / "again"
+    again.mkdir()
+    report.build(facts, again)
+    for path in sorted(built[1].rglob("*.*")):
+        assert (again / path.relative_to(built[1])).read_bytes() == path.read_bytes()
+
+
+def test_page_is_whole_and_self_contained(built):
+    content, out = built
+    page = (out / "report.html").read_text(encoding="utf-8")
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.loads == [], "nothing is loaded"
+    assert not re.search(r"url\(|@import", page)
+    assert "script" not in parser.tags
+    assert parser.tags.count("svg") == 5
+    assert (out / "report.html").stat().st_size < 2_000_000
+    body = page.split("<body>")[1]
+    assert body.strip().startswith(f"<h1>{content['verdict'].replace('<', '&lt;')}</h1>")
+
+
+def test_page_escapes_text_from_data(built):
+    page = (built[1] / "report.html").read_text(encoding="utf-8")
+    assert EVIL not in page
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
+
+
+def test_names_from_data_are_escaped_everywhere(facts, tmp_path):
+    each = make_set("a<b>&|set")
+    for folder, artifact, value in (("base", "base", 0.4), ("tuned", "tuned", 0.5)):
+        write_outcomes(tmp_path / "evil" / folder, artifact, each, [value] * len(each.queries))
+    evil = dataclasses.replace(
+        facts,
+        outcomes=sorted((tmp_path / "evil").iterdir()),
+        sets=[each],
+        domain_set=each.name,
+        domain="[red]<i>domain",
+        data_summary={"pairs": 1, "read": 1, "dropped": {"<u>why": 1}, "sources": ["a/b", "<s>"]},
+    )
+    content = report.build(evil, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for tag in ("<b>&", "<i>domain", "<u>why"):
+        assert tag not in page
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert r"a\<b\>&\|set" in card and r"\<u\>why" in card
+    assert yaml.safe_load(card.split("---\n")[1])["datasets"] == ["a/b"]
+    for plot in (tmp_path / "plots").iterdir():
+        ET.parse(plot)
+    assert "a<b>&|set" in shown(report.terminal(content))
+
+
+def test_plots_are_svg_files(built):
+    plots = sorted((built[1] / "plots").iterdir())
+    assert [plot.stem for plot in plots] == ["kinds", "loss", "scores", "select", "speed"]
+    for plot in plots:
+        root = ET.parse(plot).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        for x in re.findall(r' (?:x|x1|x2|cx)="(-?[\d.]+)"', plot.read_text(encoding="utf-8")):
+            assert 0 <= float(x) <= 360
+
+
+def test_verdict_better(built):
+    assert re.fullmatch(
+        r"Better than the base on statutes by 1\d\.\d ± \d\.\d points NDCG@10 \(p < 0\.001\); "
+        r"INT8 loses nothing\.",
+        built[0]["verdict"],
+    )
+
+
+def test_verdict_not_improved(not_improved, tmp_path):
+    verdict = report.build(not_improved, tmp_path)["verdict"]
+    assert verdict.startswith("Not improved: the guard kept the base")
+
+
+def rebuilt(facts: Facts, tmp_path, *, base, tuned, int8=None):
+    """Build from other values on the domain's set alone."""
+    each = make_set()
+    folder = tmp_path / "other"
+    for artifact, values in (
+        ("base", base), ("tuned", tuned), ("onnx-fp32", tuned), ("onnx-int8-dynamic", int8),
+    ):  # fmt: skip
+        if values is not None:
+            write_outcomes(folder, artifact, each, values)
+    return report.build(dataclasses.replace(facts, outcomes=[folder], sets=[each]), tmp_path)
+
+
+def test_verdict_noise_and_worse(facts, tmp_path):
+    base = [0.2, 0.4, 0.6, 0.8] * 12
+    one_better = [0.3, *base[1:]]
+    noise = rebuilt(facts, tmp_path / "a", base=base, tuned=one_better, int8=base)
+    assert noise["verdict"].startswith("Inside the noise: +0.2 ± ")
+    assert noise["verdict"].endswith("INT8 loses 0.2 points.")
+    assert [gate["status"] for gate in noise["gates"]] == ["inconclusive", "passed"]
+    worse = rebuilt(facts, tmp_path / "b", base=base, tuned=[v - 0.1 for v in base])
+    assert worse["verdict"].startswith("Worse than the base on statutes by 10.0 ± 0.0 points")
+
+
+def test_without_training_and_tuned(facts, tmp_path):
+    only_base = dataclasses.replace(
+        facts, outcomes=facts.outcomes[:1], training=None, mining=None, curves=None,
+        speeds={"base": facts.speeds["base"]}, parity={},
+    )  # fmt: skip
+    content = report.build(only_base, tmp_path)
+    assert content["gates"] == []
+    assert content["verdict"].startswith("Nothing to compare")
+    assert "bm25" in shown(report.terminal(content))
+
+
+def test_notes(facts, tmp_path):
+    model = dataclasses.replace(facts.model, trained_on=["Statutes", "unknown"])
+    notes = report.build(dataclasses.replace(facts, model=model), tmp_path)["notes"]
+    assert any(note.startswith("The base saw statutes in training") for note in notes)
+    assert any("is unknown" in note for note in notes)
+    each = make_set()
+    write_outcomes(tmp_path / "lexical", "bm25", each, [0.9] * 48)
+    write_outcomes(tmp_path / "lexical", "tuned", each, [0.5] * 48)
+    beaten = dataclasses.replace(facts, outcomes=[tmp_path / "lexical"])
+    assert report.build(beaten, tmp_path)["notes"][0].startswith("BM25, which only counts")
+
+
+def test_card_front_matter(built):
+    card = (built[1] / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["license"] == "mit"
+    assert front["base_model"] == "intfloat/multilingual-e5-small"
+    assert front["language"] == ["zh"]
+    assert front["pipeline_tag"] == "sentence-similarity"
+    results = front["model-index"][0]["results"]
+    assert [result["dataset"]["name"] for result in results] == ["statutes", "statutes-traditional"]
+    tuned = next(r for r in built[0]["scores"] if r["artifact"] == "tuned")
+    assert results[0]["metrics"][0]["value"] == pytest.approx(tuned["value"], abs=1e-5)
+    for words in ("MSMARCO, NQ", "Licence of the base model", "OnnxEncoder", "exact duplicate"):
+        assert words in card
+
+
+def test_card_says_a_restricting_licence_in_words(facts, tmp_path):
+    model = dataclasses.replace(
+        facts.model, hub=Hub.huggingface, id="moka-ai/m3e-base",
+        licence="non-commercial, research use only",
+    )  # fmt: skip
+    report.build(dataclasses.replace(facts, model=model), tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["license"] == "other"
+    assert front["license_name"] == "non-commercial-research-use-only"
+    assert "`moka-ai/m3e-base`: non-commercial, research use only." in card
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "non-commercial, research use only" in page
+
+
+def test_terminal(built):
+    text = shown(report.terminal(built[0]), width=80)
+    for word in ("bm25", "onnx-int8-dynamic", "± ", "gain: passed", "138.0", "Better than"):
+        assert word in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_no_torch_and_no_tracker_are_imported():
+    code = (
+        "import sys, finetune.report, finetune.tracking;"
+        "found = {'torch', 'transformers', 'mlflow', 'matplotlib'} & sys.modules.keys();"
+        "sys.exit(str(found) if found else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

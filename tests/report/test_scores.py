@@ -1,0 +1,70 @@
+"""Score rows, slices and examples."""
+
+import numpy as np
+from synthetic import EVIL, SETTINGS, make_set
+
+from finetune.report.examples import changed
+from finetune.report.facts import in_order, read_outcomes
+from finetune.report.scores import measure, slices
+
+
+def test_rows(facts):
+    rows = measure(read_outcomes(facts), SETTINGS.samples, 42)
+    known = {(row.artifact, row.set, row.metric): row for row in rows}
+    base, tuned = (known[name, "statutes", "ndcg@10"] for name in ("base", "tuned"))
+    assert base.delta is None and base.p_value is None
+    assert known["bm25", "statutes", "ndcg@10"].delta is None
+    assert np.isclose(tuned.delta, tuned.value - base.value)
+    assert tuned.ci_low < tuned.value < tuned.ci_high
+    assert tuned.p_value < 0.05
+    assert known["tuned", "statutes", "recall@100"].p_value == 1.0
+
+
+def test_rows_of_slices(facts):
+    rows = measure(read_outcomes(facts), SETTINGS.samples, 42)
+    sliced = [row for row in rows if "/" in row.set]
+    assert {row.set for row in sliced} == {
+        f"{name}/{kind}"
+        for name in ("statutes", "statutes-traditional")
+        for kind in ("family", "labour")
+    }
+    assert {row.metric for row in sliced} == {"ndcg@10"}
+    whole = {(r.artifact, r.set): r.value for r in rows if r.metric == "ndcg@10"}
+    halves = [whole["tuned", f"statutes/{kind}"] for kind in ("family", "labour")]
+    assert np.isclose(np.mean(halves), whole["tuned", "statutes"])
+
+
+def test_the_domains_set_and_the_base_come_first(facts):
+    outcomes = read_outcomes(facts)
+    assert list(outcomes) == ["bm25", "base", "tuned", "onnx-fp32", "onnx-int8-dynamic"]
+    assert list(outcomes["base"]) == ["statutes", "statutes-traditional"]
+    assert in_order(["x", "tuned", "base"]) == ["base", "tuned", "x"]
+
+
+def test_slices():
+    ids = [f"a-{i}" for i in range(20)] + [f"b-c-{i}" for i in range(25)]
+    assert {key: len(rows) for key, rows in slices(ids).items()} == {"a": 20, "b-c": 25}
+    assert slices([*ids, "d-1", "plain", "-2"]).keys() == {"a", "b-c"}, "too few, no prefix"
+    assert slices(ids[:20]) == {}, "one prefix is the set"
+    assert slices([str(i) for i in range(100)]) == {}
+    many = [f"{kind}-{i}" for kind in range(13) for i in range(20)]
+    assert slices(many) == {}, "more than 12 are no kinds"
+    assert len(slices(many[:240])) == 12
+
+
+def test_examples(facts):
+    outcomes = read_outcomes(facts)
+    base, tuned = outcomes["base"]["statutes"], outcomes["tuned"]["statutes"]
+    rose, fell = changed(base, tuned, make_set())
+    gains = [example.tuned - example.base for example in rose]
+    assert len(rose) == 5 and gains == sorted(gains, reverse=True)
+    assert gains[0] == (tuned.metrics["ndcg@10"] - base.metrics["ndcg@10"]).max()
+    assert all(example.tuned < example.base for example in fell)
+    first = rose[0]
+    assert EVIL in first.query and first.gold == (make_set().corpus[f"d{first.id}"],)
+    assert first.base_first == first.gold[0]
+
+
+def test_no_examples_where_nothing_changed(facts):
+    base = read_outcomes(facts)["base"]["statutes"]
+    assert changed(base, base, make_set()) == ([], [])

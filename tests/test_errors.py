@@ -1,0 +1,238 @@
+"""Each kind of bad input gets one clear answer, and docs/errors.md explains it."""
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+
+from finetune import hub, stage
+from finetune.config import BadRows, Check, Domain, Hub, Model, Source, compose
+from finetune.data import beir
+from finetune.data.load import read_pairs
+from finetune.data.prepare import prepare
+from finetune.errors import UserError
+
+DOCS = (Path(__file__).parents[1] / "docs/errors.md").read_text(encoding="utf-8")
+GOOD = b'{"query": "\xe9\x97\xae", "positive": "\xe7\xad\x94"}\n'
+
+# kind: file name, content (None: no such file), the phrase of docs/errors.md, and what else the
+# message must name: the place, the value.
+PAIRS = {
+    "missing file": ("gone.jsonl", None, "no such file", ["gone.jsonl"]),
+    "empty file": ("a.jsonl", b"", "is empty; expected at least one row", ["a.jsonl"]),
+    "header only": ("a.csv", b"query,positive\n", "is empty; expected at least one row", []),
+    "not gzip": ("a.jsonl.gz", GOOD, "cannot be read", ["a.jsonl.gz"]),
+    "cut gzip": ("a.jsonl.gz", gzip.compress(GOOD * 99)[:-20], "cannot be read", []),
+    "other ending": ("a.docx", GOOD, "cannot tell what is in it from its ending", ["a.docx"]),
+    "not JSON": ("a.jsonl", GOOD + b"{oops\n", "not JSON", ["a.jsonl:2", "{oops"]),
+    "broken array": ("a.json", b"[{]", "not JSON", ["a.json", "character 3"]),
+    "deep JSON": ("a.jsonl", b"[" * 99999, "not JSON", ["nested too deeply"]),
+    "long number": ("a.jsonl", b"1" * 9999, "not JSON", ["thousands of digits"]),
+    "not an object": ("a.jsonl", GOOD + b"[3]\n", "expected an object", ["a.jsonl:2", "[3]"]),
+    "not UTF-8": ("a.jsonl", GOOD + "问".encode("gb18030"), "is not UTF-8", ["a.jsonl:2", "0xce"]),
+    "UTF-16": ("a.csv", "query".encode("utf-16"), "which its name does not say", ["UTF-16"]),
+    "no Parquet": ("a.parquet", GOOD, "not readable as Parquet", ["a.parquet"]),
+    "no CSV": ("a.csv", b"query,positive\n\"a,b\n", "not readable as CSV", ["a.csv:2"]),
+    "Excel as CSV": ("a.csv", b"PK\x03\x04", "which its name does not say", ["Excel"]),
+    "cells": ("a.csv", b"query,positive\na,b,c\n", "cell(s)", ["a.csv:2", "['a', 'b', 'c']"]),
+    "column twice": ("a.csv", b"query,query\na,b\n", "is there twice", ["a.csv:1", "'query'"]),
+    "misspelt column": ("a.jsonl", GOOD.replace(b"query", b"qeury"), "no column",
+                        ["'query'", "did you mean 'qeury'?", "domain.columns.query="]),
+    "missing key": ("a.jsonl", GOOD + b'{"query": "a"}', "expected it in every row",
+                    ["a.jsonl:2", "'positive'"]),
+    "number": ("a.jsonl", b'{"query": 42, "positive": "a"}', "a number; expected text",
+               ["a.jsonl:1", "42", "bad_rows=drop"]),
+    "null": ("a.jsonl", b'{"query": null, "positive": "a"}', "expected text: fill it in",
+             ["a.jsonl:1", "null"]),
+    "empty text": ("a.csv", b"query,positive\n,b\n", "expected text: fill it in", ["a.csv:2"]),
+    "white space": ("a.jsonl", b'{"query": " \\u3000", "positive": "a"}',
+                    "expected text: fill it in", ["a.jsonl:1", "bad_rows=drop"]),
+    "lone surrogate": ("a.jsonl", b'{"query": "a\\ud83d", "positive": "a"}', "a lone surrogate",
+                       ["a.jsonl:1", "\\ud83d", "character 2"]),
+    "identical": ("a.jsonl", '{"query": "Ａ。", "positive": "a"}'.encode(), "are the same text",
+                  ["a.jsonl:1", "'Ａ。'"]),
+    "negatives": ("a.jsonl", b'{"query": "a", "positive": "b", "negatives": "c"}',
+                  "expected a list of texts", ["a.jsonl:1", "'c'"]),
+    "negative": ("a.jsonl", b'{"query": "a", "positive": "b", "negatives": ["B"]}',
+                 "stands in negatives and is the positive", ["a.jsonl:1", "'B'"]),
+    "duplicate id": ("a.jsonl", b'{"query": "a", "positive": "b", "id": 1}\n'
+                     b'{"query": "c", "positive": "d", "id": "1"}\n',
+                     "expected ids that occur once", ["a.jsonl:2", "'1'", "line 1"]),
+}  # fmt: skip
+
+TEXTS = '{"id": "c", "text": "篇"}\n'
+JUDGED = "c\tc\t1\n"
+STS = '{"sentence1": "a", "sentence2": "b", "label": '
+
+# kind: the files of a folder, the phrase, the place and value
+FOLDERS = {
+    "neither shape": ({"notes.txt": "x"}, "expected a retrieval set", ["notes.txt"]),
+    "file missing": ({"corpus.jsonl": TEXTS, "queries.jsonl": TEXTS}, "no such file",
+                     ["qrels.tsv"]),
+    "empty corpus": ({"corpus.jsonl": "", "queries.jsonl": TEXTS, "qrels.tsv": JUDGED},
+                     "is empty; expected at least one row", ["corpus.jsonl"]),
+    "duplicate ids": ({"corpus.jsonl": TEXTS * 2, "queries.jsonl": TEXTS, "qrels.tsv": JUDGED},
+                      "expected ids that occur once", ["corpus.jsonl:2", "'c'", "line 1"]),
+    "unknown id": ({"corpus.jsonl": TEXTS, "queries.jsonl": TEXTS, "qrels.tsv": "c\tx\t1\n"},
+                   "is not in corpus.jsonl", ["qrels.tsv:1", "'x'"]),
+    "no positives": ({"corpus.jsonl": TEXTS, "queries.jsonl": TEXTS, "qrels.tsv": "c\tc\t0\n"},
+                     "no score above 0", ["qrels.tsv"]),
+    "bad score": ({"corpus.jsonl": TEXTS, "queries.jsonl": TEXTS, "qrels.tsv": "c\tc\t1.5\n"},
+                  "expected a whole number", ["qrels.tsv:1", "'1.5'"]),
+    "two scores": ({"corpus.jsonl": TEXTS, "queries.jsonl": TEXTS,
+                    "qrels.tsv": "c\tc\t0\n" + JUDGED}, "expected one score", ["qrels.tsv:2"]),
+    "bad id": ({"corpus.jsonl": '{"id": "a\\tb", "text": "x"}', "queries.jsonl": TEXTS,
+                "qrels.tsv": JUDGED}, "expected one without tabs", ["corpus.jsonl:1", "'a\\tb'"]),
+    "twice": ({"corpus.jsonl": TEXTS, "corpus.jsonl.gz": "", "queries.jsonl": TEXTS,
+               "qrels.tsv": JUDGED}, "delete the one that is out of date", ["corpus.jsonl.gz"]),
+    "bad label": ({"test.jsonl": STS + "2}"}, "expected 0 (unlike) or 1 (alike)",
+                  ["test.jsonl:1", "label is 2"]),
+    "one label": ({"test.jsonl": STS + "1}"},
+                  "is 1; expected pairs that are alike and pairs that are not", ["test.jsonl"]),
+}  # fmt: skip
+
+
+def check(error: UserError, phrase: str, parts: list[str]) -> None:
+    message = str(error)
+    for part in (phrase, *parts):
+        assert part in message
+    assert "Traceback" not in message
+    assert f"`{phrase}" in DOCS or f"{phrase}`" in DOCS
+
+
+@pytest.mark.parametrize(("name", "raw", "phrase", "parts"), PAIRS.values(), ids=PAIRS)
+def test_pairs(tmp_path, name, raw, phrase, parts):
+    path = tmp_path / name
+    if raw is not None:
+        path.write_bytes(raw)
+    with pytest.raises(UserError) as caught:
+        read_pairs(str(path), {}, BadRows.stop)
+    check(caught.value, phrase, parts)
+
+
+def test_unknown_field(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(GOOD)
+    with pytest.raises(UserError) as caught:
+        read_pairs(str(tmp_path / "a.jsonl"), {"positve": "query"}, BadRows.stop)
+    check(caught.value, "no such field", ["domain.columns.positve", "did you mean 'positive'?"])
+
+
+@pytest.mark.parametrize("source", ["", ".", "a\0b", "~nobody/a.jsonl", "x" * 5000 + ".csv", "a b"])
+def test_names_of_no_file(source):
+    with pytest.raises(UserError, match="no such file|is a folder"):
+        read_pairs(source, {}, BadRows.stop)
+
+
+@pytest.mark.parametrize("read", [beir.kind, beir.read_folder, beir.read_sts])
+@pytest.mark.parametrize("name", ["gone", "a\0b", "~nobody/a", "x" * 5000, "x" * 5000 + ".jsonl"])
+def test_names_of_no_folder(read, name):
+    with pytest.raises(UserError, match="no such (folder|file)"):
+        read(Path(name))
+
+
+@pytest.mark.parametrize(("files", "phrase", "parts"), FOLDERS.values(), ids=FOLDERS)
+def test_folders(tmp_path, files, phrase, parts):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        if beir.kind(tmp_path) == "sts":
+            beir.read_sts(tmp_path)
+        else:
+            beir.read_folder(tmp_path)
+    check(caught.value, phrase, parts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "phrase", "parts"),
+    [
+        ({"train": None}, "is not set", ["domain.train", "domain=custom"]),
+        ({"dev": None}, "is not set", ["domain.dev"]),
+        ({"sources": ["x"]}, "no pairs of source", ["domain.sources", "'x'", "train"]),
+        ({}, "falls into the", ["domain.test=<folder>"]),
+        ({"test": "dev"}, "which only the final scores may see", ["domain.dev"]),
+    ],
+)
+def test_domains(tmp_path, changes, phrase, parts):
+    (tmp_path / "train.jsonl").write_bytes(GOOD)
+    (tmp_path / "dev").mkdir()
+    for name, text in {"corpus.jsonl": TEXTS, "queries.jsonl": TEXTS, "qrels.tsv": JUDGED}.items():
+        (tmp_path / "dev" / name).write_text(text, encoding="utf-8")
+    test = tmp_path / changes["test"] if "test" in changes else None
+    if "sources" in changes:
+        test = tmp_path / "other"
+        test.mkdir()
+        for name, text in {"queries.jsonl": '{"id": "c", "text": "别"}', "corpus.jsonl": TEXTS,
+                           "qrels.tsv": JUDGED}.items():  # fmt: skip
+            (test / name).write_text(text, encoding="utf-8")
+    settings = {
+        "name": "custom", "source": Source.files, "train": str(tmp_path / "train.jsonl"),
+        "dev": tmp_path / "dev", "columns": {}, "sources": None, "full": False,
+    }  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        prepare(
+            Domain(**(settings | changes | {"test": test})), Check(BadRows.stop), None, 0, tmp_path
+        )
+    check(caught.value, phrase, parts)
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "phrase", "parts"),
+    [
+        (["recipes=ful"], "unknown recipes", ["did you mean 'full'?"]),
+        (["recipes=full", "domain=leagl"], "unknown domain", ["did you mean 'legal'?"]),
+        (["recipes=full", "train.epoch=3"], "unknown key", ["did you mean 'train.epochs'?"]),
+        (["recipes=full", "a b"], "write key=value", ["a b"]),
+    ],
+)
+def test_configuration(overrides, phrase, parts):
+    with pytest.raises(UserError) as caught:
+        compose(overrides)
+    check(caught.value, phrase, parts)
+
+
+def model(**changes) -> Model:
+    settings = {
+        "name": "x", "hub": Hub.local, "id": None, "revision": None, "path": None,
+        "pooling": "mean", "max_length": 512, "prompts": {}, "licence": "mit", "trained_on": [],
+    }  # fmt: skip
+    return Model(**(settings | changes))
+
+
+def test_a_model_path_that_is_no_model(tmp_path):
+    with pytest.raises(UserError) as caught:
+        hub.fetch(model(path=tmp_path))
+    check(caught.value, "not a model", [f"model.path={tmp_path}", "config.json"])
+    with pytest.raises(UserError) as caught:
+        hub.fetch(model(path=tmp_path / "gone"))
+    check(caught.value, "no such folder", ["gone"])
+
+
+def test_an_offline_model_hub(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        hub.fetch(model(hub=Hub.huggingface, id="nobody/nothing"))
+    check(
+        caught.value,
+        "is neither in the local cache nor to be had from",
+        ["nobody/nothing", "HF_ENDPOINT", "model=starter"],
+    )
+
+
+def test_a_run_directory_in_use(tmp_path):
+    with stage.own_folder(tmp_path), pytest.raises(UserError) as caught:
+        with stage.own_folder(tmp_path):
+            pass
+    check(caught.value, "in use by another run", [str(tmp_path), "process"])
+
+
+def test_every_row_of_the_page_says_why_and_how():
+    rows = [line for line in DOCS.splitlines() if line.startswith("| `")]
+    assert len(rows) > 40
+    for row in rows:
+        cells = re.split(r" \| ", row.strip("| "))
+        assert len(cells) == 3 and all(cells), row

@@ -1,0 +1,319 @@
+"""Recording in MLflow, against a real store in a temporary database."""
+
+import dataclasses
+import json
+import logging
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.config import Tracker, Tracking
+from finetune.errors import UserError
+from finetune.tracking import content, track
+from finetune.tracking.curves import Follower, metric_name, metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def with_tracking(config, **changes):
+    return dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, **changes))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """A database with MLflow's tables: making them takes seconds, so it is done once."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(config, empty_store, tmp_path, monkeypatch):
+    """A client of the store that `config` names; artifacts go to the temporary folder."""
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    return MlflowClient(tracking_uri=config.tracking.uri, registry_uri=config.tracking.uri)
+
+
+def python(code, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def only_run(client):
+    experiment = client.get_experiment_by_name("statutes")
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
+
+
+def write_rows(path: Path, *rows) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def recorded(config, run_dir, report, client, monkeypatch):
+    """A run whose curves came while it ran and whose folder was renamed before it ended."""
+    monkeypatch.setattr("finetune.tracking.curves._PAUSE", 0.1)
+    partial = run_dir.parent / ".partial-key"
+    partial.mkdir()
+    with track(config, run_dir) as run:
+        run.watch(partial / "curves.jsonl")
+        write_rows(partial / "curves.jsonl", {"step": 0, "eval_ndcg@10": 0.5, "time": 1.0})
+        wait_for(lambda: client.search_experiments(filter_string="name = 'statutes'"))
+        wait_for(lambda: "select/ndcg_at_10" in only_run(client).data.metrics)
+        partial.rename(run_dir.parent / "key")
+        write_rows(
+            run_dir.parent / "key" / "curves.jsonl",
+            {"step": 5, "loss": 2.0, "learning_rate": 1e-5, "grad_norm": 1.5, "time": 2.0},
+            {"step": 10, "eval_ndcg@10": 0.6, "eval_runtime": 1.0, "time": 3.0},
+        )
+        run.finish(report)
+    return only_run(client)
+
+
+def test_a_run_in_mlflow(recorded, config, run_dir, client):
+    assert recorded.info.run_name == run_dir.name
+    assert recorded.info.status == "FINISHED"
+    assert recorded.data.params["train.learning_rate"] == str(config.train.learning_rate)
+    assert recorded.data.params["loss._target_"] == config.loss["_target_"]
+    assert not any(key.startswith(("paths", "tracking")) for key in recorded.data.params)
+    assert recorded.data.tags["verdict"].startswith("Better than the base")
+    assert recorded.data.tags["gate.gain"] == "passed"
+    found = recorded.data.metrics
+    assert found["onnx-int8-dynamic/statutes/ndcg_at_10"] == 0.5
+    assert found["onnx-int8-dynamic/statutes/ndcg_at_10_delta"] == 0.05
+    assert found["onnx-int8-dynamic/latency_ms"] == 3.0
+    history = client.get_metric_history(recorded.info.run_id, "select/ndcg_at_10")
+    assert [(point.step, point.value) for point in history] == [(0, 0.5), (10, 0.6)]
+    assert found["train/loss"] == 2.0
+    (data,) = recorded.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("statutes", "0123456789abcdef")
+    files = {item.path for item in client.list_artifacts(recorded.info.run_id)}
+    assert {"report.html", "report.json", "README.md", "config.yaml", "plots"} <= files
+
+
+def test_the_registered_model_answers_without_torch(recorded, config, run_dir, client):
+    (version,) = client.search_model_versions("name = 'statutes-starter'")
+    assert version.run_id == recorded.info.run_id
+    code = f"""
+import json, sys
+import mlflow
+mlflow.set_tracking_uri({config.tracking.uri!r})
+model = mlflow.pyfunc.load_model("models:/statutes-starter/1")
+import pandas
+table = model.predict(pandas.DataFrame({{"text": ["如何申请退款？", "房东"]}}))
+rows = model.predict([{{"text": "房东"}}], params={{"prompt": "query"}})
+import finetune
+assert finetune.__file__.startswith({str(run_dir.parents[1])!r}), "the model brings its own code"
+loaded = [m for m in ("torch", "transformers", "sentence_transformers") if m in sys.modules]
+print(json.dumps([table.tolist(), rows.tolist(), loaded, str(model.metadata.signature.inputs)]))
+"""
+    result = python(code, PYTHONPATH="")
+    assert result.returncode == 0, result.stderr
+    table, rows, loaded, inputs = json.loads(result.stdout.splitlines()[-1])
+    from finetune.inference import OnnxEncoder
+
+    encoder = OnnxEncoder.load(run_dir / "bundle")
+    np.testing.assert_allclose(table, encoder.encode(["如何申请退款？", "房东"]), atol=1e-6)
+    np.testing.assert_allclose(rows, encoder.encode(["房东"], "query"), atol=1e-6)
+    assert loaded == []
+    assert "text" in inputs
+
+
+def test_a_repeat_records_nothing_and_imports_nothing(recorded, config, run_dir, report):
+    for stage in report["stages"]:
+        stage.update(cached=True, seconds=1.5)
+    before = Path(config.tracking.uri.removeprefix("sqlite:///")).read_bytes()
+    code = f"""
+import pickle, sys
+from pathlib import Path
+from finetune.tracking import track
+config, report = pickle.loads({pickle.dumps((config, report))!r})
+with track(config, Path({str(run_dir)!r})) as run:
+    run.finish(report)
+sys.exit("mlflow" in sys.modules)
+"""
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+    assert Path(config.tracking.uri.removeprefix("sqlite:///")).read_bytes() == before
+
+
+def test_a_changed_report_continues_the_same_run(recorded, config, run_dir, report, client):
+    report["scores"][1]["value"] = 0.55
+    with track(config, run_dir) as run:
+        run.finish(report)
+    again = only_run(client)
+    assert again.info.run_id == recorded.info.run_id
+    assert again.data.metrics["onnx-int8-dynamic/statutes/ndcg_at_10"] == 0.55
+    assert again.info.status == "FINISHED"
+    assert len(client.search_model_versions("name = 'statutes-starter'")) == 1, "same bundle"
+
+
+def test_a_deleted_run_is_recorded_anew(config, run_dir, client, report):
+    (run_dir / "bundle").rename(run_dir / "elsewhere")
+    with track(config, run_dir) as run:
+        run.finish(report)
+    first = only_run(client).info.run_id
+    client.delete_run(first)
+    report["verdict"] = "changed"
+    with track(config, run_dir) as run:
+        run.finish(report)
+    assert only_run(client).info.run_id != first
+
+
+def test_an_exception_marks_the_run_as_failed(config, run_dir, client, tmp_path):
+    def fail():
+        with track(config, run_dir) as run:
+            write_rows(tmp_path / "curves.jsonl", {"step": 0, "loss": 1.0, "time": 1.0})
+            run.watch(tmp_path / "curves.jsonl")
+            wait_for(lambda: client.get_experiment_by_name("statutes"))
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert only_run(client).info.status == "FAILED"
+
+
+def test_a_run_that_stops_early_is_finished(config, run_dir, client, tmp_path):
+    write_rows(tmp_path / "curves.jsonl", {"step": 0, "loss": 1.0, "time": 1.0})
+    with track(config, run_dir) as run:
+        run.watch(tmp_path / "curves.jsonl")
+        wait_for(lambda: client.get_experiment_by_name("statutes"))
+    assert only_run(client).info.status == "FINISHED"
+
+
+def test_a_dead_server_costs_one_warning_and_no_time(
+    config, run_dir, report, caplog, tmp_path, monkeypatch
+):
+    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    write_rows(tmp_path / "curves.jsonl", {"step": 0, "loss": 1.0})
+    start = time.monotonic()
+    with caplog.at_level(logging.INFO), track(
+        with_tracking(config, uri="http://user:secret@127.0.0.1:9"), run_dir
+    ) as run:  # fmt: skip
+        run.watch(tmp_path / "curves.jsonl")
+        run.finish(report)
+    assert time.monotonic() - start < 15
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert "connection refused" in warnings[0] and "goes on" in warnings[0]
+    assert "secret" not in caplog.text
+    assert not (run_dir / ".mlflow-run").exists()
+
+
+def test_a_server_that_hangs_costs_two_requests(config, run_dir, report, caplog, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        start = time.monotonic()
+        with track(with_tracking(config, uri=uri), run_dir) as run:
+            run.watch(run_dir / "curves.jsonl")
+            run.finish(report)
+        assert time.monotonic() - start < 5
+    assert [r.getMessage() for r in caplog.records if "no answer in time" in r.getMessage()]
+
+
+def test_the_same_command_records_what_a_dead_server_missed(config, run_dir, report, client):
+    with track(with_tracking(config, uri="http://127.0.0.1:9"), run_dir) as run:
+        run.finish(report)
+    with track(config, run_dir) as run:
+        run.finish(report)
+    assert only_run(client).data.tags["verdict"] == report["verdict"]
+
+
+def test_none_imports_nothing_and_leaves_nothing(config, run_dir, report, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    code = f"""
+import pickle, sys
+from pathlib import Path
+from finetune.tracking import track
+config, report = pickle.loads({pickle.dumps(
+    (with_tracking(config, kind=Tracker.none), report))!r})
+with track(config, Path({str(run_dir)!r})) as run:
+    run.watch(Path("curves.jsonl"))
+    run.finish(report)
+sys.exit("mlflow" in sys.modules)
+"""  # fmt: skip
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_mlflow_that_is_not_installed(config, run_dir, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'finetune\[track\]'"), track(config, run_dir):
+        pass
+
+
+def test_a_uri_that_is_none(config, run_dir):
+    wrong = dataclasses.replace(config, tracking=Tracking(Tracker.mlflow, "./mlruns", "x"))
+    with pytest.raises(UserError, match=r"tracking\.uri=\./mlruns: expected a database"):
+        with track(wrong, run_dir):
+            pass
+
+
+def test_parameters_leave_out_what_is_not_the_run(config):
+    found = content.parameters(config)
+    other = dataclasses.replace(config, until="train", run_dir=Path("elsewhere"))
+    assert content.parameters(other) == found
+    assert found["train.batch_size"] == str(config.train.batch_size)
+    assert content.parameters(dataclasses.replace(config, seed=1)) != found
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ndcg@10", "ndcg_at_10"),
+        ("onnx-int8-dynamic/statutes/ndcg@10", "onnx-int8-dynamic/statutes/ndcg_at_10"),
+        ("base/法律 问答/ndcg@10", "base/法律 问答/ndcg_at_10"),
+        ("/a//b/../c?:d/", "a/b/c__d"),
+    ],
+)
+def test_metric_names(name, expected):
+    assert metric_name(name) == expected
+
+
+def test_rows_become_metrics():
+    row = {
+        "step": 3, "time": 1.0, "epoch": 0.5, "loss": 2, "grad_norm": float("nan"),
+        "eval_ndcg@10": 0.5, "note": "text", "flag": True,
+    }  # fmt: skip
+    assert metrics(row) == {"train/loss": 2.0, "select/ndcg_at_10": 0.5}
+
+
+def test_follower(tmp_path):
+    path = tmp_path / "curves.jsonl"
+    follower = Follower(path)
+    assert follower.new() == []
+    path.write_text('{"step": 0}\n{"step": 1}\n{"st')
+    assert follower.new() == ['{"step": 0}\n', '{"step": 1}\n'], "the last line is not whole"
+    follower.sent(follower.new())
+    assert follower.new() == []
+    # A resumed training cuts the file and writes on.
+    path.write_text('{"step": 0}\n')
+    write_rows(path, {"step": 2})
+    assert follower.new() == ['{"step": 2}\n']
+    follower.close()
