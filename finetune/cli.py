@@ -102,11 +102,13 @@ def expand(overrides: Sequence[str]) -> Iterator[list[str]]:
     """Yield the overrides of each job of a sweep: ``a=1,2 b=3`` gives two."""
     from finetune.config import parse
 
-    options = [
-        [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override() else [override.input_line or ""]
-        for override in parse(overrides)
-    ]  # fmt: skip
+    options = []
+    for override in parse(overrides):
+        line = override.input_line or ""
+        key = line.partition("=")[0]
+        sweep = override.is_sweep_override()
+        values = override.sweep_string_iterator() if sweep else ()
+        options.append([f"{key}={value}" for value in values] if sweep else [line])
     yield from (list(job) for job in itertools.product(*options))
 
 
@@ -162,10 +164,12 @@ def _encode(arguments: argparse.Namespace) -> int:
 
     encoder = OnnxEncoder.load(arguments.bundle, arguments.precision)
     try:
-        lines = sys.stdin.buffer.read().decode("utf-8").splitlines()
+        text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input: not UTF-8 at byte {error.start}; convert it") from error
-    np.save(sys.stdout.buffer, encoder.encode(lines, arguments.prompt))
+    # Not splitlines(): a form feed or U+2028 within a text ends no line of a file.
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    np.save(sys.stdout.buffer, encoder.encode(lines if text else [], arguments.prompt))
     return 0
 
 

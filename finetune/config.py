@@ -8,10 +8,13 @@ types, and settings that cannot work together.
 import dataclasses
 import difflib
 import inspect
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Dict, List, Optional, cast  # noqa: UP035 (OmegaConf reads these forms)
 
@@ -34,6 +37,35 @@ _PACKAGE = Path(__file__).parent
 ROOT = _PACKAGE.parent if (_PACKAGE.parent / "configs/default.yaml").is_file() else _PACKAGE
 GROUPS = ("recipes", "domain", "model", "loss", "mine", "train", "hardware", "export", "evaluate",
           "tracking")  # fmt: skip
+PRECISIONS = ("fp32", "int8-dynamic")  # artifacts that ``export.precisions`` may name
+
+# A number must be greater than the first and at most the second.
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (-1, 2**32 - 1),  # what numpy takes
+    "limit": (0, math.inf),
+    "mine.rounds": (-1, 1),
+    "mine.negatives": (-1, 32),
+    "mine.relative_margin": (-1e-9, 1),
+    "train.epochs": (0, 1_000),
+    "train.batch_size": (1, 65_536),
+    "train.learning_rate": (0, 1),
+    "train.warmup": (-1e-9, 1),
+    "train.weight_decay": (-1e-9, 1),
+    "train.max_length": (7, math.inf),
+    "train.checkpoints": (0, 1_000),
+    "train.guard_share": (0, 1),
+    "hardware.threads": (-1, 1_024),
+    "export.parity_texts": (1, math.inf),
+    "evaluate.samples": (99, 1_000_000),
+    "evaluate.alpha": (0, 1),
+    "evaluate.speed_texts": (0, math.inf),
+}
+_CHOICES = {"model.pooling": ("mean", "cls"), "hardware.device": ("auto", "cpu", "cuda"),
+            "export.precisions": PRECISIONS}  # fmt: skip
+
+# What Hydra's grammar takes for no part of a plain value: Chinese, and signs that paths hold.
+_ODD = re.compile(r"[^\x00-\x7f]|[~#&!;=]")
+_WORD = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s,:'\"\[\]{}()]+")
 
 
 class Source(Enum):
@@ -133,13 +165,14 @@ class Mine:
 
 @dataclass(frozen=True)
 class Train:
-    """Optimisation; lengths in tokens, ``batch_size`` in pairs."""
+    """Optimisation; ``batch_size`` in pairs, ``max_length`` in tokens (at most the model's own)."""
 
     epochs: float
     batch_size: int
     learning_rate: float
     warmup: float
     weight_decay: float
+    dropout: float
     max_length: int
     checkpoints: int
     guard_share: float
@@ -238,6 +271,7 @@ def compose(overrides: Sequence[str]) -> Config:
         UserError: With every problem found.
     """
     parsed = parse(overrides)
+    overrides = [override.input_line or "" for override in parsed]
     problems = [problem for override in parsed for problem in _override_problems(override)]
     recipe = next((o.value() for o in parsed if o.key_or_group == "recipes"), None)
     if recipe is None:
@@ -246,26 +280,46 @@ def compose(overrides: Sequence[str]) -> Config:
         raise UserError(*problems)
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         try:
-            raw = hydra_compose("default", list(overrides))
+            raw = hydra_compose("default", overrides)
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"configuration: {_first_line(error)}") from error
+            parts = hydra_compose(
+                "default",
+                [o.input_line or "" for o in parsed if o.key_or_group in GROUPS and not o.package],
+            )
+            unknown = [problem for o in parsed for problem in _unknown_in_part(o, parts)]
+            raise UserError(*(unknown or [f"configuration: {_first_line(error)}"])) from error
     raw.recipe = recipe
     return typed(raw)
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides.
+    """Parse overrides; values that only need quotes to be understood get them.
 
     Raises:
         UserError: When one is not of the form key=value.
     """
     try:
-        return OverridesParser.create().parse_overrides(list(overrides))
+        return OverridesParser.create().parse_overrides(list(map(_quoted, overrides)))
     except HydraException as error:
+        what = getattr(error, "override", "") or _first_line(error)
         raise UserError(
-            f"command line: {_first_line(error)}; write key=value, and quote values that hold "
+            f"command line: {what!r} cannot be read; write key=value, and quote values that hold "
             "spaces, commas or brackets: 'key=\"a, b\"'"
         ) from error
+
+
+def _quoted(override: str) -> str:
+    key, _, value = override.partition("=")
+    if not _ODD.search(value):
+        return override
+    if not re.search(r"[,'\"\[\]{}()]", value):
+        return f"{key}='{value}'"
+    plain = _WORD.sub(lambda found: _quoted_word(found[0]), value)
+    return f"{key}={plain}"
+
+
+def _quoted_word(word: str) -> str:
+    return f"'{word}'" if word[0] not in "'\"" and _ODD.search(word) else word
 
 
 def typed(raw: DictConfig) -> Config:
@@ -285,8 +339,8 @@ def typed(raw: DictConfig) -> Config:
         problems += found
         values[field.name] = typed_part if nested else typed_part.get(field.name)
     problems += [
-        f"{key}: unknown key; {nearest(str(key), list(known_keys()))}"
-        for key in raw if key not in values
+        f"{key}: unknown key; {nearest(key, list(known_keys()))}"
+        for key in map(str, raw) if key not in values
     ]  # fmt: skip
     if problems:
         raise UserError(*problems)
@@ -316,7 +370,9 @@ def _typed_part(schema: Any, content: Mapping[str, Any], prefix: str) -> tuple[A
     merged = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), good))
     missing = [f.name for f in dataclasses.fields(schema) if OmegaConf.is_missing(merged, f.name)]
     if not prefix:
-        return {key: merged[key] for key in good}, []
+        found = {key: merged[key] for key in good}
+        return {k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v
+                for k, v in found.items()}, []  # fmt: skip
     if missing:
         return {}, [f"{prefix}{name}: not set" for name in missing]
     return OmegaConf.to_object(merged), []
@@ -352,7 +408,10 @@ def _schema_keys(schema: type, prefix: str = "") -> Iterator[tuple[str, bool]]:
 
 def _override_problems(override: Override) -> Iterator[str]:
     key = override.key_or_group
-    if key in GROUPS and isinstance(override.value(), str):
+    if override.is_sweep_override():
+        yield f"{override.input_line}: several values; add -m to run one after the other"
+        return
+    if key in GROUPS:
         options = choices(key)
         if override.value() not in options:
             name = str(override.value())
@@ -368,29 +427,36 @@ def _override_problems(override: Override) -> Iterator[str]:
     yield f"{override.input_line}: unknown key {key!r}; {nearest(key, near)}"
 
 
+def _unknown_in_part(override: Override, parts: DictConfig) -> Iterator[str]:
+    """A misspelt key of a part whose keys the schema leaves open, as the loss."""
+    key = override.key_or_group
+    parent = key.rpartition(".")[0]
+    there = [f"{parent}.{name}" for name in OmegaConf.select(parts, parent) or ()] if parent else []
+    if known_keys().get(parent) and not override.is_add() and key not in there:
+        yield f"{override.input_line}: unknown key {key!r}; {nearest(key, there)}"
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
 def _problems(config: Config) -> Iterator[str]:
     """Settings that have the right type and still cannot work."""
-    for key, value, low in [
-        ("train.epochs", config.train.epochs, 0),
-        ("train.learning_rate", config.train.learning_rate, 0),
-        ("train.max_length", config.train.max_length, 7),
-        ("train.batch_size", config.train.batch_size, 1),
-        ("train.checkpoints", config.train.checkpoints, 0),
-        ("evaluate.samples", config.evaluate.samples, 99),
-        ("limit", 1 if config.limit is None else config.limit, 0),
-    ]:
-        if not value > low:
-            yield f"{key}={value}: must be greater than {low}"
-    if config.train.max_length > config.model.max_length:
-        yield (
-            f"train.max_length={config.train.max_length}: {config.model.name} reads at most "
-            f"{config.model.max_length} tokens; set train.max_length={config.model.max_length} "
-            "or less"
-        )
+    for key, (low, high) in _RANGES.items():
+        value = attrgetter(key)(config)
+        if value is not None and not value > low:
+            bound = "0 or more" if low < 0 else f"greater than {low:g}"
+            yield f"{key}={value}: must be {bound}"
+        elif value is not None and not value <= high:
+            yield f"{key}={value}: must be at most {high:g}"
+    for key, options in _CHOICES.items():
+        value = attrgetter(key)(config)
+        wrong = [each for each in (value if isinstance(value, list) else [value])
+                 if each not in options]  # fmt: skip
+        if wrong or not value:
+            yield f"{key}={value}: choose from: {', '.join(options)}"
+    if set(config.model.prompts) != {"query", "passage"}:
+        yield f"model.prompts: has {sorted(config.model.prompts)}; expected query and passage"
     if config.mine.rounds and config.mine.negatives > config.mine.candidates:
         yield (
             f"mine.negatives={config.mine.negatives}: only mine.candidates="

@@ -11,6 +11,7 @@ log = logging.getLogger(__name__)
 # Everything a sentence-transformers or plain transformers folder needs, and no code: remote code
 # is never run. Weights for other frameworks stay where they are.
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*/config.json"]
+_COMMIT = 40
 _IGNORED = ["onnx/*", "openvino/*", "tf_model*", "flax_model*", "rust_model*", "*.msgpack"]
 
 
@@ -65,7 +66,9 @@ def _download(hub: Hub, model_id: str, pinned: str | None) -> Path:
     if hub is Hub.modelscope:
         from modelscope import snapshot_download as modelscope_download
 
-        return Path(modelscope_download(model_id, revision=pinned, allow_patterns=_FILES))
+        # The pinned commits are Hugging Face's; ModelScope has its own, and names like "master".
+        known = None if pinned and len(pinned) == _COMMIT else pinned
+        return Path(modelscope_download(model_id, revision=known, allow_patterns=_FILES))
     from huggingface_hub import snapshot_download
 
     return Path(

@@ -1,12 +1,17 @@
 """Hard negatives: passages near a query that are, by the evidence at hand, not its answer.
 
-Positive-aware (NV-Retriever, arXiv:2407.15831): a neighbour scoring above
-``(1 - relative_margin) x`` the positive's score is taken for an unlabelled positive and left out.
+Positive-aware, after NV-Retriever (arXiv:2407.15831): a neighbour that scores nearly as high as the
+positive is taken for an unlabelled positive and left out. Where the cosines of a model lie close
+together (E5: nearly all between 0.8 and 0.9), a share of the cosine itself would leave out almost
+everything, so scores are counted from the query's mean cosine with the pool, its level of chance:
+
+    limit = chance + (1 - relative_margin) x (positive - chance)
+
 Known positives of the query, and texts equal to one after normalisation, are never negatives.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +23,10 @@ from finetune.records import Mined, Pair, normalised
 
 @dataclass(frozen=True)
 class Audit:
-    """What mining did with one pair: the negatives kept, the neighbours left out and why."""
+    """What mining did with one pair: the negatives kept, the first neighbours left out and why.
+
+    ``reasons`` counts all neighbours left out.
+    """
 
     id: str
     query: str
@@ -26,6 +34,7 @@ class Audit:
     positive_score: float
     kept: tuple[tuple[str, float], ...]
     dropped: tuple[tuple[str, float, str], ...]
+    reasons: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,8 @@ def mine(
         pool: Where negatives come from.
         negatives: How many a pair gets.
         candidates: How many nearest neighbours are looked at.
-        relative_margin: Share of the positive's score by which a negative must stay below it.
+        relative_margin: Share of the positive's height above chance by which a negative must stay
+            below it.
 
     Yields:
         The mined pair (None where too few negatives were left) and its audit, in order.
@@ -64,20 +74,21 @@ def mine(
     keys = [normalised(text) for text in pool.texts]
     scores, indices = top_k(queries, pool.vectors, candidates)
     positive_scores = np.einsum("nd,nd->n", queries, positives)
+    chance = queries @ pool.vectors.mean(axis=0)
+    limits = chance + (1 - relative_margin) * (positive_scores - chance)
     for row, pair in enumerate(pairs):
-        limit = (1 - relative_margin) * float(positive_scores[row])
         known = answers[normalised(pair.query)]
         kept: list[tuple[str, float]] = []
         dropped: list[tuple[str, float, str]] = []
         for score, index in zip(scores[row].tolist(), indices[row].tolist(), strict=True):
-            reason = _reason(keys[index], known, score, limit)
+            reason = _reason(keys[index], known, score, float(limits[row]))
             if reason:
                 dropped.append((pool.texts[index], score, reason))
             elif len(kept) < negatives:
                 kept.append((pool.texts[index], score))
         audit = Audit(
             pair.id, pair.query, pair.positive, float(positive_scores[row]), tuple(kept),
-            tuple(dropped[:10]),
+            tuple(dropped[:10]), dict(Counter(reason for *_, reason in dropped)),
         )  # fmt: skip
         yield (_mined(pair, audit) if len(kept) == negatives else None), audit
 
@@ -93,7 +104,9 @@ def known_answers(pairs: Sequence[Pair | Mined]) -> dict[str, set[str]]:
 def summary(audits: Sequence[Audit], negatives: int) -> dict[str, int]:
     """Counts for the report: pairs kept and dropped, neighbours left out by reason."""
     short = sum(len(audit.kept) < negatives for audit in audits)
-    reasons = Counter(reason for audit in audits for *_, reason in audit.dropped)
+    reasons: Counter[str] = Counter()
+    for audit in audits:
+        reasons.update(audit.reasons)
     return {"pairs": len(audits) - short, "pairs without enough negatives": short, **reasons}
 
 

@@ -4,11 +4,13 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 _GPU_BUDGET = 16_384
 _CPU_BUDGET = 1_024
 _CHUNK = 8_192
+# What loading raises on folders that are no model, damaged, or would need code of theirs.
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, UnpicklingError,
+               SafetensorError)  # fmt: skip
 
 
 def build_base(model: Model, out: Path) -> None:
@@ -146,7 +151,7 @@ def _read(source: Path, model: Model) -> SentenceTransformer:
         )  # fmt: skip
         pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=model.pooling)
         return _without_pooler(SentenceTransformer(modules=[transformer, pooling], device="cpu"))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"{source}: not a model that sentence-transformers can load ({reason}); expected "

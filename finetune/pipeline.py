@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import hardware, steps, tracking
-from finetune.config import Config, Hub, Source, nearest, target_problems, to_dict
+from finetune.config import Config, Export, Hub, Source, nearest, target_problems, to_dict
 from finetune.errors import UserError
 from finetune.records import read_json, write_json
 from finetune.stage import Done, Planned, Step, execute, own_folder, plan, publish
@@ -29,7 +29,7 @@ def resolve(config: Config) -> Config:
     domain = config.domain
     if domain.source is Source.files:
         problems += _missing_data(config)
-    if config.until is not None:
+    if config.until is not None and not problems:  # the plan looks at the data
         names = [step.name for step in steps_of(config)]
         if config.until not in names:
             problems.append(f"until={config.until}: no such step; {nearest(config.until, names)}")
@@ -53,13 +53,13 @@ def steps_of(config: Config) -> list[Step]:
         Step("base", steps.base, 1, {"model": config.model}, files=_model_files(config)),
         Step(
             "export-base", steps.export, 1,
-            _export_settings(config, ["fp32"], config.model.name) | machine,
+            _export_settings(config, ["fp32"], config.model.name, texts=100) | machine,
             {"model": "base", "data": "data"},
         ),
         Step("embed", steps.embed, 1, machine,
              {"model": "base", "export": "export-base", "data": "data"}),
     ]  # fmt: skip
-    mine = Step("mine", steps.mine, 1, {"mine": config.mine}, {"embed": "embed", "data": "data"})
+    mine = Step("mine", steps.mine, 2, {"mine": config.mine}, {"embed": "embed", "data": "data"})
     return [
         *first,
         *([mine] if mined else []),
@@ -70,10 +70,10 @@ def steps_of(config: Config) -> list[Step]:
             {"embed": "embed", "data": "data", "pairs": pairs},
         ),
         Step(
-            "train", steps.train, 1,
+            "train", steps.train, 2,
             {"train": config.train, "loss": config.loss, "seed": config.seed, "mined": mined,
              "precision": config.hardware.precision} | machine,
-            {"model": "base", "pairs": pairs, "select": "pool"},
+            {"model": "base", "pairs": pairs, "select": "pool"}, resumes=True,
         ),
         Step(
             "export", steps.export, 1,
@@ -170,10 +170,13 @@ def _name(config: Config) -> str:
     return f"{config.recipe}-{config.domain.name}-{config.model.name}"
 
 
-def _export_settings(config: Config, precisions: Sequence[str], name: str) -> dict[str, Any]:
+def _export_settings(
+    config: Config, precisions: Sequence[str], name: str, texts: int | None = None
+) -> dict[str, Any]:
+    texts = texts or config.export.parity_texts
     return {
         "model": config.model,
-        "export": dataclasses.replace(config.export, precisions=list(precisions)),
+        "export": Export(precisions=list(precisions), parity_texts=texts),
         "name": name,
         "seed": config.seed,
     }

@@ -6,6 +6,7 @@ of its partial folder lets training find its own checkpoints. A lock held by the
 (and dropped by the kernel when that dies) keeps two runs from making the same thing.
 """
 
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -28,6 +29,7 @@ from finetune.records import read_json, write_json
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+_FULL = 1 << 20  # bytes; a disk with less cannot take a file of weights
 _LIBRARIES = ("torch", "sentence-transformers", "transformers", "onnx", "onnxruntime", "tokenizers",
               "numpy", "opencc")  # fmt: skip
 
@@ -44,6 +46,7 @@ class Step:
         settings: Every resolved value that the step reads; part of the key.
         inputs: Names under which the function finds the folders of earlier steps.
         files: Input files and folders; their content is part of the key.
+        resumes: The function goes on from what a killed attempt left; others find an empty folder.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Step:
     settings: Mapping[str, Any]
     inputs: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
+    resumes: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,16 +123,33 @@ def execute(planned: Planned, folders: Mapping[str, Path]) -> Done:
     with _lock(planned):
         if planned.cached:  # another run made it while this one waited
             return _done(planned, cached=True)
+        if not step.resumes:
+            shutil.rmtree(planned.partial, ignore_errors=True)
         planned.partial.mkdir(exist_ok=True)
         log.info("%s: start", step.name)
         start = time.perf_counter()
         inputs = {name: folders[source] for name, source in step.inputs.items()}
-        step.call(step.settings, inputs, planned.partial)
+        with _full_disk_told(planned.partial):
+            step.call(step.settings, inputs, planned.partial)
         seconds = time.perf_counter() - start
         _write_manifest(planned, seconds)
         planned.partial.rename(planned.folder)
     log.info("%s: done in %.1f s", step.name, seconds)
     return _done(planned, cached=False)
+
+
+@contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Raise the operating system's error for a full disk, which torch and safetensors hide."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        full = shutil.disk_usage(folder).free < _FULL
+        if full or "No space left" in str(error):
+            raise OSError(errno.ENOSPC, "no space left", str(folder)) from error
+        raise
 
 
 def hash_path(path: Path) -> str:

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from finetune import model as models
@@ -30,11 +32,12 @@ from finetune.batching import BucketSampler
 from finetune.config import Precision, Train
 from finetune.evaluation import retrieval
 from finetune.mining import known_answers
-from finetune.records import EvaluationSet, Mined, Pair, normalised, write_json
+from finetune.records import EvaluationSet, Mined, Pair, normalised, read_json, write_json
 
 log = logging.getLogger(__name__)
 
 CURVES = "curves.jsonl"
+RESULT = "training.json"
 _COMPLETE = "complete"
 _METRIC = "ndcg@10"
 
@@ -69,11 +72,15 @@ def train(
     """
     torch.set_num_threads(plan.threads)
     set_seed(plan.seed)
-    model = models.load(base, plan.device)
-    window = model.max_seq_length
-    model.max_seq_length = plan.train.max_length
-    sampler = _sampler(rows, plan)
     checkpoints = out / "checkpoints"
+    if (out / RESULT).is_file():  # killed while tidying up
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return dict(read_json(out / RESULT))
+    model = models.load(base, plan.device)
+    _set_dropout(model, plan.train.dropout)
+    window = model.max_seq_length or plan.train.max_length
+    model.max_seq_length = min(window, plan.train.max_length)
+    sampler = _sampler(rows, plan)
     resume = _last_complete(checkpoints)
     guard = Guard(select, plan.precision)
     curves = Curves(out / CURVES, keep_until=_step(resume))
@@ -91,7 +98,8 @@ def train(
         base_score = guard(model)[_METRIC]
         curves.write({"step": 0, f"eval_{_METRIC}": base_score})
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with _columns(plan.device):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.perf_counter() - start
     result = _outcome(trainer.state, base_score)
     done = trainer.state.global_step - _step(resume)
@@ -104,8 +112,8 @@ def train(
             "not improved: no checkpoint beats the base on the select half (%.4f); base kept",
             base_score,
         )
-        shutil.copytree(base, out / "model", ignore=shutil.ignore_patterns("manifest.json"))
-    write_json(out / "training.json", result)
+        shutil.copytree(base, out / "model", dirs_exist_ok=True)
+    write_json(out / RESULT, result)
     shutil.rmtree(checkpoints)
     return result
 
@@ -193,19 +201,36 @@ class Curves(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write the trainer's log line."""
-        if state.is_world_process_zero:
+        # The summary at the end would be there twice after a kill between it and the manifest.
+        if state.is_world_process_zero and "train_runtime" not in (logs or {}):
             self.write({"step": state.global_step, **(logs or {})})
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint after its last file is written; one without the mark is not resumed."""
+    """Lists a checkpoint's files once all are written; one that lacks any is not resumed."""
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the mark."""
+        """Write the list."""
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        (folder / _COMPLETE).touch()
+        names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+        (folder / _COMPLETE).write_text("\n".join(names), encoding="utf-8")
+
+
+def _set_dropout(model: SentenceTransformer, probability: float) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = probability
+
+
+def _columns(device: str) -> AbstractContextManager[None]:
+    """Encode queries, positives and negatives apart on a CPU, each as wide as its own longest text.
+
+    The library joins the passages' columns into one batch, which fills a GPU better; on a CPU the
+    padding and the larger activations cost more than that gives.
+    """
+    return column_merging_disabled() if device == "cpu" else nullcontext()
 
 
 def _arguments(
@@ -271,9 +296,17 @@ def _outcome(state: TrainerState, base_score: float) -> dict[str, Any]:
 def _last_complete(folder: Path) -> Path | None:
     """The newest whole checkpoint; half-written ones are removed."""
     for checkpoint in folder.glob("checkpoint-*"):
-        if not (checkpoint / _COMPLETE).is_file():
+        if not _whole(checkpoint):
             shutil.rmtree(checkpoint)
     return max(folder.glob("checkpoint-*"), key=_step, default=None)
+
+
+def _whole(checkpoint: Path) -> bool:
+    mark = checkpoint / _COMPLETE
+    if not mark.is_file():  # killed while writing it
+        return False
+    names = mark.read_text(encoding="utf-8").splitlines()
+    return all((checkpoint / name).is_file() for name in names)  # else killed while deleting it
 
 
 def _step(checkpoint: Path | None) -> int:

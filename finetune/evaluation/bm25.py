@@ -19,8 +19,10 @@ def rank(evaluation_set: EvaluationSet, depth: int = DEPTH) -> Ranking:
         raise UserError("BM25 needs bm25s: pip install 'finetune[evaluate]'") from error
     engine = bm25s.BM25()
     engine.index(_tokens(evaluation_set.corpus.values()), show_progress=False)
+    # A query of punctuation alone has no tokens; bm25s fails on an empty one.
+    queries = [list(filter(None, tokens)) for tokens in _tokens(evaluation_set.queries.values())]
     indices, scores = engine.retrieve(
-        _tokens(evaluation_set.queries.values()),
+        queries,
         k=min(depth, len(evaluation_set.corpus)),
         show_progress=False,
     )

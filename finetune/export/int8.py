@@ -207,7 +207,7 @@ class _Rewrite:
         """Return the nodes that quantise a tensor; none if an earlier MatMul has brought them."""
         if name in self.activations:
             return []
-        outputs = (f"{name}/uint8", f"{name}/scale", f"{name}/zero")
+        outputs = (f"{name}/uint8", f"{name}/uint8/scale", f"{name}/uint8/zero")
         self.activations[name] = outputs
         if name not in self.divisors:
             return [helper.make_node("DynamicQuantizeLinear", [name], outputs, f"{name}/quantize")]

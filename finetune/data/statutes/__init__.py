@@ -39,8 +39,10 @@ def load(*, full: bool) -> Loaded:
     """
     corpus = articles(full=full)
     questions = list(read_dicts(FOLDER / "questions.jsonl"))
-    qrels = {row["id"]: _golds([gold["article"] for gold in row["golds"]], corpus)
-             for row in questions}  # fmt: skip
+    qrels = {
+        row["id"]: {gold["article"]: 1 for gold in row["golds"] if gold["article"] in corpus}
+        for row in questions
+    }
     sets = [
         EvaluationSet(name, {row["id"]: row[field] for row in questions}, corpus, qrels)
         for name, field in (("statutes", "question"), ("statutes-traditional", "traditional"))
@@ -92,7 +94,3 @@ def pairs(corpus: dict[str, str]) -> list[Pair]:
         for index, gold in enumerate(row["golds"])
         if gold in corpus
     ]
-
-
-def _golds(golds: list[str], corpus: dict[str, str]) -> dict[str, int]:
-    return {gold: 1 for gold in golds if gold in corpus}

@@ -1,0 +1,48 @@
+import time
+
+import numpy as np
+import pytest
+
+from finetune.evaluation import speed
+
+
+class Slow:
+    """Takes its time: a second for the first call, then 2 ms a query and 1 ms a passage."""
+
+    dim = 1
+
+    def __init__(self):
+        self.asked = []
+        self.clock = 0.0
+
+    def encode(self, texts, prompt="passage", *, progress=None):
+        self.asked.append((prompt, list(texts)))
+        if len(self.asked) == 1:
+            self.clock += 1
+        elif prompt == "query":
+            # One in three takes 50 times as long: the median does not see it.
+            self.clock += 0.1 if len(self.asked) % 3 == 0 else 0.002
+        else:
+            self.clock += 0.001 * len(texts)
+        return np.ones((len(texts), 1), np.float32)
+
+
+@pytest.fixture
+def encoder(monkeypatch):
+    slow = Slow()
+    monkeypatch.setattr(time, "perf_counter", lambda: slow.clock)
+    return slow
+
+
+def test_latency_is_the_median_of_single_queries_and_the_first_call_does_not_count(encoder):
+    queries, passages = [f"问{n}" for n in range(50)], [f"文{n}" for n in range(200)]
+    found = speed.measure(encoder, queries, passages)
+    assert found.latency_ms == pytest.approx(2.0)
+    assert found.texts_per_second == pytest.approx(1000)
+    assert encoder.asked[0] == ("query", ["问0"])
+    assert encoder.asked[1:31] == [("query", [query]) for query in queries[:30]]
+    assert encoder.asked[31:] == [("passage", passages)]
+
+
+def test_a_handful_of_queries_is_enough(encoder):
+    assert speed.measure(encoder, ["问"], ["文"]).latency_ms == pytest.approx(2.0)

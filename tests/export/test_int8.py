@@ -1,0 +1,142 @@
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from finetune.export import export_onnx, quantize_dynamic
+from finetune.export.int8 import quantize_columns, quantize_rows
+
+from .test_onnx import batch, onnx_vectors
+
+
+def test_rows_worked_by_hand():
+    weight = np.array([[1, -2, 0.5], [0, 0, 0], [254, 127, -1]], dtype=np.float32)
+    int8, scale = quantize_rows(weight)
+    np.testing.assert_allclose(scale, [2 / 127, 1, 2], rtol=1e-6)
+    # 1 / (2/127) = 63.5 goes to the even neighbour, 64; .5 / (2/127) = 31.75; -1 / 2 = -.5 to 0.
+    assert int8.tolist() == [[64, -127, 32], [0, 0, 0], [127, 64, 0]]
+    assert int8.dtype == np.int8
+
+
+def test_columns_are_rows_the_other_way():
+    weight = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    int8, scale = quantize_columns(weight)
+    assert int8.shape == (5, 3) and scale.shape == (3,)
+    assert np.abs(int8 * scale - weight).max() <= scale.max() / 2 + 1e-6
+
+
+def network(tmp_path, weights, nodes, columns=4):
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", columns])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "m"])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "fp32.onnx")
+    return tmp_path / "fp32.onnx"
+
+
+def run(file, x):
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+def test_a_product_worked_by_hand(tmp_path):
+    weight = np.array([[127, 1], [0, -127], [-127, 64], [1, 0]], dtype=np.float32)  # scales 1
+    file = network(tmp_path, {"w": weight}, [helper.make_node("MatMul", ["x", "w"], ["y"])])
+    quantize_dynamic(file, tmp_path / "int8.onnx")
+    # From 0 to 255 the activation scale is 1 as well, so nothing is lost.
+    x = np.array([[0, 255, 7, 100]], dtype=np.float32)
+    assert run(tmp_path / "int8.onnx", x).tolist() == (x @ weight).tolist() == [[-789, -31937]]
+
+
+def test_readers_of_one_activation_share_its_quantiser(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((4, 4)).astype(np.float32) for name in "qkv"}
+    nodes = [helper.make_node("MatMul", ["x", name], [f"{name}x"], name) for name in "qkv"]
+    nodes.append(helper.make_node("Sum", ["qx", "kx", "vx"], ["y"]))
+    plan = quantize_dynamic(network(tmp_path, weights, nodes), tmp_path / "int8.onnx")
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node)
+    assert found["DynamicQuantizeLinear"] == plan["activation_quantizers"] == 1
+    assert found["MatMulInteger"] == len(plan["matmuls"]) == 3
+    assert [entry["node"] for entry in plan["matmuls"]] == ["q", "k", "v"]
+
+
+def test_smoothing_helps_where_a_channel_stands_out(tmp_path):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 32)).astype(np.float32)
+    x = rng.standard_normal((200, 64)).astype(np.float32)
+    x[:, 5] *= 60
+    file = network(tmp_path, {"w": weight}, [helper.make_node("MatMul", ["x", "w"], ["y"])], 64)
+    assert quantize_dynamic(file, tmp_path / "plain.onnx")["smoothed"] == ()
+    assert quantize_dynamic(file, tmp_path / "smooth.onnx", [{"x": x}])["smoothed"] == ("x",)
+    errors = [
+        np.abs(run(tmp_path / f"{name}.onnx", x) - x @ weight).mean()
+        for name in ("plain", "smooth")
+    ]
+    assert errors[1] < errors[0] / 2
+
+
+def test_a_weight_that_serves_two_activations_is_not_smoothed(tmp_path):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 64)).astype(np.float32)
+    x = rng.standard_normal((50, 64)).astype(np.float32)
+    x[:, 5] *= 60
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["once"]),
+        helper.make_node("MatMul", ["once", "w"], ["y"]),
+    ]
+    file = network(tmp_path, {"w": weight}, nodes, 64)
+    assert quantize_dynamic(file, tmp_path / "int8.onnx", [{"x": x}])["smoothed"] == ()
+
+
+def test_a_graph_without_matmuls(tmp_path):
+    file = network(tmp_path, {}, [helper.make_node("Relu", ["x"], ["y"])])
+    with pytest.raises(RuntimeError, match="no MatMul with a constant weight"):
+        quantize_dynamic(file, tmp_path / "int8.onnx")
+
+
+@pytest.fixture(scope="module")
+def files(realistic, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8")
+    export_onnx(realistic, folder / "fp32.onnx")
+    plan = quantize_dynamic(folder / "fp32.onnx", folder / "int8.onnx")
+    return folder / "fp32.onnx", folder / "int8.onnx", plan
+
+
+def test_a_real_geometry_keeps_its_vectors(files):
+    fp32, int8, _ = files
+    ids, mask = batch(24, 40, vocabulary=3000)
+    exact, other = onnx_vectors(fp32, ids, mask), onnx_vectors(int8, ids, mask)
+    assert (exact * other).sum(axis=1).min() > 0.999
+    centred = exact - exact.mean(axis=0), other - exact.mean(axis=0)
+    cosine = (centred[0] * centred[1]).sum(axis=1) / np.prod(
+        [np.linalg.norm(side, axis=1) for side in centred], axis=0
+    )
+    assert cosine.mean() > 0.99
+
+
+def test_the_plan_of_a_real_geometry(files):
+    fp32, int8, plan = files
+    # 4 layers of query, key, value, attention output and two of the feed-forward part.
+    assert len(plan["matmuls"]) == 24 and plan["activation_quantizers"] == 16
+    assert [tuple(entry["shape"]) for entry in plan["embeddings"]] == [(3005, 512)]
+    assert any("position_embeddings" in name for name in plan["kept_fp32"])
+    quantized = sum(entry["bytes"] for entry in plan["matmuls"] + plan["embeddings"])
+    assert quantized < int8.stat().st_size < fp32.stat().st_size * 0.3
+
+
+def test_onnx_runtime_fuses_it_into_its_fast_products(files, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(files[1]), options, providers=["CPUExecutionProvider"])
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    # Three readers of one quantised activation a layer; the others quantise on their own.
+    assert found["MatMulIntegerToFloat"] == found["DynamicQuantizeMatMul"] == 12
+    assert found["MatMulInteger"] == 0

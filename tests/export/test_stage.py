@@ -1,0 +1,142 @@
+import json
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from finetune.errors import UserError
+from finetune.export import Origin, export_bundle
+from finetune.export import stage as module
+from finetune.export.stage import bundle_prompts
+from finetune.inference import BundleInfo, OnnxEncoder
+from finetune.inference.bundle import sha256
+from finetune.model import TorchEncoder
+
+from .conftest import TEXTS
+
+ORIGIN = Origin("合同", "moka-ai/m3e-small", "unknown", "non-commercial research")
+BOTH = ["fp32", "int8-dynamic"]
+
+
+def export(model, out, precisions=("fp32",), texts=TEXTS):
+    return export_bundle(model, TorchEncoder(model), texts, out, ORIGIN, precisions, threads=1)
+
+
+def test_writes_the_contract(tiny, tmp_path):
+    found = export(tiny, tmp_path / "bundle", BOTH)
+    files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
+    assert files == [
+        "bundle/bundle.json",
+        "bundle/fp32/model.onnx",
+        "bundle/int8-dynamic/model.onnx",
+        "bundle/tokenizer.json",
+    ]
+    assert list(found) == BOTH
+    for precision in BOTH:
+        model = tmp_path / "bundle" / precision / "model.onnx"
+        assert found[precision]["bytes"] == model.stat().st_size
+        assert found[precision]["texts"] == len(set(TEXTS))
+    assert found["fp32"]["min_cosine"] >= 0.9999
+    json.dumps(found)  # goes into a report
+
+
+def test_describes_the_model(tiny, tmp_path):
+    export(tiny, tmp_path / "bundle", BOTH)
+    info = BundleInfo.read(tmp_path / "bundle")
+    assert (info.name, info.base_model, info.licence) == (
+        "合同", "moka-ai/m3e-small", "non-commercial research",
+    )  # fmt: skip
+    assert (info.dim, info.max_length, info.pooling, info.normalize) == (32, 64, "mean", True)
+    assert info.prompts == {"query": tiny.prompts["query"], "passage": tiny.prompts["passage"]}
+    assert info.pad_id == tiny.tokenizer.pad_token_id
+    assert info.precisions["fp32"].plan == {}
+    assert len(info.precisions["int8-dynamic"].plan["matmuls"]) == 12
+    for entry in info.precisions.values():
+        assert sha256(tmp_path / "bundle" / entry.file) == entry.sha256
+
+
+@pytest.mark.parametrize("shape", ["cls", "dense", "xlm-roberta"])
+def test_other_shapes_and_long_texts(shape, make_model, tmp_path):
+    model = make_model(shape)
+    export(model, tmp_path / "bundle", BOTH, [*TEXTS, "房东" * 300, "", "  ", "🙂\n", "\x00"])
+    encoder = OnnxEncoder.load(tmp_path / "bundle", "fp32", threads=1)
+    texts = ["房东" * 300, "押金", ""]
+    for prompt in ("query", "passage"):
+        expected = TorchEncoder(model).encode(texts, prompt)
+        np.testing.assert_allclose(encoder.encode(texts, prompt), expected, atol=1e-5)
+
+
+def test_int8_alone_leaves_no_fp32_behind(tiny, tmp_path):
+    export(tiny, tmp_path / "bundle", ["int8-dynamic"])
+    assert not (tmp_path / "bundle" / "fp32").exists()
+    assert list(BundleInfo.read(tmp_path / "bundle").precisions) == ["int8-dynamic"]
+
+
+def test_the_reader_sets_truncation_and_padding(tiny, tmp_path):
+    tiny.tokenizer.backend_tokenizer.enable_truncation(3)
+    tiny.tokenizer.backend_tokenizer.enable_padding(length=99)
+    export(tiny, tmp_path / "bundle")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "bundle" / "tokenizer.json"))
+    assert tokenizer.truncation is None and tokenizer.padding is None
+    assert tiny.tokenizer.backend_tokenizer.truncation is not None  # the model's own is untouched
+
+
+def test_a_length_beyond_the_positions_is_cut(make_model, tmp_path):
+    model = make_model("xlm-roberta")
+    model.max_seq_length = 500
+    encoder = TorchEncoder(make_model("xlm-roberta"))
+    export_bundle(model, encoder, TEXTS, tmp_path / "bundle", ORIGIN, ["fp32"])
+    assert BundleInfo.read(tmp_path / "bundle").max_length == 64
+
+
+class Shuffled:
+    """A reference that belongs to another model."""
+
+    dim = 32
+
+    def encode(self, texts, prompt="passage", *, progress=None):
+        vectors = np.random.default_rng(len(texts)).standard_normal((len(texts), 32))
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_what_differs_from_torch_is_not_published(tiny, tmp_path):
+    with pytest.raises(RuntimeError, match="fp32 is not published.*min cosine is"):
+        export_bundle(tiny, Shuffled(), TEXTS, tmp_path / "bundle", ORIGIN, ["fp32"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_prompts_are_compared(tiny, tmp_path, monkeypatch):
+    reference = TorchEncoder(tiny)
+    monkeypatch.setattr(module, "bundle_prompts", lambda _: {"query": "", "passage": ""})
+    assert tiny.prompts["query"]
+    with pytest.raises(RuntimeError, match="not published"):
+        export_bundle(tiny, reference, TEXTS, tmp_path / "bundle", ORIGIN, ["fp32"])
+
+
+def test_a_vocabulary_that_does_not_fit(tiny, tmp_path):
+    tiny.tokenizer.add_tokens(["押金条"])
+    with pytest.raises(UserError, match="they do not belong together"):
+        export(tiny, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("precisions", [[], ["fp32", "int9"]])
+def test_precisions_that_are_unknown(tiny, tmp_path, precisions):
+    with pytest.raises(ValueError, match="at least one of fp32, int8-dynamic"):
+        export(tiny, tmp_path / "bundle", precisions)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "passage"),
+    [
+        ({"query": "q: ", "passage": "p: ", "document": ""}, "p: "),
+        ({"query": "q: ", "document": "d: "}, "d: "),
+        ({"query": "q: ", "passage": ""}, ""),
+        ({"query": "q: ", "document": None}, ""),
+    ],
+)
+def test_names_of_prompts(prompts, passage):
+    assert bundle_prompts(prompts) == {"query": "q: ", "passage": passage}
+
+
+def test_no_prompts():
+    assert bundle_prompts({}) == {"query": "", "passage": ""}

@@ -1,0 +1,254 @@
+import dataclasses
+import inspect
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from finetune import config as configs
+from finetune.config import (
+    GROUPS,
+    ROOT,
+    Config,
+    Precision,
+    choices,
+    compose,
+    known_keys,
+    nearest,
+    target_problems,
+    to_dict,
+)
+from finetune.errors import UserError
+
+PARTS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
+FILES = sorted((ROOT / "configs").glob("*/*.yaml"))
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        compose(overrides)
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize("domain", choices("domain"))
+@pytest.mark.parametrize("recipe", choices("recipes"))
+def test_every_recipe_composes_with_every_domain(recipe, domain):
+    config = compose([f"recipes={recipe}", f"domain={domain}", "paths.data=/data"])
+    assert (config.recipe, config.domain.name) == (recipe, domain)
+    json.dumps(to_dict(config))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_part_composes_and_has_just_the_keys_of_its_schema(path):
+    group = path.parent.name
+    config = compose(["recipes=full", f"{group}={path.stem}"])
+    content = yaml.safe_load(path.read_text("utf-8"))
+    if group in PARTS:
+        assert set(content) == {f.name for f in dataclasses.fields(PARTS[group])}
+        assert getattr(config, group) is not None
+    else:
+        assert group == "loss" and config.loss == content
+        assert list(target_problems("loss", config.loss)) == []
+
+
+def test_every_group_of_the_defaults_list_can_be_named():
+    defaults = yaml.safe_load((ROOT / "configs/default.yaml").read_text("utf-8"))["defaults"]
+    named = {key for each in defaults if isinstance(each, dict) for key in each}
+    assert named == set(GROUPS)
+    assert all(choices(group) for group in GROUPS)
+
+
+def test_the_root_of_the_configs_has_just_the_keys_of_its_schema():
+    content = yaml.safe_load((ROOT / "configs/default.yaml").read_text("utf-8"))
+    assert set(content) - {"defaults"} == {f.name for f in dataclasses.fields(Config)} - set(GROUPS)
+    for part in ("paths", "check"):
+        assert set(content[part]) == {f.name for f in dataclasses.fields(PARTS[part])}
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("recipes=contrastiv", "contrastive"),
+        ("domain=leagl", "legal"),
+        ("model=m3e-bas", "m3e-base"),
+        ("hardware=h10", "h100"),
+        ("mine=positive-aware", "positive_aware"),
+        ("train.epoch=3", "train.epochs"),
+        ("trian.epochs=3", "train.epochs"),
+        ("evaluate.sample=300", "evaluate.samples"),
+        ("domian=legal", "domain"),
+        ("seeds=1", "seed"),
+        ("+learning_rate=1", "train.learning_rate"),
+        ("+train.lr_rate=1", "train.learning_rate"),
+        ("loss.scal=20", "loss.scale"),
+        ("model.prompts.quary=a", "model.prompts.query"),
+    ],
+)
+def test_a_typo_is_answered_with_the_nearest_name(override, meant):
+    recipe = [] if override.startswith("recipes") else ["recipes=full"]
+    (problem,) = problems(*recipe, override)
+    assert problem.startswith(override)
+    assert f"did you mean '{meant}'?" in problem
+
+
+def test_all_typos_are_told_at_once():
+    found = problems("recipes=ful", "domain=leagl", "sed=1", "train.epoch=1", "hardware=tpu")
+    assert [each.split("=")[0] for each in found] == [
+        "recipes", "domain", "sed", "train.epoch", "hardware"
+    ]  # fmt: skip
+
+
+def test_all_wrong_types_and_values_are_told_at_once():
+    found = problems(
+        "recipes=full", "train.epochs=many", "seed=1.5", "hardware.precision=fp8",
+        "check.bad_rows=keep", "domain.full=maybe", "export.precisions=fp32",
+    )  # fmt: skip
+    assert {each.split(":")[0] for each in found} == {
+        "train.epochs", "seed", "hardware.precision", "check.bad_rows", "domain.full",
+        "export.precisions",
+    }  # fmt: skip
+    assert any("auto, fp32, bf16, fp16" in each for each in found)
+
+
+@pytest.mark.parametrize(
+    ("override", "phrase"),
+    [
+        ("limit=0", "greater than 0"),
+        ("limit=-3", "greater than 0"),
+        ("seed=-1", "0 or more"),
+        ("seed=4294967296", "at most"),
+        ("train.epochs=0", "greater than 0"),
+        ("train.epochs=nan", "greater than 0"),
+        ("train.epochs=inf", "at most 1000"),
+        ("train.learning_rate=0", "greater than 0"),
+        ("train.batch_size=1", "greater than 1"),
+        ("train.checkpoints=0", "greater than 0"),
+        ("train.max_length=7", "greater than 7"),
+        ("train.warmup=1.5", "at most 1"),
+        ("train.warmup=-0.5", "0 or more"),
+        ("train.guard_share=2", "at most 1"),
+        ("evaluate.samples=99", "greater than 99"),
+        ("evaluate.alpha=5", "at most 1"),
+        ("export.precisions=[fp32,int4]", "choose from: fp32, int8-dynamic"),
+        ("export.precisions=[]", "choose from: fp32, int8-dynamic"),
+        ("model.pooling=max", "choose from: mean, cls"),
+        ("hardware.device=tpu", "choose from: auto, cpu, cuda"),
+        ("hardware.threads=-2", "0 or more"),
+        ("+model.prompts.title=a", "expected query and passage"),
+        ("~model.prompts.passage", "expected query and passage"),
+        ("~train.epochs", "not set"),
+        ("train.epochs=null", "train.epochs"),
+        ("domain=null", "choose from"),
+        ("train.epochs=1,2", "add -m"),
+    ],
+)
+def test_values_that_cannot_work(override, phrase):
+    (problem,) = problems("recipes=full", override)
+    assert problem.startswith(override.lstrip("+~").split("=")[0].removesuffix(".passage")
+                              .removesuffix(".title"))  # fmt: skip
+    assert phrase in problem
+
+
+def test_more_negatives_than_candidates():
+    (problem,) = problems("recipes=contrastive", "mine.candidates=1", "mine.negatives=2")
+    assert "mine.negatives=2" in problem and "raise mine.candidates" in problem
+
+
+def test_a_recipe_must_be_named():
+    assert problems("domain=legal") == [
+        "recipes: none named; choose from: " + ", ".join(choices("recipes"))
+    ]
+
+
+@pytest.mark.parametrize("argument", ["full", "a b", "recipes=[full", "paths.data=a(1)"])
+def test_what_is_no_override_is_told_with_the_form(argument):
+    (problem,) = problems("recipes=full", argument)
+    assert repr(argument) in problem and "write key=value" in problem
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/data/legal", "../shared/data", "/数据/法律", "~/数据", "a b/c", "x#1", "a=b", "a&b;c",
+     "R&D!", "2024-01/甲 乙", "'a, b'", '"甲, 乙"'],
+)  # fmt: skip
+def test_paths_need_no_quotes(value):
+    config = compose(["recipes=full", f"paths.data={value}"])
+    assert str(config.paths.data) == value.strip("'\"")
+
+
+def test_the_examples_in_the_comments_of_the_configs_work(tmp_path):
+    text = (ROOT / "configs/domain/custom.yaml").read_text("utf-8")
+    (example,) = re.findall(r"'domain.columns=.*?}'", text)
+    config = compose(["recipes=full", "domain=custom", *shlex.split(example)])
+    assert config.domain.columns == {"query": "问题", "positive": "回答"}
+    assert compose(["recipes=full", "domain.columns={query: 问, positive: ''}"]).domain.columns == {
+        "query": "问",
+        "positive": "",
+    }
+
+
+def test_values_that_follow_from_others():
+    config = compose(["recipes=full", "domain=legal", "paths.data=/数据"])
+    assert config.domain.train == "/数据/legal/train.jsonl"
+    assert config.domain.dev == Path("/数据/legal")
+    assert config.tracking.experiment == "legal"
+
+
+def test_later_overrides_win_and_types_are_those_of_the_schema():
+    config = compose(
+        ["recipes=contrastive", "train.epochs=2", "limit=300", "hardware.precision=bf16"]
+    )
+    assert config.train.epochs == 2.0 and isinstance(config.train.epochs, float)
+    assert config.limit == 300 and config.run_dir is None
+    assert config.hardware.precision is Precision.bf16
+    assert isinstance(config.paths.cache, Path)
+
+
+def test_recipes_differ_in_what_they_say_they_do():
+    assert compose(["recipes=full"]).mine.rounds == 0
+    assert compose(["recipes=contrastive"]).mine.rounds == 1
+
+
+def test_composing_works_from_any_folder_and_leaves_no_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert compose(["recipes=full"]).recipe == "full"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        compose(["recipes=full"]).seed = 3
+
+
+@pytest.mark.parametrize(
+    ("node", "phrase"),
+    [
+        ({}, "no _target_"),
+        ({"_target_": "nowhere.Loss"}, "nowhere.Loss"),
+        ({"_target_": "finetune.batching.BucketSampler", "batch_sise": 3}, "'batch_size'"),
+        ({"_target_": "finetune.config.Train", "epochs": 3, "_partial_": True}, None),
+    ],
+)
+def test_keys_of_a_target_are_held_against_its_signature(node, phrase):
+    found = list(target_problems("loss", node))
+    assert (phrase in found[0]) if phrase else found == []
+
+
+def test_the_nearest_name_or_all():
+    assert nearest("legl", ["legal", "medical"]) == "did you mean 'legal'?"
+    assert nearest("zzz", ["legal", "medical"]) == "choose from: legal, medical"
+
+
+def test_no_default_stands_in_the_code():
+    for part in (*PARTS.values(), Config):
+        assert all(
+            parameter.default is inspect.Parameter.empty
+            for parameter in inspect.signature(part).parameters.values()
+        )
+
+
+def test_every_range_names_a_key():
+    assert set(configs._RANGES) | set(configs._CHOICES) <= set(known_keys())

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+
+from finetune.mining import Pool, known_answers, mine, summary
+from finetune.records import Mined, Pair, normalised
+
+
+def at(*degrees):
+    """Unit vectors in the plane."""
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+PAIR = Pair("1", "押金怎么退", "押金应当退还", "law")
+TEXTS = ["押金应当退还", "押金，应当退还！", "租金不退", "工资", "离婚", "商品"]
+# The query lies at 0°, its positive at 30°: cos 30° = .8660. The five far texts bring the pool's
+# mean cosine, what chance would score, to 0, so that with a margin of 5 % a negative may score at
+# most .8227, which is 34.6°.
+POOL = Pool([*TEXTS, *(f"远{n}" for n in range(5))], at(30, 31, 33, 36, 50, 90, *[143.39] * 5))
+
+
+def one(**changes):
+    settings = {"negatives": 2, "candidates": 6, "relative_margin": 0.05} | changes
+    ((mined, audit),) = mine([PAIR], at(0), at(30), POOL, **settings)
+    return mined, audit
+
+
+def test_negatives_are_the_nearest_below_the_margin():
+    mined, audit = one()
+    assert mined == Mined("1", "押金怎么退", "押金应当退还", ("工资", "离婚"), mined.scores, "law")
+    np.testing.assert_allclose(mined.scores, np.cos(np.radians([30, 36, 50])), atol=1e-6)
+    assert audit.positive_score == pytest.approx(0.8660, abs=1e-4)
+
+
+def test_the_audit_says_what_was_left_out_and_why():
+    _, audit = one()
+    assert [(text, reason) for text, _, reason in audit.dropped] == [
+        ("押金应当退还", "known positive"),
+        ("押金，应当退还！", "known positive"),
+        ("租金不退", "too close to the positive"),
+    ]
+    assert audit.dropped[2][1] == pytest.approx(np.cos(np.radians(33)), abs=1e-6)
+    assert [text for text, _ in audit.kept] == ["工资", "离婚"]
+    assert (audit.id, audit.query, audit.positive) == ("1", "押金怎么退", "押金应当退还")
+
+
+@pytest.mark.parametrize(
+    ("margin", "kept"),
+    [
+        (0.0, ("租金不退", "工资")),  # cos 33° = .8387 < .8660
+        (0.03, ("租金不退", "工资")),  # .8387 < .8400
+        (0.04, ("工资", "离婚")),  # .8387 > .8314
+        (0.07, ("离婚", "商品")),  # cos 36° = .8090 > .8054
+    ],
+)
+def test_the_margin_is_relative_to_the_positives_score(margin, kept):
+    mined, _ = one(relative_margin=margin)
+    assert mined.negatives == kept
+
+
+def test_the_margin_is_counted_from_what_chance_scores():
+    # cosines .90 (the positive), .88, .86, .70, .66: mean .80, so 30 % below .90 is .87
+    pool = Pool(
+        ["押金应当退还", *"甲乙丙丁"], at(*np.degrees(np.arccos([0.9, 0.88, 0.86, 0.7, 0.66])))
+    )
+    positive = at(np.degrees(np.arccos(0.9)))
+    ((mined, audit),) = mine([PAIR], at(0), positive, pool, negatives=2, candidates=5,
+                             relative_margin=0.3)  # fmt: skip
+    assert mined.negatives == ("乙", "丙")
+    assert [text for text, _, _ in audit.dropped] == ["押金应当退还", "甲"]
+
+
+def test_the_nearest_alone_are_looked_at():
+    mined, audit = one(candidates=4)
+    assert mined is None and [text for text, _ in audit.kept] == ["工资"]
+    mined, _ = one(candidates=4, negatives=1)
+    assert mined.negatives == ("工资",)
+
+
+def test_a_pair_with_too_few_negatives_is_dropped_and_counted_never_filled_up():
+    mined, audit = one(negatives=4)
+    assert mined is None and len(audit.kept) == 3
+    assert summary([audit], 4) == {
+        "pairs": 0, "pairs without enough negatives": 1, "known positive": 2,
+        "too close to the positive": 1,
+    }  # fmt: skip
+
+
+def test_positives_of_the_same_question_are_nobodys_negatives():
+    pairs = [PAIR, Pair("2", "押金，怎么退？", "租金不退", "law"), Pair("3", "别的", "工资", "law")]
+    queries, positives = at(0, 0, 0), at(30, 33, 36)
+    mined = [m for m, _ in mine(pairs, queries, positives, POOL, negatives=1, candidates=6,
+                                relative_margin=0.0)]  # fmt: skip
+    # 33° is an answer to the first question too, in another spelling.
+    assert mined[0].negatives == ("工资",)
+    assert mined[1].negatives == ("工资",)
+    assert mined[2].negatives == ("离婚",)
+
+
+def test_counts_cover_every_neighbour_though_the_audit_lists_ten():
+    texts = [f"近{n}" for n in range(30)] + ["远"]
+    pool = Pool(texts, at(*[10] * 30, 80))
+    ((mined, audit),) = mine([PAIR], at(0), at(30), pool, negatives=1, candidates=31,
+                             relative_margin=0.0)  # fmt: skip
+    assert mined.negatives == ("远",)
+    assert len(audit.dropped) == 10
+    assert summary([audit], 1) == {
+        "pairs": 1, "pairs without enough negatives": 0, "too close to the positive": 30
+    }  # fmt: skip
+
+
+def test_on_random_vectors_no_negative_breaks_the_rules():
+    rng = np.random.default_rng(0)
+
+    def unit(count):
+        vectors = rng.normal(size=(count, 6)).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    texts = [f"文{n % 150}{'。' * (n // 150)}" for n in range(300)]  # each in two spellings
+    pairs = [Pair(str(n), f"问{n % 40}", texts[n], "s") for n in range(120)]
+    vectors = unit(300)
+    queries = unit(120)
+    known = known_answers(pairs)
+    results = list(mine(pairs, queries, vectors[:120], Pool(texts, vectors), negatives=3,
+                        candidates=100, relative_margin=0.1))  # fmt: skip
+    kept = [mined for mined, _ in results if mined]
+    assert [audit.id for _, audit in results] == [pair.id for pair in pairs]
+    assert 20 < len(kept) < 120
+    for mined in kept:
+        assert len(mined.negatives) == 3 and len(mined.scores) == 4
+        chance = float(queries[int(mined.id)] @ vectors.mean(axis=0))
+        limit = chance + 0.9 * (mined.scores[0] - chance)
+        assert all(score <= limit + 1e-6 for score in mined.scores[1:])
+        answers = known[normalised(mined.query)]
+        assert not answers & {normalised(text) for text in mined.negatives}
+        assert list(mined.scores[1:]) == sorted(mined.scores[1:], reverse=True)

@@ -1,0 +1,417 @@
+import dataclasses
+import json
+import shutil
+import time
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_runs
+import yaml
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from finetune import pipeline
+from finetune.config import (
+    PRECISIONS,
+    Config,
+    Hub,
+    Source,
+    choices,
+    compose,
+    known_keys,
+    to_dict,
+)
+from finetune.data.card import read_card
+from finetune.errors import UserError
+from finetune.export.parity import FLOORS
+from finetune.inference import BundleInfo, OnnxEncoder
+from finetune.model import TorchEncoder, inner, load
+from finetune.records import half, read_dicts
+from finetune.stage import hash_path, plan
+
+RECIPES = ("contrastive", "full")
+
+
+@pytest.fixture(scope="module")
+def domain(tiny_model, tmp_path_factory) -> Path:
+    return tiny_runs.learnable_domain(tmp_path_factory.mktemp("learn") / "domain", tiny_model)
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_model, domain, tmp_path_factory):
+    work = tmp_path_factory.mktemp("runs")
+
+    def make(recipe="full", *more):
+        return tiny_runs.overrides(tiny_model, domain, work, recipe, *more)
+
+    return make
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def finished(request, arguments, tmp_path_factory):
+    """A finished run: recipe, run directory, what run() returned, command line."""
+    run_dir = tmp_path_factory.mktemp(request.param) / "run"
+    line = arguments(request.param, f"run_dir={run_dir}")
+    report = pipeline.run(compose(line))
+    return request.param, run_dir, report, line
+
+
+# --- the result of a run ---
+
+
+def test_the_run_directory_holds_what_the_contract_names(finished):
+    _, run_dir, _, _ = finished
+    names = """config.yaml report.json report.html README.md
+        bundle/bundle.json bundle/tokenizer.json bundle/fp32/model.onnx
+        bundle/int8-dynamic/model.onnx model/modules.json model/model.safetensors
+        model/tokenizer.json""".split()
+    for name in names:
+        assert (run_dir / name).stat().st_size > 0, name
+
+
+def test_the_report_has_the_shape_of_the_contract(finished, domain):
+    recipe, run_dir, returned, _ = finished
+    report = json.loads((run_dir / "report.json").read_text("utf-8"))
+    assert report == returned
+    rows = report["scores"]
+    assert {row["artifact"] for row in rows} == {
+        "base", "tuned", "onnx-fp32", "onnx-int8-dynamic"
+    }  # fmt: skip
+    asked = [row["id"] for row in read_dicts(domain / "dev/queries.jsonl")]
+    for row in rows:
+        assert set(row) == {"artifact", "set", "metric", "value", "n", "ci_low", "ci_high",
+                            "delta", "p_value"}  # fmt: skip
+        assert row["set"] == "dev" and row["metric"] in ("ndcg@10", "mrr@10", "recall@100")
+        assert 0 <= row["ci_low"] <= row["value"] <= row["ci_high"] <= 1
+        # Selected and reported on different queries.
+        assert row["n"] == sum(half(query) == "report" for query in asked) < len(asked)
+        assert (row["delta"] is None) == (row["p_value"] is None) == (row["artifact"] == "base")
+    assert len(rows) == 12
+    for row in report["speed"]:
+        assert row["latency_ms"] > 0 and row["texts_per_second"] > 0 and row["bytes"] > 0
+    assert {gate["name"] for gate in report["gates"]} == {"gain", "int8"}
+    for gate in report["gates"]:
+        assert gate["status"] in ("passed", "failed", "inconclusive")
+        assert isinstance(gate["value"], float) and isinstance(gate["threshold"], float)
+    names = ["data", "base", "export-base", "embed", "mine", "pool", "train", "export",
+             "evaluate-base", "evaluate", "report"]  # fmt: skip
+    if recipe == "full":
+        names.remove("mine")
+    assert [stage["name"] for stage in report["stages"]] == names
+    for stage in report["stages"]:
+        assert set(stage) == {"name", "key", "seconds", "cached"}
+        assert stage["seconds"] >= 0 and len(stage["key"]) == 16
+
+
+def value(report, artifact, metric="ndcg@10"):
+    (row,) = [r for r in report["scores"] if (r["artifact"], r["metric"]) == (artifact, metric)]
+    return row["value"]
+
+
+def test_training_helped_on_questions_it_never_saw(finished):
+    _, _, report, _ = finished
+    assert value(report, "tuned") > value(report, "base") + 0.3
+    assert {gate["name"]: gate["status"] for gate in report["gates"]}["gain"] == "passed"
+    assert value(report, "onnx-fp32") == pytest.approx(value(report, "tuned"), abs=1e-6)
+    assert report["training"]["improved"] is True
+
+
+def test_the_model_loads_in_plain_sentence_transformers(finished):
+    _, run_dir, _, _ = finished
+    model = SentenceTransformer(str(run_dir / "model"), device="cpu")
+    assert model.max_seq_length == 64  # trained at 32
+    assert inner(model).pooler is None
+    assert not any("pooler" in name for name in load_file(run_dir / "model/model.safetensors"))
+    assert model.prompts == {"query": "问", "passage": "", "document": ""}
+    theirs = model.encode(["房东押金"], prompt_name="query", normalize_embeddings=True)
+    ours = TorchEncoder(load(run_dir / "model")).encode(["房东押金"], "query")
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+def test_the_bundle_encodes_as_the_model_does(finished):
+    recipe, run_dir, _, _ = finished
+    texts = ["房东不退押金", "法律", "老板" * 50, "x"]
+    exact = TorchEncoder(load(run_dir / "model")).encode(texts, "query")
+    for precision, floor in (("fp32", 0.99999), ("int8-dynamic", 0.99)):
+        vectors = OnnxEncoder.load(run_dir / "bundle", precision).encode(texts, "query")
+        assert (vectors * exact).sum(axis=1).min() > floor
+    info = BundleInfo.read(run_dir / "bundle")
+    assert (info.dim, info.max_length, info.pooling) == (32, 64, "mean")
+    assert info.prompts == {"query": "问", "passage": ""} and info.licence == "unknown"
+    assert info.name == f"{recipe}-custom-custom"
+
+
+def test_the_config_that_was_used_is_kept_and_runs_again(finished):
+    recipe, run_dir, _, line = finished
+    kept = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
+    assert kept == to_dict(pipeline.resolve(compose(line)))
+    assert kept["recipe"] == recipe and kept["hardware"]["device"] == "cpu"
+
+
+def test_the_second_run_is_all_cache_hits_and_quick(finished):
+    _, run_dir, first, line = finished
+    before = {p: hash_path(p) for p in run_dir.rglob("*") if p.is_file()}
+    start = time.perf_counter()
+    again = pipeline.run(compose(line))
+    assert time.perf_counter() - start < 5
+    assert all(stage["cached"] for stage in again["stages"])
+    assert {**again, "stages": []} == {**first, "stages": []}
+    changed = {p.name for p, digest in before.items() if hash_path(p) != digest}
+    assert changed <= {"report.json", ".lock"}
+
+
+def test_recipes_share_what_they_have_in_common(finished, arguments):
+    keys = [
+        {each.step.name: each.key for each in planned(compose(arguments(recipe)))}
+        for recipe in RECIPES
+    ]
+    shared = [name for name in keys[1] if keys[0][name] == keys[1][name]]
+    assert shared == ["data", "base", "export-base", "embed", "evaluate-base"]
+
+
+def test_what_is_published_is_linked_not_copied(finished):
+    _, run_dir, _, line = finished
+    config = pipeline.resolve(compose(line))
+    trained = next(each for each in planned(config) if each.step.name == "train")
+    assert (run_dir / "model/model.safetensors").samefile(
+        trained.folder / "model/model.safetensors"
+    )
+
+
+def test_mined_negatives_come_with_an_audit(arguments):
+    config = pipeline.resolve(compose(arguments("contrastive")))
+    pipeline.run(dataclasses.replace(config, until="mine"))
+    folder = next(each.folder for each in planned(config) if each.step.name == "mine")
+    audits = list(read_dicts(folder / "audit.jsonl"))
+    kept = list(read_dicts(folder / "train.jsonl"))
+    counts = json.loads((folder / "summary.json").read_text("utf-8"))
+    assert len(audits) == 64 and counts["pairs"] == len(kept) > 32
+    assert counts["pairs"] + counts["pairs without enough negatives"] == 64
+    reasons = sum(sum(audit["reasons"].values()) for audit in audits)
+    assert reasons == counts["known positive"] + counts["too close to the positive"]
+    by_id = {audit["id"]: audit for audit in audits}
+    for row in kept:
+        assert row["negatives"] == [text for text, _ in by_id[row["id"]]["kept"]]
+
+
+# --- ways to stop ---
+
+
+def test_until_stops_after_a_step(arguments, tmp_path):
+    line = arguments("full", "until=pool", f"run_dir={tmp_path}/run")
+    assert pipeline.run(compose(line)) is None
+    assert (tmp_path / "run/config.yaml").is_file()
+    assert not (tmp_path / "run/report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "until", "phrase"),
+    [
+        ("full", "trian", "did you mean 'train'?"),
+        ("full", "mine", "choose from: data, base, export-base, embed, pool, train"),
+        ("contrastive", "xyz", "embed, mine, pool"),
+    ],
+)
+def test_a_step_that_the_plan_does_not_name(arguments, recipe, until, phrase):
+    with pytest.raises(UserError) as caught:
+        pipeline.run(compose(arguments(recipe, f"until={until}")))
+    assert f"until={until}: no such step" in str(caught.value) and phrase in str(caught.value)
+
+
+@pytest.mark.parametrize("until", [[], ["until=train"], ["until=nonsense"]])
+@pytest.mark.parametrize(
+    "name", sorted(set(choices("domain")) - {"custom", "statutes", "statutes_full"})
+)
+def test_without_paths_data_the_card_says_what_is_expected(name, until):
+    with pytest.raises(UserError) as caught:
+        pipeline.resolve(compose(["recipes=full", f"domain={name}", *until]))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"domain={name}: set paths.data=<folder>")
+    files = read_card(name).files
+    assert files and all(file in problem for file in files)
+
+
+def test_a_custom_domain_says_all_that_is_missing():
+    with pytest.raises(UserError) as caught:
+        pipeline.run(compose(["recipes=full", "domain=custom"]))
+    assert [p.split(":")[0] for p in caught.value.problems] == ["domain.train", "domain.dev"]
+
+
+def test_data_that_is_not_where_paths_data_says(tmp_path):
+    with pytest.raises(UserError) as caught:
+        pipeline.run(compose(["recipes=full", "domain=legal", f"paths.data={tmp_path}"]))
+    assert f"{tmp_path}/legal" in str(caught.value) and "no such folder" in str(caught.value)
+
+
+def test_a_model_that_is_none_ends_before_any_work(arguments, tmp_path):
+    line = arguments("full", f"model.path={tmp_path}", f"run_dir={tmp_path}/run")
+    with pytest.raises(UserError, match="not a model"):
+        pipeline.run(compose(line))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_typo_in_the_loss_ends_before_any_work(arguments, tmp_path):
+    line = arguments("full", "+loss.scal=3", f"paths.cache={tmp_path}", f"run_dir={tmp_path}/run")
+    with pytest.raises(UserError, match="did you mean 'scale'"):
+        pipeline.run(compose(line))
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_pairs_without_negatives_are_never_filled_up(arguments):
+    line = arguments("contrastive", "mine.candidates=1", "mine.negatives=1")
+    with pytest.raises(UserError, match=r"raise mine.candidates=1.*recipes=full"):
+        pipeline.run(compose(line))
+
+
+# --- keys ---
+
+# Leaves that are in no key, because they cannot change a result.
+OUTSIDE = {
+    "until",  # where to stop
+    "run_dir",  # where results are shown
+    "paths.data",  # only through the paths that domains build from it, which count
+    "paths.cache",  # where steps keep their outputs
+    "paths.runs",  # where run directories go
+    "hardware.name",  # device, precision and threads count
+    "tracking.kind",  # who watches
+    "tracking.uri",
+    "tracking.experiment",
+}
+CONTAINERS = {"paths", "domain", "check", "model", "mine", "train", "hardware", "export",
+              "evaluate", "tracking"}  # fmt: skip
+LEAVES = [key for key in known_keys() if key not in CONTAINERS]
+
+
+@pytest.fixture(scope="module")
+def copies(tiny_model, domain, tmp_path_factory):
+    """Other files for the keys that name files."""
+    folder = tmp_path_factory.mktemp("copies")
+    shutil.copytree(domain, folder / "domain")
+    train = folder / "domain/train.jsonl"
+    train.write_text(train.read_text("utf-8") + '{"query": "新", "positive": "答"}\n', "utf-8")
+    queries = folder / "domain/dev/queries.jsonl"
+    queries.write_text(queries.read_text("utf-8") + '{"id": "new", "text": "新"}\n', "utf-8")
+    shutil.copytree(tiny_model, folder / "model")
+    (folder / "model/README.md").write_text("other")
+    return {
+        "domain.train": str(train), "domain.dev": folder / "domain/dev",
+        "domain.test": folder / "domain/dev", "model.path": folder / "model",
+    }  # fmt: skip
+
+
+def other(key, value, copies):
+    """Another value of the same type."""
+    special = {
+        **copies, "limit": 7, "until": "train", "run_dir": Path("x"), "paths.data": Path("x"),
+        "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
+        "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,
+    }  # fmt: skip
+    if key in special:
+        return special[key]
+    if isinstance(value, Enum):
+        return next(each for each in type(value) if each is not value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, list):
+        return [*value, "another"]
+    if isinstance(value, dict):
+        return {**value, "another": "x"}
+    return type(value)(f"{value}x")
+
+
+def replaced(config, key, copies):
+    first, _, rest = key.partition(".")
+    part = getattr(config, first)
+    if not rest:
+        return dataclasses.replace(config, **{first: other(key, part, copies)})
+    value = other(key, getattr(part, rest), copies)
+    return dataclasses.replace(config, **{first: dataclasses.replace(part, **{rest: value})})
+
+
+def planned(config: Config):
+    return plan(pipeline.steps_of(pipeline.resolve(config)), config.paths.cache)
+
+
+def keys(config: Config):
+    return {each.step.name: each.key for each in plan(pipeline.steps_of(config), Path("cache"))}
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, copies, key):
+    config = compose(arguments("contrastive"))
+    if key == "domain.source":
+        pytest.importorskip("finetune.data.statutes")
+    changed = keys(replaced(config, key, copies))
+    assert (changed == keys(config)) == (key in OUTSIDE)
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("seed=43", "data"),
+        ("limit=20", "data"),
+        ("check.bad_rows=drop", "data"),
+        ("model.max_length=48", "base"),
+        ("model.pooling=cls", "base"),
+        ("hardware.threads=2", "export-base"),
+        ("mine.relative_margin=0.2", "mine"),
+        ("mine.negatives=2", "mine"),
+        ("train.guard_share=0.2", "pool"),
+        ("train.batch_size=16", "train"),
+        ("train.learning_rate=1e-4", "train"),
+        ("train.max_length=16", "train"),
+        ("hardware.precision=bf16", "train"),
+        ("loss.scale=20", "train"),
+        ("export.parity_texts=50", "export"),
+        ("evaluate.speed_texts=21", "evaluate-base"),
+        ("evaluate.alpha=0.01", "report"),
+    ],
+)
+def test_the_first_step_that_a_value_changes(arguments, override, first):
+    before = keys(compose(arguments("contrastive")))
+    after = keys(compose(arguments("contrastive", override)))
+    changed = [name for name in before if before[name] != after[name]]
+    assert changed[0] == first
+    if first not in ("report", "evaluate-base", "export"):
+        assert "train" in changed and "evaluate" in changed
+
+
+def test_new_content_in_a_file_of_the_same_name(arguments, domain, tmp_path):
+    shutil.copytree(domain, tmp_path / "domain")
+    line = arguments("full", f"domain.train={tmp_path}/domain/train.jsonl",
+                     f"domain.dev={tmp_path}/domain/dev")  # fmt: skip
+    before = keys(compose(line))
+    path = tmp_path / "domain/dev/qrels.tsv"
+    path.write_text(path.read_text().replace("\t1\n", "\t2\n", 1))
+    assert keys(compose(line))["data"] != before["data"]
+    assert keys(compose(line))["base"] == before["base"]
+
+
+def test_the_plan_is_a_pure_function_of_the_configuration(arguments):
+    config = compose(arguments("contrastive"))
+    assert keys(config) == keys(compose(arguments("contrastive")))
+    assert [s.name for s in pipeline.steps_of(config)] == list(keys(config))
+
+
+def test_steps_read_only_steps_before_them(arguments):
+    for recipe in choices("recipes"):
+        seen = set()
+        for step in pipeline.steps_of(compose(arguments(recipe))):
+            assert set(step.inputs.values()) <= seen and step.name not in seen
+            seen.add(step.name)
+        assert {"data", "train", "export", "evaluate", "report"} <= seen
+
+
+def test_the_statutes_need_no_files(arguments):
+    pytest.importorskip("finetune.data.statutes")
+    config = compose(["recipes=full", "domain=statutes"])
+    assert config.domain.source is Source.statutes
+    assert pipeline.resolve(config).domain == config.domain
+
+
+def test_the_precisions_that_can_be_asked_for_can_be_exported():
+    assert set(PRECISIONS) == set(FLOORS)
