@@ -67,8 +67,8 @@ def test_gain_at_alpha_is_not_enough():
         (40, lambda n: np.full(n, 0.003), Status.failed),
         # 1 % in the mean, from one query in 40: the interval reaches down to 0.
         (40, lambda n: np.eye(n)[0] * 0.2, Status.inconclusive),
-        # The same mean, but on so many queries that it counts.
-        (200, lambda n: np.eye(n)[0] * 1.0, Status.failed),
+        # The same mean on 200 queries, from one of them: still nothing that the set can tell.
+        (200, lambda n: np.eye(n)[0] * 1.0, Status.inconclusive),
     ],
 )
 def test_int8(n, drops, status):
