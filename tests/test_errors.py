@@ -180,7 +180,7 @@ def test_domains(tmp_path, changes, phrase, parts):
 @pytest.mark.parametrize(
     ("overrides", "phrase", "parts"),
     [
-        (["recipes=ful"], "unknown recipes", ["did you mean 'full'?"]),
+        (["recipes=ful"], "unknown recipe", ["did you mean 'full'?"]),
         (["recipes=full", "domain=leagl"], "unknown domain", ["did you mean 'legal'?"]),
         (["recipes=full", "train.epoch=3"], "unknown key", ["did you mean 'train.epochs'?"]),
         (["recipes=full", "a b"], "write key=value", ["a b"]),
