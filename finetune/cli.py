@@ -8,6 +8,7 @@ import argparse
 import errno
 import itertools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def guarded(work: Callable[[], int]) -> int:
 
 def usage() -> str:
     """Say what can be typed, with the recipes, domains and models there are."""
-    from finetune.config import choices
+    from finetune.compose import choices
 
     return "\n".join([
         "usage: python train.py recipes=<recipe> domain=<domain> model=<model> [key=value ...]",
@@ -83,24 +84,24 @@ def usage() -> str:
 
 
 def _train(argv: Sequence[str]) -> int:
-    from finetune import config as configs
+    from finetune.compose import compose
 
     flags = [argument for argument in argv if argument.startswith("-")]
     overrides = [argument for argument in argv if not argument.startswith("-")]
     if not set(flags) <= {"-m", "--multirun"}:
         raise UserError(f"command line: unknown option {flags}; write key=value, or -m for a sweep")
     if not flags:
-        return _run(configs.compose(overrides))
+        return _run(compose(overrides))
     # Every job is checked before the first one starts.
     jobs = list(expand(overrides))
     for job in jobs:
-        configs.compose(job)
-    return max(_run(configs.compose(job)) for job in jobs)
+        compose(job)
+    return max(_run(compose(job)) for job in jobs)
 
 
 def expand(overrides: Sequence[str]) -> Iterator[list[str]]:
     """Yield the overrides of each job of a sweep: ``a=1,2 b=3`` gives two."""
-    from finetune.config import parse
+    from finetune.compose import parse
 
     options = []
     for override in parse(overrides):
@@ -186,3 +187,6 @@ def _log_to_screen() -> None:
                           log_time_format="[%H:%M:%S]")  # fmt: skip
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     log.setLevel(logging.INFO)
+    # Other libraries' reports and bars, which would bury our own lines. Read when they load.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,5 +1,8 @@
 """What goes wrong because of the user's input, told in the user's words."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """The input or the configuration is at fault; the command ends with exit code 2.
@@ -12,3 +15,16 @@ class UserError(Exception):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Say which valid name is meant, or list them all."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "choose from: " + ", ".join(known)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what a library says; the rest is for its own developers."""
+    return str(error).strip().splitlines()[0]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune import hardware, steps, tracking
-from finetune.config import Config, Export, Hub, Source, nearest, target_problems, to_dict
-from finetune.errors import UserError
+from finetune.check import target_problems
+from finetune.config import Config, Export, Hub, Source, to_dict
+from finetune.errors import UserError, nearest
 from finetune.records import read_json, write_json
 from finetune.stage import Done, Planned, Step, execute, own_folder, plan, publish
 

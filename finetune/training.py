@@ -4,7 +4,6 @@ The guard scores the select half on a pooled corpus before the first step and at
 the best checkpoint is kept, and where none beats the base, the base is kept and the run says so.
 """
 
-import json
 import logging
 import shutil
 import sys
@@ -25,10 +24,11 @@ from sentence_transformers import (
 )
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerState, set_seed
 
 from finetune import model as models
 from finetune.batching import BucketSampler
+from finetune.checkpoints import SELECT_SCORE, Curves, MarkComplete, last_complete, step_of
 from finetune.config import Precision, Train
 from finetune.evaluation import retrieval
 from finetune.mining import known_answers
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 CURVES = "curves.jsonl"
 RESULT = "training.json"
-_COMPLETE = "complete"
 _METRIC = "ndcg@10"
 
 
@@ -77,13 +76,14 @@ def train(
         shutil.rmtree(checkpoints, ignore_errors=True)
         return dict(read_json(out / RESULT))
     model = models.load(base, plan.device)
+    model.model_card_data.generate_widget_examples = False
     _set_dropout(model, plan.train.dropout)
     window = model.max_seq_length or plan.train.max_length
     model.max_seq_length = min(window, plan.train.max_length)
     sampler = _sampler(rows, plan)
-    resume = _last_complete(checkpoints)
+    resume = last_complete(checkpoints)
     guard = Guard(select, plan.precision)
-    curves = Curves(out / CURVES, keep_until=_step(resume))
+    curves = Curves(out / CURVES, keep_until=step_of(resume))
     trainer = Trainer(
         sampler,
         model=model,
@@ -93,16 +93,17 @@ def train(
         evaluator=guard,
         callbacks=[curves, MarkComplete()],
     )
+    trainer.remove_callback(PrinterCallback)  # `Curves` logs the same, in a line
     base_score = curves.base_score()
     if base_score is None:
         base_score = guard(model)[_METRIC]
-        curves.write({"step": 0, f"eval_{_METRIC}": base_score})
+        curves.write({"step": 0, SELECT_SCORE: base_score})
     start = time.perf_counter()
     with _columns(plan.device):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.perf_counter() - start
     result = _outcome(trainer.state, base_score)
-    done = trainer.state.global_step - _step(resume)
+    done = trainer.state.global_step - step_of(resume)
     result["pairs_per_second"] = round(done * plan.train.batch_size / seconds, 2)
     if result["improved"]:
         model.max_seq_length = window
@@ -167,57 +168,6 @@ class Guard(BaseEvaluator):
 _DTYPE = {Precision.bf16: "bfloat16", Precision.fp16: "float16"}
 
 
-class Curves(TrainerCallback):
-    """Appends what the trainer logs to a JSON Lines file, which tracking follows.
-
-    Args:
-        path: The file.
-        keep_until: Rows after this step are dropped: a resumed run writes them again.
-    """
-
-    def __init__(self, path: Path, keep_until: int) -> None:
-        self.path = path
-        rows = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        # The last line may be cut short by a kill.
-        self.rows = [json.loads(row) for row in rows if row.endswith("}")]
-        self.rows = [row for row in self.rows if row["step"] <= keep_until]
-        path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-
-    def base_score(self) -> float | None:
-        """The score before the first step, where an earlier attempt measured it."""
-        return next((row[f"eval_{_METRIC}"] for row in self.rows if row["step"] == 0), None)
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append one row."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**row, "time": round(time.time(), 3)}) + "\n")
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Write the trainer's log line."""
-        # The summary at the end would be there twice after a kill between it and the manifest.
-        if state.is_world_process_zero and "train_runtime" not in (logs or {}):
-            self.write({"step": state.global_step, **(logs or {})})
-
-
-class MarkComplete(TrainerCallback):
-    """Lists a checkpoint's files once all are written; one that lacks any is not resumed."""
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Write the list."""
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
-        (folder / _COMPLETE).write_text("\n".join(names), encoding="utf-8")
-
-
 def _set_dropout(model: SentenceTransformer, probability: float) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -260,7 +210,7 @@ def _arguments(
         save_steps=every,
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model=f"eval_{_METRIC}",
+        metric_for_best_model=SELECT_SCORE,
         greater_is_better=True,
         logging_steps=max(1, every // 5),
         report_to=[],
@@ -291,23 +241,3 @@ def _outcome(state: TrainerState, base_score: float) -> dict[str, Any]:
         "improved": best > base_score,
         "steps": state.global_step,
     }
-
-
-def _last_complete(folder: Path) -> Path | None:
-    """The newest whole checkpoint; half-written ones are removed."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        if not _whole(checkpoint):
-            shutil.rmtree(checkpoint)
-    return max(folder.glob("checkpoint-*"), key=_step, default=None)
-
-
-def _whole(checkpoint: Path) -> bool:
-    mark = checkpoint / _COMPLETE
-    if not mark.is_file():  # killed while writing it
-        return False
-    names = mark.read_text(encoding="utf-8").splitlines()
-    return all((checkpoint / name).is_file() for name in names)  # else killed while deleting it
-
-
-def _step(checkpoint: Path | None) -> int:
-    return int(checkpoint.name.split("-")[1]) if checkpoint else 0

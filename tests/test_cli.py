@@ -14,7 +14,7 @@ import tiny_runs
 
 from finetune import cli, stage, steps
 from finetune.cli import expand, main, train, usage
-from finetune.config import ROOT, choices, compose
+from finetune.compose import ROOT, choices, compose
 from finetune.inference import OnnxEncoder
 
 DONE, BAD_INPUT, GATE_FAILED = 0, 2, 3

@@ -8,20 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finetune import config as configs
-from finetune.config import (
-    GROUPS,
-    ROOT,
-    Config,
-    Precision,
-    choices,
-    compose,
-    known_keys,
-    nearest,
-    target_problems,
-    to_dict,
-)
-from finetune.errors import UserError
+from finetune import check
+from finetune.check import target_problems
+from finetune.compose import GROUPS, ROOT, choices, compose, known_keys
+from finetune.config import Config, Precision, to_dict
+from finetune.errors import UserError, nearest
 
 PARTS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
 FILES = sorted((ROOT / "configs").glob("*/*.yaml"))
@@ -251,4 +242,4 @@ def test_no_default_stands_in_the_code():
 
 
 def test_every_range_names_a_key():
-    assert set(configs._RANGES) | set(configs._CHOICES) <= set(known_keys())
+    assert set(check._RANGES) | set(check._CHOICES) <= set(known_keys())

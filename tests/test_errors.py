@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from finetune import hub, stage
-from finetune.config import BadRows, Check, Domain, Hub, Model, Source, compose
+from finetune.compose import compose
+from finetune.config import BadRows, Check, Domain, Hub, Model, Source
 from finetune.data import beir
 from finetune.data.load import read_pairs
 from finetune.data.prepare import prepare

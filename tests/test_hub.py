@@ -11,7 +11,8 @@ import huggingface_hub.constants
 import pytest
 
 from finetune import hub
-from finetune.config import Hub, compose
+from finetune.compose import compose
+from finetune.config import Hub
 from finetune.errors import UserError
 from finetune.model import build_base, load
 

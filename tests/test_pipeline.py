@@ -13,16 +13,9 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from finetune import pipeline
-from finetune.config import (
-    PRECISIONS,
-    Config,
-    Hub,
-    Source,
-    choices,
-    compose,
-    known_keys,
-    to_dict,
-)
+from finetune.check import PRECISIONS
+from finetune.compose import choices, compose, known_keys
+from finetune.config import Config, Hub, Source, to_dict
 from finetune.data.card import read_card
 from finetune.errors import UserError
 from finetune.export.parity import FLOORS

@@ -4,7 +4,8 @@ import shlex
 import pytest
 import yaml
 
-from finetune.config import GROUPS, ROOT, choices, compose, known_keys, to_dict
+from finetune.compose import GROUPS, ROOT, choices, compose, known_keys
+from finetune.config import to_dict
 
 PATHS = sorted((ROOT / "recipes").glob("*.yaml"))
 each_recipe = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

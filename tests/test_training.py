@@ -10,9 +10,10 @@ import tiny_runs
 import torch
 from safetensors.torch import load_file
 
+from finetune import checkpoints, pipeline, training
 from finetune import model as models
-from finetune import pipeline, training
-from finetune.config import Precision, compose
+from finetune.compose import compose
+from finetune.config import Precision
 from finetune.data.beir import read_folder
 from finetune.records import Mined, Pair, half, read_dicts
 from finetune.stage import plan
@@ -220,7 +221,7 @@ def checkpoint(folder: Path, step: int, whole: bool = True, marked: bool = True)
         (path / name).write_text("x")
     if marked:
         state = SimpleNamespace(global_step=step)
-        training.MarkComplete().on_save(SimpleNamespace(output_dir=folder), state, None)
+        checkpoints.MarkComplete().on_save(SimpleNamespace(output_dir=folder), state, None)
     if not whole:
         (path / "optimizer.pt").unlink()
     return path
@@ -231,9 +232,9 @@ def test_the_newest_whole_checkpoint_is_taken_and_broken_ones_go(tmp_path):
     newest = checkpoint(tmp_path, 100)
     half_deleted = checkpoint(tmp_path, 110, whole=False)
     half_written = checkpoint(tmp_path, 120, marked=False)
-    assert training._last_complete(tmp_path) == newest  # 100, though "90" sorts behind it
+    assert checkpoints.last_complete(tmp_path) == newest  # 100, though "90" sorts behind it
     assert older.exists() and not half_deleted.exists() and not half_written.exists()
-    assert training._last_complete(tmp_path / "none") is None
+    assert checkpoints.last_complete(tmp_path / "none") is None
 
 
 def test_a_finished_training_is_not_repeated(tiny_model, rows, select, tmp_path):

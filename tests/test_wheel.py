@@ -17,9 +17,9 @@ def test_wheel_outside_a_clone(tmp_path):
         archive.extractall(site)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
-        "from finetune import cli, config;"
-        "print(config.ROOT); print(cli.usage());"
-        "print(config.compose(['recipes=contrastive', 'domain=legal']).model.name);"
+        "from finetune import cli, compose;"
+        "print(compose.ROOT); print(cli.usage());"
+        "print(compose.compose(['recipes=contrastive', 'domain=legal']).model.name);"
         "from finetune.data.card import read_card; print(read_card('legal').name)"
     )
     result = subprocess.run(

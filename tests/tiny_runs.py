@@ -72,7 +72,7 @@ def die() -> None:
 def run(arguments: list[str]) -> None:
     """Run a pipeline in this process."""
     from finetune import pipeline
-    from finetune.config import compose
+    from finetune.compose import compose
 
     pipeline.run(compose(arguments))
 

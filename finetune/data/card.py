@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from finetune.config import ROOT, nearest
-from finetune.errors import UserError
+from finetune.compose import ROOT
+from finetune.errors import UserError, nearest
 
 UNKNOWN = "unknown"
 _FENCE = "---"

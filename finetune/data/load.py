@@ -4,14 +4,14 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune.config import BadRows, nearest
+from finetune.config import BadRows
 from finetune.data.hub import is_hub_id, open_hub
 from finetune.data.lines import empty, ending, existing
 from finetune.data.loaded import Loaded
 from finetune.data.problems import Problems, listed, meant, printable, shown
 from finetune.data.rows import FIELDS, REQUIRED, Collector
 from finetune.data.tables import READABLE, Table, open_table
-from finetune.errors import UserError
+from finetune.errors import UserError, nearest
 from finetune.records import Dropped, Pair
 
 log = logging.getLogger(__name__)

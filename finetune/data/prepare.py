@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune.config import Check, Domain, Source, nearest
+from finetune.config import Check, Domain, Source
 from finetune.data import beir, clean
 from finetune.data.load import load_pairs
 from finetune.data.loaded import Loaded
-from finetune.errors import UserError
+from finetune.errors import UserError, nearest
 from finetune.records import (
     Dropped,
     EvaluationSet,

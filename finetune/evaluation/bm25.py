@@ -1,5 +1,6 @@
 """The lexical baseline: BM25 on character bigrams, default parameters."""
 
+import logging
 from collections.abc import Iterable
 
 from finetune.errors import UserError
@@ -17,6 +18,7 @@ def rank(evaluation_set: EvaluationSet, depth: int = DEPTH) -> Ranking:
         import bm25s
     except ImportError as error:
         raise UserError("BM25 needs bm25s: pip install 'finetune[evaluate]'") from error
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every index at debug level
     engine = bm25s.BM25()
     engine.index(_tokens(evaluation_set.corpus.values()), show_progress=False)
     # A query of punctuation alone has no tokens; bm25s fails on an empty one.

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from finetune.config import compose
+from finetune.compose import compose
 from finetune.records import EvaluationSet, write_jsonl
 
 EVIL = "<script>alert('x')</script>"

@@ -9,7 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from finetune.config import Config, compose
+from finetune.compose import compose
+from finetune.config import Config
 from finetune.inference import BundleFile, BundleInfo
 from finetune.records import write_json
 

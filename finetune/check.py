@@ -1,0 +1,82 @@
+"""Settings that have the right type and still cannot work."""
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
+from typing import Any
+
+from hydra.utils import get_class
+
+from finetune.config import Config
+from finetune.errors import first_line, nearest
+
+PRECISIONS = ("fp32", "int8-dynamic")  # artifacts that ``export.precisions`` may name
+
+# A number must be greater than the first and at most the second.
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (-1, 2**32 - 1),  # what numpy takes
+    "limit": (0, math.inf),
+    "mine.rounds": (-1, 1),
+    "mine.negatives": (-1, 32),
+    "mine.relative_margin": (-1e-9, 1),
+    "train.epochs": (0, 1_000),
+    "train.batch_size": (1, 65_536),
+    "train.learning_rate": (0, 1),
+    "train.warmup": (-1e-9, 1),
+    "train.weight_decay": (-1e-9, 1),
+    "train.max_length": (7, math.inf),
+    "train.checkpoints": (0, 1_000),
+    "train.guard_share": (0, 1),
+    "hardware.threads": (-1, 1_024),
+    "export.parity_texts": (1, math.inf),
+    "evaluate.samples": (99, 1_000_000),
+    "evaluate.alpha": (0, 1),
+    "evaluate.speed_texts": (0, math.inf),
+}
+_CHOICES = {"model.pooling": ("mean", "cls"), "hardware.device": ("auto", "cpu", "cuda"),
+            "export.precisions": PRECISIONS}  # fmt: skip
+
+
+def problems(config: Config) -> Iterator[str]:
+    """Say what is out of range, no valid choice, or at odds with another setting."""
+    for key, (low, high) in _RANGES.items():
+        value = attrgetter(key)(config)
+        if value is not None and not value > low:
+            bound = "0 or more" if low < 0 else f"greater than {low:g}"
+            yield f"{key}={value}: must be {bound}"
+        elif value is not None and not value <= high:
+            yield f"{key}={value}: must be at most {high:g}"
+    for key, options in _CHOICES.items():
+        value = attrgetter(key)(config)
+        wrong = [each for each in (value if isinstance(value, list) else [value])
+                 if each not in options]  # fmt: skip
+        if wrong or not value:
+            yield f"{key}={value}: choose from: {', '.join(options)}"
+    if set(config.model.prompts) != {"query", "passage"}:
+        yield f"model.prompts: has {sorted(config.model.prompts)}; expected query and passage"
+    if config.mine.rounds and config.mine.negatives > config.mine.candidates:
+        yield (
+            f"mine.negatives={config.mine.negatives}: only mine.candidates="
+            f"{config.mine.candidates} neighbours are looked at; raise mine.candidates"
+        )
+
+
+def target_problems(name: str, node: Mapping[str, Any]) -> Iterator[str]:
+    """Bind a ``_target_`` node's keys to the target's signature.
+
+    Not part of `compose`: it imports the target, and with it torch.
+    """
+    target = str(node.get("_target_", ""))
+    if not target:
+        yield f"{name}: no _target_ (the class that makes it)"
+        return
+    try:
+        signature = inspect.signature(get_class(target))
+    except (ImportError, ValueError) as error:
+        yield f"{name}._target_={target}: {first_line(error)}"
+        return
+    known = [key for key in signature.parameters if key != "model"]
+    for key in node:
+        if not key.startswith("_") and key not in known:
+            yield f"{name}.{key}: {target} has no parameter {key!r}; {nearest(key, known)}"

@@ -1,0 +1,90 @@
+"""What training leaves on disk while it runs: its curves, and checkpoints that are known whole."""
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+log = logging.getLogger(__name__)
+
+SELECT_SCORE = "eval_ndcg@10"  # the trainer's name for the guard's score
+_COMPLETE = "complete"
+
+
+class Curves(TrainerCallback):
+    """Appends what the trainer logs to a JSON Lines file, which tracking follows.
+
+    Args:
+        path: The file.
+        keep_until: Rows after this step are dropped: a resumed run writes them again.
+    """
+
+    def __init__(self, path: Path, keep_until: int) -> None:
+        self.path = path
+        rows = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        # The last line may be cut short by a kill.
+        self.rows = [json.loads(row) for row in rows if row.endswith("}")]
+        self.rows = [row for row in self.rows if row["step"] <= keep_until]
+        path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+
+    def base_score(self) -> float | None:
+        """The score before the first step, where an earlier attempt measured it."""
+        return next((row[SELECT_SCORE] for row in self.rows if row["step"] == 0), None)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**row, "time": round(time.time(), 3)}) + "\n")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the trainer's log line."""
+        # The summary at the end would be there twice after a kill between it and the manifest.
+        if state.is_world_process_zero and "train_runtime" not in (logs or {}):
+            row = {"step": state.global_step, **(logs or {})}
+            self.write(row)
+            shown = [f"{name} {row[name]:.4f}" for name in ("loss", SELECT_SCORE) if name in row]
+            log.info("step %d of %d: %s", state.global_step, state.max_steps, ", ".join(shown))
+
+
+class MarkComplete(TrainerCallback):
+    """Lists a checkpoint's files once all are written; one that lacks any is not resumed."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the list."""
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+        (folder / _COMPLETE).write_text("\n".join(names), encoding="utf-8")
+
+
+def last_complete(folder: Path) -> Path | None:
+    """The newest whole checkpoint; half-written ones are removed."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not _whole(checkpoint):
+            shutil.rmtree(checkpoint)
+    return max(folder.glob("checkpoint-*"), key=step_of, default=None)
+
+
+def _whole(checkpoint: Path) -> bool:
+    mark = checkpoint / _COMPLETE
+    if not mark.is_file():  # killed while writing it
+        return False
+    names = mark.read_text(encoding="utf-8").splitlines()
+    return all((checkpoint / name).is_file() for name in names)  # else killed while deleting it
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The step at which a checkpoint was written; 0 for none."""
+    return int(checkpoint.name.split("-")[1]) if checkpoint else 0
