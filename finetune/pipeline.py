@@ -77,7 +77,7 @@ def steps_of(config: Config) -> list[Step]:
             {"model": "base", "pairs": pairs, "select": "pool"}, resumes=True,
         ),
         Step(
-            "export", steps.export, 1,
+            "export", steps.export, 2,
             _export_settings(config, config.export.precisions, _name(config)) | machine,
             {"model": "train", "data": "data"},
         ),

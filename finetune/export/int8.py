@@ -8,7 +8,8 @@ What is quantised, and how (measured on CPUs with VNNI):
 - Rows of large embedding tables, int8 with one scale a row: a table is read a few rows at a time,
   so this costs no time and saves three quarters of what is the larger half of a small model.
 
-- Outliers among the channels of an activation are moved into the weight first (`smooth`).
+- Outliers among the channels of an activation are moved into the weight first (`smooth`), and
+  weights are rounded so that their errors cancel (`rounding`).
 
 Everything else stays fp32: Softmax, LayerNorm, Gelu, additions and the two products inside
 attention are a small part of the time and most of the error.
@@ -25,6 +26,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from finetune.export.rounding import gram_matrices, round_columns
 from finetune.export.smooth import channel_maxima, smoothing
 from finetune.inference.onnx import Feed
 
@@ -73,15 +75,18 @@ def quantize_dynamic(fp32: Path, int8: Path, feeds: Sequence[Feed] = ()) -> dict
     Args:
         fp32: The graph of `export_onnx`.
         int8: Where to write.
-        feeds: Batches to find outliers with; without any, outliers stay where they are.
+        feeds: Batches to find outliers and correlations with; without any, outliers stay where they
+            are and each weight is rounded to its nearest step.
 
     Raises:
         RuntimeError: There was nothing to quantise.
     """
     model = onnx.load(fp32)
     rewrite = _Rewrite(model.graph)
-    divisors = _divisors(fp32, rewrite.matmul_inputs(), feeds) if feeds else {}
-    plan = rewrite.run(divisors)
+    inputs = rewrite.matmul_inputs()
+    divisors = _divisors(fp32, inputs, feeds) if feeds else {}
+    grams = gram_matrices(fp32, inputs, feeds) if feeds else {}
+    plan = rewrite.run(divisors, grams)
     if not plan.matmuls:
         raise RuntimeError(f"{fp32}: holds no MatMul with a constant weight to quantise")
     onnx.checker.check_model(model)
@@ -130,6 +135,8 @@ class _Rewrite:
         self.activations: dict[str, tuple[str, str, str]] = {}
         # Input name -> what its channels are divided by.
         self.divisors: Mapping[str, NDArray[np.float32]] = {}
+        # Input name -> its aᵀa, by which weights are rounded.
+        self.grams: Mapping[str, NDArray[np.float64]] = {}
 
     def matmul_inputs(self) -> list[str]:
         """Return the activations that MatMuls with a constant weight read.
@@ -144,9 +151,14 @@ class _Rewrite:
         shared = {name for names in readers.values() if len(names) > 1 for name in names}
         return [name for name in dict.fromkeys(name for name, _ in pairs) if name not in shared]
 
-    def run(self, divisors: Mapping[str, NDArray[np.float32]]) -> Int8Plan:
+    def run(
+        self,
+        divisors: Mapping[str, NDArray[np.float32]],
+        grams: Mapping[str, NDArray[np.float64]],
+    ) -> Int8Plan:
         """Replace the nodes that qualify, in order, and drop the weights nothing reads now."""
         self.divisors = divisors
+        self.grams = grams
         nodes: list[NodeProto] = []
         for node in self.graph.node:
             if self._is_matmul(node):
@@ -176,7 +188,7 @@ class _Rewrite:
         name = node.name or node.output[0]
         nodes = self._quantize_activation(activation)
         a, a_scale, a_zero = self.activations[activation]
-        w, w_scale = self._quantize_matrix(weight, self.divisors.get(activation))
+        w, w_scale = self._quantize_matrix(weight, activation)
         self.matmuls.append(self._entry(name, weight))
         return [
             *nodes,
@@ -218,15 +230,22 @@ class _Rewrite:
             helper.make_node("DynamicQuantizeLinear", [smooth], outputs, f"{name}/quantize"),
         ]
 
-    def _quantize_matrix(self, name: str, divisor: NDArray[np.float32] | None) -> tuple[str, str]:
+    def _quantize_matrix(self, name: str, activation: str) -> tuple[str, str]:
         """Add the int8 form of a matrix and its scales ``[n]``; return their names.
 
-        A divisor of the activation multiplies the rows.
+        What the activation is divided by multiplies the rows.
         """
         names = (f"{name}/int8", f"{name}/scales")
         if names[0] not in self.weights:
             weight = numpy_helper.to_array(self.weights[name])
-            int8, scale = quantize_columns(weight if divisor is None else weight * divisor[:, None])
+            divisor = self.divisors.get(activation, np.ones(len(weight), np.float32))
+            weight = weight * divisor[:, None]
+            gram = self.grams.get(activation)
+            int8, scale = (
+                quantize_columns(weight)
+                if gram is None
+                else round_columns(weight, gram / np.outer(divisor, divisor))
+            )
             self._add(names[0], int8)
             self._add(names[1], scale)
         return names
