@@ -2,7 +2,7 @@
 
 python benchmarks/demo.py
 
-Writes ``benchmarks/results/demo.json``: scores, gates, parity, speeds and the versions of the run.
+Writes ``benchmarks/results/demo.json``: scores, gates, parity and speeds.
 """
 
 import json

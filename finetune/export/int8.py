@@ -26,8 +26,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from finetune.export.rounding import gram_matrices, round_columns
-from finetune.export.smooth import channel_maxima, smoothing
+from finetune.export.calibration import observe
+from finetune.export.rounding import round_columns
+from finetune.export.smooth import smoothing
 from finetune.inference.onnx import Feed
 
 log = logging.getLogger(__name__)
@@ -83,10 +84,12 @@ def quantize_dynamic(fp32: Path, int8: Path, feeds: Sequence[Feed] = ()) -> dict
     """
     model = onnx.load(fp32)
     rewrite = _Rewrite(model.graph)
-    inputs = rewrite.matmul_inputs()
-    divisors = _divisors(fp32, inputs, feeds) if feeds else {}
-    grams = gram_matrices(fp32, inputs, feeds) if feeds else {}
-    plan = rewrite.run(divisors, grams)
+    seen = observe(fp32, rewrite.matmul_inputs(), feeds) if feeds else {}
+    smoothed = {name: smoothing(each.maxima) for name, each in seen.items()}
+    plan = rewrite.run(
+        {name: divisor for name, divisor in smoothed.items() if divisor is not None},
+        {name: each.gram for name, each in seen.items()},
+    )
     if not plan.matmuls:
         raise RuntimeError(f"{fp32}: holds no MatMul with a constant weight to quantise")
     onnx.checker.check_model(model)
@@ -111,15 +114,6 @@ def quantize_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArra
     largest = np.abs(weight).max(axis=1)
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     return np.round(weight / scale[:, None]).astype(np.int8), scale
-
-
-def _divisors(
-    fp32: Path, activations: Sequence[str], feeds: Sequence[Feed]
-) -> dict[str, NDArray[np.float32]]:
-    """Return what to divide the channels of each activation by, where that is worth it."""
-    maxima = channel_maxima(fp32, activations, feeds)
-    found = {name: smoothing(values) for name, values in maxima.items()}
-    return {name: divisor for name, divisor in found.items() if divisor is not None}
 
 
 class _Rewrite:

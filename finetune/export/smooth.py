@@ -15,16 +15,8 @@ The idea is SmoothQuant's (Xiao et al. 2023, arXiv:2211.10438). Unlike there onl
 moved, since weights have a scale a column here, not one a tensor, and suffer from large rows.
 """
 
-from collections.abc import Iterable
-from pathlib import Path
-
 import numpy as np
-import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
-
-from finetune.inference.onnx import Feed
 
 # A channel above this quantile of all channels' maxima is an outlier. From .90 to .98, and with
 # powers from .6 to 1, results differ by less than they do from one set of texts to another.
@@ -47,46 +39,3 @@ def smoothing(maxima: NDArray[np.float32]) -> NDArray[np.float32] | None:
     if not maxima.max() >= _WORTH * usual > 0:
         return None
     return (np.maximum(1, maxima / usual) ** _POWER).astype(np.float32)
-
-
-def channel_maxima(
-    fp32: Path, tensors: Iterable[str], feeds: Iterable[Feed]
-) -> dict[str, NDArray[np.float32]]:
-    """Run a model and note the largest absolute value of each channel of some tensors.
-
-    Args:
-        fp32: The graph.
-        tensors: Names of tensors ``[..., k]`` inside it.
-        feeds: Batches to run; some 50 texts tell enough.
-
-    Returns:
-        ``[k]`` by tensor; nothing if there are no batches, or no tensors.
-    """
-    names = list(tensors)
-    if not names:
-        return {}
-    session = _session_with_maxima(fp32, names)
-    best: dict[str, NDArray[np.float32]] = {}
-    for feed in feeds:
-        found = session.run([f"{name}/max" for name in names], feed)
-        for name, maxima in zip(names, found, strict=True):
-            best[name] = np.maximum(best.get(name, maxima), maxima)
-    return best
-
-
-def _session_with_maxima(fp32: Path, names: list[str]) -> onnxruntime.InferenceSession:
-    """Start a model that also gives ``<name>/max``, so that no activation leaves the graph."""
-    probe = onnx.load(fp32)
-    for name in names:
-        absolute, flat, largest = f"{name}/abs", f"{name}/flat", f"{name}/max"
-        probe.graph.node.extend(
-            [
-                helper.make_node("Abs", [name], [absolute]),
-                helper.make_node("Flatten", [absolute], [flat], axis=-1),
-                helper.make_node("ReduceMax", [flat], [largest], axes=[0], keepdims=0),
-            ]
-        )
-        probe.graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, None))
-    return onnxruntime.InferenceSession(
-        probe.SerializeToString(), providers=["CPUExecutionProvider"]
-    )

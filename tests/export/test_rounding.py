@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from finetune.export.calibration import observe
 from finetune.export.int8 import quantize_columns
-from finetune.export.rounding import gram_matrices, round_columns
+from finetune.export.rounding import round_columns
 
 
 def correlated(rows, size, seed=0):
@@ -75,5 +76,5 @@ def test_gram_matrices_sum_over_batches(tmp_path):
     onnx.save(model, tmp_path / "m.onnx")
     first = np.array([[[1, 2], [3, 4]]], np.float32)
     second = np.array([[[5, 6]]], np.float32)
-    grams = gram_matrices(tmp_path / "m.onnx", ["y"], [{"x": first}, {"x": second}])
-    np.testing.assert_array_equal(grams["y"], [[1 + 9 + 25, 2 + 12 + 30], [44, 4 + 16 + 36]])
+    seen = observe(tmp_path / "m.onnx", ["y"], [{"x": first}, {"x": second}])
+    np.testing.assert_array_equal(seen["y"].gram, [[1 + 9 + 25, 2 + 12 + 30], [44, 4 + 16 + 36]])

@@ -3,7 +3,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from finetune.export.smooth import channel_maxima, smoothing
+from finetune.export.calibration import observe
+from finetune.export.smooth import smoothing
 
 
 def test_no_outlier_no_smoothing():
@@ -43,14 +44,14 @@ def doubling(tmp_path):
 
 def test_maxima_are_absolute_and_over_all_batches(doubling):
     feeds = [{"input_ids": np.array([[1, 0]])}, {"input_ids": np.array([[2], [0]])}]
-    maxima = channel_maxima(doubling, ["hidden", "out"], feeds)
-    assert maxima["hidden"].tolist() == [3, 5]
-    assert maxima["out"].tolist() == [6, 10]
+    maxima = observe(doubling, ["hidden", "out"], feeds)
+    assert maxima["hidden"].maxima.tolist() == [3, 5]
+    assert maxima["out"].maxima.tolist() == [6, 10]
 
 
 def test_no_batches_no_maxima(doubling):
-    assert channel_maxima(doubling, ["hidden"], []) == {}
+    assert observe(doubling, ["hidden"], []) == {}
 
 
 def test_no_tensors_no_maxima(doubling):
-    assert channel_maxima(doubling, [], [{"input_ids": np.array([[1]])}]) == {}
+    assert observe(doubling, [], [{"input_ids": np.array([[1]])}]) == {}
