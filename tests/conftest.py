@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny_runs
 
 CHARS = "的一是了我不在人有他这上们来到时大地为子中你说生国年着就那和要她出也得里后自以会家可下而过天去能对小多然于心学之都好看起发当没成只如事把还用第样道想作种开美总从无情己面最女但现前些所同日手又行意动房东租合同公司工资老板退押金商品网店质量法律规定赔偿离婚财产父母孩子抚养学校老师医院医生药?？。,，1234567890abcdefghijklmnopqrstuvwxyz"  # noqa: E501
 
@@ -104,3 +105,9 @@ def write_lines(path: Path, rows: list[dict]) -> None:
     """Write JSON Lines."""
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text("".join(lines), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def domain(tiny_model, tmp_path_factory) -> Path:
+    """A domain of its own for each test file, on which the tiny model can improve."""
+    return tiny_runs.learnable_domain(tmp_path_factory.mktemp("learn") / "domain", tiny_model)

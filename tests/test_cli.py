@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,11 +26,6 @@ def logs_as_they_were():
     before = list(root.handlers), root.level, ours.level
     yield
     root.handlers[:], root.level, ours.level = before
-
-
-@pytest.fixture(scope="module")
-def domain(tiny_model, tmp_path_factory) -> Path:
-    return tiny_runs.learnable_domain(tmp_path_factory.mktemp("learn") / "domain", tiny_model)
 
 
 @pytest.fixture(scope="module")

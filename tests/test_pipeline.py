@@ -28,11 +28,6 @@ RECIPES = ("contrastive", "full")
 
 
 @pytest.fixture(scope="module")
-def domain(tiny_model, tmp_path_factory) -> Path:
-    return tiny_runs.learnable_domain(tmp_path_factory.mktemp("learn") / "domain", tiny_model)
-
-
-@pytest.fixture(scope="module")
 def arguments(tiny_model, domain, tmp_path_factory):
     work = tmp_path_factory.mktemp("runs")
 
