@@ -1,5 +1,6 @@
 """Settings that have the right type and still cannot work."""
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Iterator, Mapping
@@ -8,15 +9,20 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from finetune.config import Config
+from finetune.config import Config, Generate, Use
 from finetune.errors import first_line, nearest
 
+GENERATORS = tuple(  # the fields of a share
+    field.name for field in dataclasses.fields(Generate) if field.type is float
+)
 PRECISIONS = ("fp32", "int8-dynamic")  # artifacts that ``export.precisions`` may name
 
 # A number must be greater than the first and at most the second.
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (-1, 2**32 - 1),  # what numpy takes
     "limit": (0, math.inf),
+    "generate.pairs": (0, math.inf),
+    **{f"generate.{name}": (-1e-9, math.inf) for name in GENERATORS},
     "mine.rounds": (-1, 1),
     "mine.negatives": (-1, 32),
     "mine.relative_margin": (-1e-9, 1),
@@ -55,6 +61,12 @@ def problems(config: Config) -> Iterator[str]:
             yield f"{key}={value}: choose from: {', '.join(options)}"
     if set(config.model.prompts) != {"query", "passage"}:
         yield f"model.prompts: has {sorted(config.model.prompts)}; expected query and passage"
+    shares = [getattr(config.generate, name) for name in GENERATORS]
+    if config.generate.use is not Use.none and not sum(shares):
+        yield (
+            f"generate.use={config.generate.use.value}: no generator has a share; add "
+            "generate=documents, or give one a share, as generate.cloze=1"
+        )
     if config.mine.rounds and config.mine.negatives > config.mine.candidates:
         yield (
             f"mine.negatives={config.mine.negatives}: only mine.candidates="

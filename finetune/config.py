@@ -40,6 +40,15 @@ class Tracker(Enum):
     none = "none"
 
 
+class Use(Enum):
+    """What becomes of pairs made from documents; ``warmup`` trains on them before the others."""
+
+    none = "none"
+    only = "only"
+    join = "join"
+    warmup = "warmup"
+
+
 class BadRows(Enum):
     """What happens to rows that cannot be used: end the run, or leave them out and count them."""
 
@@ -65,9 +74,25 @@ class Domain:
     train: Optional[str]  # noqa: UP045
     dev: Optional[Path]  # noqa: UP045
     test: Optional[Path]  # noqa: UP045
+    documents: Optional[Path]  # noqa: UP045
     columns: Dict[str, str]  # noqa: UP006
     sources: Optional[List[str]]  # noqa: UP006, UP045
     full: bool
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Pairs made from documents: what for, how many at most, each generator's share."""
+
+    use: Use
+    pairs: Optional[int]  # noqa: UP045
+    title: float
+    heading: float
+    question: float
+    phrases: float
+    cloze: float
+    neighbours: float
+    identity: float
 
 
 @dataclass(frozen=True)
@@ -168,6 +193,7 @@ class Config:
     run_dir: Optional[Path]  # noqa: UP045
     paths: Paths
     domain: Domain
+    generate: Generate
     check: Check
     model: Model
     loss: Dict[str, Any]  # noqa: UP006

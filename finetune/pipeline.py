@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune import hardware, steps, tracking
 from finetune.check import target_problems
-from finetune.config import Config, Export, Hub, Source, to_dict
+from finetune.config import Config, Export, Hub, Source, Use, to_dict
 from finetune.errors import UserError, nearest
 from finetune.records import read_json, write_json
 from finetune.stage import Done, Planned, Step, execute, own_folder, plan, publish
@@ -42,7 +42,10 @@ def resolve(config: Config) -> Config:
 def steps_of(config: Config) -> list[Step]:
     """Return the steps of a run, in order."""
     mined = config.mine.rounds > 0
-    pairs = "mine" if mined else "data"
+    generated = config.generate.use is not Use.none
+    warm = config.generate.use is Use.warmup
+    own = "generate" if generated and not warm else "data"
+    pairs = "mine" if mined else own
     machine = {"device": config.hardware.device, "threads": config.hardware.threads}
     first = [
         Step(
@@ -51,6 +54,7 @@ def steps_of(config: Config) -> list[Step]:
              "seed": config.seed},
             files=_data_files(config),
         ),
+        *([_generate(config)] if generated else []),
         Step("base", steps.base, 1, {"model": config.model}, files=_model_files(config)),
         Step(
             "export-base", steps.export, 1,
@@ -58,9 +62,13 @@ def steps_of(config: Config) -> list[Step]:
             {"model": "base", "data": "data"},
         ),
         Step("embed", steps.embed, 1, machine,
-             {"model": "base", "export": "export-base", "data": "data"}),
+             {"model": "base", "export": "export-base", "data": "data", "pairs": own}),
     ]  # fmt: skip
-    mine = Step("mine", steps.mine, 2, {"mine": config.mine}, {"embed": "embed", "data": "data"})
+    mine = Step("mine", steps.mine, 2, {"mine": config.mine}, {"embed": "embed", "pairs": own})
+    warmup = Step(
+        "warmup", steps.train, 2, _train_settings(config, mined=False) | machine,
+        {"model": "base", "pairs": "generate", "select": "pool"}, resumes=True,
+    )  # fmt: skip
     return [
         *first,
         *([mine] if mined else []),
@@ -70,11 +78,11 @@ def steps_of(config: Config) -> list[Step]:
              "checkpoints": config.train.checkpoints, "seed": config.seed},
             {"embed": "embed", "data": "data", "pairs": pairs},
         ),
+        *([warmup] if warm else []),
         Step(
-            "train", steps.train, 2,
-            {"train": config.train, "loss": config.loss, "seed": config.seed, "mined": mined,
-             "precision": config.hardware.precision} | machine,
-            {"model": "base", "pairs": pairs, "select": "pool"}, resumes=True,
+            "train", steps.train, 2, _train_settings(config, mined=mined) | machine,
+            {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"},
+            resumes=True,
         ),
         Step(
             "export", steps.export, 2,
@@ -96,10 +104,26 @@ def steps_of(config: Config) -> list[Step]:
             "report", steps.report, 1,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": config.evaluate, "seed": config.seed, "mined": mined},
-            {"data": "data", "pairs": pairs, "train": "train", "export": "export",
+            {"data": own, "sets": "data", "pairs": pairs, "train": "train", "export": "export",
              "evaluate_base": "evaluate-base", "evaluate": "evaluate"},
         ),
     ]  # fmt: skip
+
+
+def _generate(config: Config) -> Step:
+    documents = config.domain.documents
+    return Step(
+        "generate", steps.generate, 1,
+        {"generate": config.generate, "domain": config.domain, "limit": config.limit,
+         "seed": config.seed},
+        {"data": "data"},
+        files={"documents": documents.expanduser()} if documents else {},
+    )  # fmt: skip
+
+
+def _train_settings(config: Config, *, mined: bool) -> dict[str, Any]:
+    return {"train": config.train, "loss": config.loss, "seed": config.seed, "mined": mined,
+            "precision": config.hardware.precision}  # fmt: skip
 
 
 def run(config: Config) -> dict[str, Any] | None:
@@ -223,7 +247,8 @@ def _model_files(config: Config) -> dict[str, Path]:
 def _missing_data(config: Config) -> list[str]:
     """What the domain needs and has not been given, told from its data card."""
     domain = config.domain
-    if domain.train and domain.dev and "None/" not in f"{domain.train}{domain.dev}":
+    no_pairs = domain.train is None and config.generate.use is not Use.only
+    if not no_pairs and domain.dev and "None/" not in f"{domain.train}{domain.dev}":
         return []
     if config.paths.data is None and domain.name != "custom":
         from finetune.data.card import read_card
@@ -235,9 +260,11 @@ def _missing_data(config: Config) -> list[str]:
         ]
     return [
         f"domain.{key}: not set; {what}"
-        for key, value, what in (
-            ("train", domain.train, "name a jsonl, csv or parquet file of pairs, or a hub id"),
-            ("dev", domain.dev, "name a folder with corpus.jsonl, queries.jsonl and qrels.tsv"),
+        for key, missing, what in (
+            ("train", no_pairs, "name a jsonl, csv or parquet file of pairs, or a hub id; "
+             "recipes=documents makes pairs from documents alone"),
+            ("dev", not domain.dev,
+             "name a folder with corpus.jsonl, queries.jsonl and qrels.tsv"),
         )
-        if not value
-    ]
+        if missing
+    ]  # fmt: skip

@@ -24,6 +24,25 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """A piece of a document, under the document's title and the heading over it ("" for none).
+
+    ``label`` is what a corpus writes before the text (``劳动法 第三条：``), "" for none.
+    """
+
+    id: str
+    title: str
+    heading: str
+    text: str
+    label: str = ""
+
+    @property
+    def indexed(self) -> str:
+        """The passage as the corpus holds it."""
+        return self.label + self.text
+
+
+@dataclass(frozen=True)
 class Mined:
     """A pair with hard negatives, and the miner's cosine of query with positive, then with each."""
 

@@ -39,6 +39,14 @@ def data(settings: Settings, inputs: Inputs, out: Path) -> None:
     prepare(settings["domain"], settings["check"], settings["limit"], settings["seed"], out)
 
 
+def generate(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Make training pairs from documents, alone or beside the domain's own."""
+    from finetune.data.generate import generate as make
+
+    make(settings["generate"], settings["domain"], inputs["data"], settings["limit"],
+         settings["seed"], out)  # fmt: skip
+
+
 def base(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Bring the base model into one layout."""
     from finetune.model import build_base
@@ -73,7 +81,7 @@ def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.progress import bar
 
     encoder = _encoder("base", settings, inputs)
-    pairs = list(read_jsonl(inputs["data"] / "train.jsonl", Pair))
+    pairs = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
     select = _select(inputs["data"])
     pool = list(dict.fromkeys([*(pair.positive for pair in pairs), *select.corpus.values()]))
     write_jsonl(out / "pool.jsonl", ({"text": text} for text in pool))
@@ -93,7 +101,7 @@ def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.mining import mine as mine_pairs
 
     mine_settings = settings["mine"]
-    pairs = list(read_jsonl(inputs["data"] / "train.jsonl", Pair))
+    pairs = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
     texts = [row["text"] for row in read_dicts(inputs["embed"] / "pool.jsonl")]
     vectors = np.load(inputs["embed"] / "pool.npy")
     row = {text: index for index, text in enumerate(texts)}
@@ -191,7 +199,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Put the scores, their uncertainty and the gates together."""
     from finetune.report import Facts, build
 
-    data_folder, train_folder = inputs["data"], inputs["train"]
+    data_folder, train_folder = inputs["sets"], inputs["train"]
     sets = [read_set(folder) for folder in sorted((data_folder / "report").iterdir())]
     mined = inputs["pairs"] / "summary.json"
     build(
@@ -204,7 +212,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             outcomes=[inputs["evaluate_base"] / "outcomes", inputs["evaluate"] / "outcomes"],
             speeds=read_json(inputs["evaluate_base"] / "speed.json")
             | read_json(inputs["evaluate"] / "speed.json"),
-            data_summary=read_json(data_folder / "summary.json"),
+            data_summary=read_json(inputs["data"] / "summary.json"),
             mining=read_json(mined) if settings["mined"] else None,
             training=read_json(train_folder / "training.json"),
             curves=train_folder / "curves.jsonl",

@@ -59,7 +59,7 @@ def prepare(
     loaded = load(domain, check)
     loaded = _select_sources(loaded, domain.sources)
     loaded = _drop_leaks(loaded)
-    if not loaded.pairs:
+    if not loaded.pairs and domain.train is not None:
         raise UserError(_nothing_left(domain, loaded.dropped))
     loaded = _sample(loaded, limit, seed)
     write_jsonl(out / "train.jsonl", loaded.pairs)
@@ -114,27 +114,24 @@ def _load_files(domain: Domain, check: Check) -> Loaded:
             return None
 
     train, dev, test = domain.train, domain.dev, domain.test
-    problems += _not_set(domain)
-    loaded = train and attempt(lambda: load_pairs(train, domain.columns, check.bad_rows))
+    if dev is None:
+        problems.append(
+            f"domain.dev: is not set; domain={domain.name} needs an evaluation folder, "
+            "domain.dev=<folder with corpus.jsonl, queries.jsonl, qrels.tsv>"
+        )
+    loaded = attempt(lambda: _train_pairs(train, domain, check))
     dev_set = dev and attempt(lambda: beir.read_folder(dev))
     test_set = test and attempt(lambda: beir.read_folder(test))
-    if problems or not loaded or not dev_set:
+    if problems or loaded is None or not dev_set:
         raise UserError(*problems)
     select, report = (dev_set, test_set) if test_set else _halves(dev_set)
     return replace(loaded, select=(_apart(select, report),), report=(report,))
 
 
-def _not_set(domain: Domain) -> list[str]:
-    needed = {
-        "train": "training pairs, domain.train=<jsonl, csv, tsv or parquet file, or hub id>",
-        "dev": "an evaluation folder, domain.dev=<folder with corpus.jsonl, queries.jsonl, "
-        "qrels.tsv>",
-    }
-    return [
-        f"domain.{key}: is not set; domain={domain.name} needs {what}"
-        for key, what in needed.items()
-        if not getattr(domain, key)
-    ]
+def _train_pairs(train: str | None, domain: Domain, check: Check) -> Loaded:
+    if train is None:  # documents alone
+        return Loaded((), ())
+    return load_pairs(train, domain.columns, check.bad_rows)
 
 
 def _halves(dev: EvaluationSet) -> tuple[EvaluationSet, EvaluationSet]:

@@ -13,7 +13,8 @@ STOP = Check(BadRows.stop)
 def domain(tmp_path, **changes):
     settings = {
         "name": "custom", "source": Source.files, "train": str(tmp_path / "train.jsonl"),
-        "dev": tmp_path / "dev", "test": None, "columns": {}, "sources": None, "full": False,
+        "dev": tmp_path / "dev", "test": None, "documents": None, "columns": {},
+        "sources": None, "full": False,
     }  # fmt: skip
     return Domain(**(settings | changes))
 

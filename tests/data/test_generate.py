@@ -1,0 +1,79 @@
+import pytest
+from tiny_runs import write_rows
+
+from finetune.config import Domain, Generate, Source, Use
+from finetune.data.generate import generate
+from finetune.data.prepare import LEAK
+from finetune.data.synthesize import GENERATORS
+from finetune.errors import UserError
+from finetune.records import Dropped, Pair, read_json, read_jsonl, write_json
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Output of a data step: one pair, and a corpus of two texts that two questions ask about."""
+    folder = tmp_path / "data"
+    texts = {"x": "甲方应付款。乙方须交货物给他。", "y": "丙方不必付款。丁方须收货物吧。"}
+    for part, asked in (("select", "谁付款"), ("report", "乙方须交货物给他")):
+        (folder / part / "law").mkdir(parents=True)
+        write_rows(folder / part / "law/corpus.jsonl",
+                   [{"id": key, "text": text} for key, text in texts.items()])  # fmt: skip
+        write_rows(folder / part / "law/queries.jsonl", [{"id": f"q-{part}", "text": asked}])
+    write_rows(folder / "train.jsonl", [Pair("1", "问", texts["x"], "own")])
+    write_json(folder / "summary.json", {"pairs": 1, "read": 1, "dropped": {}, "sets": {}})
+    return folder
+
+
+def make(data, out, use=Use.only, documents=None, limit=None, seed=0, **shares):
+    out.mkdir()
+    settings = Generate(use=use, pairs=100, **(dict.fromkeys(GENERATORS, 0.0) | shares))
+    domain = Domain("law", Source.files, None, None, None, documents, {}, None, False)
+    summary = generate(settings, domain, data, limit, seed, out)
+    assert summary == read_json(out / "summary.json")
+    return list(read_jsonl(out / "train.jsonl", Pair)), summary
+
+
+def test_the_corpus_is_the_document_where_there_is_no_other(data, tmp_path):
+    pairs, summary = make(data, tmp_path / "out", identity=1.0)
+    assert {pair.query for pair in pairs} == {
+        "甲方应付款。乙方须交货物给他。",
+        "丙方不必付款。丁方须收货物吧。",
+    }
+    assert summary["pairs"] == 2 and summary["sources"] == {"generated-identity": 2}
+
+
+def test_documents_are_read_where_there_are_some(data, tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/a.md").write_text("# 题\n\n正文在这里。", "utf-8")
+    pairs, _ = make(data, tmp_path / "out", documents=tmp_path / "docs", title=1.0)
+    assert [(pair.query, pair.positive) for pair in pairs] == [("题", "正文在这里。")]
+
+
+def test_own_pairs_stay_beside_them_when_joined(data, tmp_path):
+    pairs, summary = make(data, tmp_path / "out", use=Use.join, identity=1.0)
+    assert pairs[0].source == "own" and len(pairs) == 3
+    assert summary["sources"] == {"generated-identity": 2, "own": 1}
+
+
+def test_a_query_that_the_evaluation_asks_is_left_out_and_counted(data, tmp_path):
+    found = [make(data, tmp_path / f"out{seed}", cloze=1.0, seed=seed) for seed in range(8)]
+    leaks = [
+        row
+        for seed in range(8)
+        for row in read_jsonl(tmp_path / f"out{seed}/dropped.jsonl", Dropped)
+    ]
+    assert leaks and {row.reason for row in leaks} == {LEAK}
+    assert {row.collided_with for row in leaks} == {"law: query q-report"}
+    assert all(pair.query != "乙方须交货物给他" for pairs, _ in found for pair in pairs)
+    assert all(summary["read"] == summary["pairs"] + sum(summary["dropped"].values())
+               for _, summary in found)  # fmt: skip
+
+
+def test_limit_lowers_the_number(data, tmp_path):
+    pairs, _ = make(data, tmp_path / "out", limit=1, identity=1.0)
+    assert len(pairs) == 1
+
+
+def test_nothing_made_is_told_with_the_way_out(data, tmp_path):
+    with pytest.raises(UserError, match=r"generate\.title=1: no pair made from 2 passages"):
+        make(data, tmp_path / "out", title=1.0)

@@ -1,0 +1,113 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune import check
+from finetune.data.clean import comparable
+from finetune.data.synthesize import GENERATORS, sentences, synthesize
+from finetune.records import Passage
+
+LAW = Passage(
+    "a", "劳动法", "工作时间", "每日工作不超过八小时。加班须支付报酬。", "劳动法 第一条："
+)
+REST = Passage("b", "劳动法", "休息休假", "劳动者每周至少休息一日。", "劳动法 第二条：")
+FAQ = Passage("c", "退货", "怎么退货？", "能退几次？一件商品可以退一次。运费谁出？由商家承担。")
+
+
+def made(name, *passages):
+    return [(pair.query, pair.positive) for pair in synthesize(passages, {name: 1.0}, 99, 0)]
+
+
+def test_the_configuration_names_the_generators():
+    assert set(check.GENERATORS) == set(GENERATORS)
+
+
+def test_a_title_asks_for_its_first_passage():
+    assert made("title", LAW, REST) == [("劳动法", "劳动法 第一条：" + LAW.text)]
+
+
+def test_a_heading_asks_for_the_passages_under_it():
+    assert set(made("heading", LAW, REST)) == {
+        ("劳动法 工作时间", LAW.text),
+        ("劳动法 休息休假", REST.text),
+    }
+
+
+def test_a_question_asks_for_the_sentences_after_it():
+    assert set(made("question", FAQ, LAW)) == {
+        ("怎么退货？", FAQ.text),
+        ("能退几次？", "一件商品可以退一次。运费谁出？由商家承担。"),
+        ("运费谁出？", "由商家承担。"),
+    }
+
+
+def test_cloze_takes_the_sentence_out_of_its_passage():
+    assert made("cloze", LAW, REST)[0] in [
+        ("每日工作不超过八小时", "劳动法 第一条：加班须支付报酬。"),
+        ("加班须支付报酬", "劳动法 第一条：每日工作不超过八小时。"),
+    ]
+    assert len(made("cloze", LAW, REST)) == 1  # the other has one sentence
+
+
+def test_neighbours_follow_each_other():
+    assert made("neighbours", LAW, REST) == [("每日工作不超过八小时。", "加班须支付报酬。")]
+
+
+def test_identity_is_the_passage_as_the_corpus_holds_it():
+    assert made("identity", REST) == [(REST.indexed, REST.indexed)]
+
+
+def test_phrases_are_the_rarest_of_the_passage():
+    common = [Passage(str(i), "", "", "国家机关，工作人员，书面通知") for i in range(9)]
+    rare = Passage(
+        "r",
+        "",
+        "",
+        "国家机关，熊猫竹子，工作人员，高山流水，书面通知，江河湖海，山川草木，春夏秋冬",
+    )
+    ((query, positive),) = (row for row in made("phrases", *common, rare) if row[1] == rare.text)
+    phrases = {"熊猫竹子", "高山流水", "江河湖海", "山川草木", "春夏秋冬"}
+    used = {each for each in phrases if each in query}
+    assert len(used) >= 2 or (used and "国家机关" not in query)
+
+
+def test_shares_decide_how_many_of_each():
+    passages = [
+        Passage(str(i), f"题{i}", f"节{i}", f"第{i}句话说的是这件事。另外{i}句。")
+        for i in range(50)
+    ]
+    pairs = synthesize(passages, {"title": 1, "heading": 3, "cloze": 0}, 20, 0)
+    counts = [sum(pair.source == f"generated-{name}" for pair in pairs)
+              for name in ("title", "heading", "cloze")]  # fmt: skip
+    assert counts == [5, 15, 0]
+
+
+def test_a_seed_decides_and_the_order_of_the_passages_does_not():
+    passages = [Passage(str(i), "", "", f"这是第{i}句话啊。那是第{i}句话啊。") for i in range(20)]
+    first = synthesize(passages, {"cloze": 1}, 99, 0)
+    assert first == synthesize(passages, {"cloze": 1}, 99, 0)
+    assert first != synthesize(passages, {"cloze": 1}, 99, 1)
+    turned = synthesize(passages[::-1], {"cloze": 1}, 99, 0)
+    assert {pair.id: pair for pair in turned} == {pair.id: pair for pair in first}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.text(max_size=30), st.text(max_size=60)), max_size=6))
+def test_any_text_gives_pairs_that_differ_and_are_not_empty(rows):
+    passages = [Passage(str(i), head, head, text) for i, (head, text) in enumerate(rows)]
+    pairs = synthesize(passages, dict.fromkeys(GENERATORS, 1.0), 99, 0)
+    keys = [(comparable(pair.query), comparable(pair.positive)) for pair in pairs]
+    assert len(set(keys)) == len(keys)
+    for pair in pairs:
+        assert pair.query.strip() and pair.positive.strip()
+        same = comparable(pair.query) == comparable(pair.positive)
+        assert same == (pair.source == "generated-identity")
+
+
+@pytest.mark.parametrize(("text", "parts"), [
+    ("甲。乙！丙", ["甲。", "乙！", "丙"]),
+    ("（一）甲；\n（二）乙。", ["（一）甲；", "（二）乙。"]),
+    ("。。\n ", []),
+])  # fmt: skip
+def test_sentences(text, parts):
+    assert sentences(text) == parts
