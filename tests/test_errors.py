@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from finetune import hub, stage
+from finetune.check import GENERATORS
 from finetune.compose import compose
 from finetune.config import BadRows, Check, Domain, Hub, Model, Source
 from finetune.data import beir
+from finetune.data.documents import read_documents
 from finetune.data.load import read_pairs
 from finetune.data.prepare import prepare
 from finetune.errors import UserError
@@ -147,8 +149,7 @@ def test_folders(tmp_path, files, phrase, parts):
 @pytest.mark.parametrize(
     ("changes", "phrase", "parts"),
     [
-        ({"train": None}, "is not set", ["domain.train", "domain=custom"]),
-        ({"dev": None}, "is not set", ["domain.dev"]),
+        ({"dev": None}, "not set", ["domain.dev", "domain=custom"]),
         ({"sources": ["x"]}, "no pairs of source", ["domain.sources", "'x'", "train"]),
         ({}, "falls into the", ["domain.test=<folder>"]),
         ({"test": "dev"}, "which only the final scores may see", ["domain.dev"]),
@@ -168,7 +169,7 @@ def test_domains(tmp_path, changes, phrase, parts):
             (test / name).write_text(text, encoding="utf-8")
     settings = {
         "name": "custom", "source": Source.files, "train": str(tmp_path / "train.jsonl"),
-        "dev": tmp_path / "dev", "columns": {}, "sources": None, "full": False,
+        "dev": tmp_path / "dev", "documents": None, "columns": {}, "sources": None, "full": False,
     }  # fmt: skip
     with pytest.raises(UserError) as caught:
         prepare(
@@ -179,8 +180,30 @@ def test_domains(tmp_path, changes, phrase, parts):
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "phrase", "parts"),
+    [
+        ("a.pdf", "x", "expected a folder of .md, .markdown, .txt files", ["domain.documents="]),
+        ("folder/empty.md", " ", "no text found", ["domain.documents=", "folder"]),
+        ("a.jsonl", '{"body": "x"}', "no text; expected a row with text", ["a.jsonl:1"]),
+    ],
+)
+def test_documents(tmp_path, name, content, phrase, parts):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_documents(file.parent if "/" in name else file)
+    check(caught.value, phrase, parts)
+
+
+@pytest.mark.parametrize(
     ("overrides", "phrase", "parts"),
     [
+        (
+            ["recipes=documents", *(f"generate.{name}=0" for name in GENERATORS)],
+            "no generator has a share",
+            ["generate.use=only", "generate=documents"],
+        ),
         (["recipes=ful"], "unknown recipe", ["did you mean 'full'?"]),
         (["recipes=full", "domain=leagl"], "unknown domain", ["did you mean 'legal'?"]),
         (["recipes=full", "train.epoch=3"], "unknown key", ["did you mean 'train.epochs'?"]),

@@ -116,7 +116,7 @@ def _load_files(domain: Domain, check: Check) -> Loaded:
     train, dev, test = domain.train, domain.dev, domain.test
     if dev is None:
         problems.append(
-            f"domain.dev: is not set; domain={domain.name} needs an evaluation folder, "
+            f"domain.dev: not set; domain={domain.name} needs an evaluation folder, "
             "domain.dev=<folder with corpus.jsonl, queries.jsonl, qrels.tsv>"
         )
     loaded = attempt(lambda: _train_pairs(train, domain, check))

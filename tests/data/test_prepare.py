@@ -112,7 +112,7 @@ def test_samples_are_seeded_ordered_and_nested(files):
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"train": None, "dev": None}, ["domain.train: is not set", "domain.dev: is not set"]),
+        ({"train": "gone.jsonl", "dev": None}, ["domain.dev: not set", "gone.jsonl: no such"]),
         ({"sources": ["c", "a"]}, ["no pairs of source 'c'; choose from: a, b"]),
         ({"train": "gone.jsonl", "columns": {}}, ["gone.jsonl: no such file"]),
     ],

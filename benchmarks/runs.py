@@ -1,0 +1,90 @@
+"""Run named command lines of train.py, keep one JSON a run, and print them as one table.
+
+Shared by the benchmarks that compare runs: a run whose JSON is there is not repeated, so a
+benchmark that was stopped goes on.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+_KEPT = ("verdict", "scores", "baselines", "gates", "training", "speed", "data", "stages")
+
+
+def run(name: str, overrides: Sequence[str], folder: Path) -> dict[str, Any] | None:
+    """Run train.py once, or read what an earlier call kept.
+
+    Args:
+        name: Of the run; its JSON is ``<folder>/<name>.json``.
+        overrides: ``key=value`` words.
+        folder: Where the JSON goes.
+
+    Returns:
+        The run's JSON: ``command``, ``seconds``, ``peak_bytes`` and the parts of ``report.json``;
+        None when it failed (told on the terminal), so that the other runs go on.
+    """
+    kept = folder / f"{name}.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    run_dir = ROOT / "runs" / f"{folder.name}-{name}"
+    words = [*overrides, "tracking=none", f"run_dir={run_dir}"]
+    print(f"{name}: python train.py {' '.join(words)}", flush=True)
+    start = time.monotonic()
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *words])
+    _, status, usage = os.wait4(process.pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (0, 3):
+        print(f"{name}: failed with exit code {code}", flush=True)
+        return None
+    report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
+    result = {
+        "command": "python train.py " + " ".join(overrides),
+        "seconds": round(time.monotonic() - start, 1),
+        "peak_bytes": usage.ru_maxrss * 1024,
+        **{key: report[key] for key in _KEPT if key in report},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def table(
+    results: Mapping[str, Mapping[str, Any] | None], wanted: str, artifact: str = "tuned"
+) -> str:
+    """A Markdown table of one set's NDCG@10 (in points), a row a run, the base first.
+
+    Args:
+        results: By name of the run; None for one that failed.
+        wanted: Name of the evaluation set.
+        artifact: Whose scores.
+    """
+    lines = ["| run | NDCG@10 | gain | p | pairs | pairs/s | best step |", "| --- |" + " --- |" * 6]
+    for name, result in results.items():
+        if result is None:
+            lines.append(f"| {name} | failed | | | | | |")
+            continue
+        rows = {r["artifact"]: r for r in result["scores"]
+                if r["set"] == wanted and r["metric"] == "ndcg@10"}  # fmt: skip
+        if len(lines) == 2:
+            lines.append(f"| base | {100 * rows['base']['value']:.1f} | | | | | |")
+        lines.append(f"| {name} | {_scores(rows[artifact])} | {_training(result)} |")
+    return "\n".join(lines)
+
+
+def _scores(row: Mapping[str, Any]) -> str:
+    half = 50 * (row["ci_high"] - row["ci_low"])
+    value = f"{100 * row['value']:.1f} ± {half:.1f}"
+    return f"{value} | {100 * row['delta']:+.1f} | {row['p_value']:.4f}"
+
+
+def _training(result: Mapping[str, Any]) -> str:
+    training = result["training"]
+    step = f"{training['best_step']} of {training['steps']}" if training["improved"] else "base"
+    return f"{result['data']['pairs']:,} | {training['pairs_per_second']} | {step}"
