@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint install
 
 demo: install
-	$(BIN)/python train.py recipes=contrastive domain=statutes model=starter $(ARGS) \
-		$(if $(limit),limit=$(limit))
+	$(BIN)/python train.py recipes=contrastive domain=statutes model=starter generate=documents \
+		generate.pairs=400 $(ARGS) $(if $(limit),limit=$(limit))
 
 test: install lint
 	$(BIN)/pytest -m "not slow and not gpu and not browser"

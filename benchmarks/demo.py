@@ -19,7 +19,8 @@ def main() -> int:
     """Run, print, write."""
     command = [
         sys.executable, str(ROOT / "train.py"), "recipes=contrastive", "domain=statutes",
-        "model=starter", "tracking=none", f"run_dir={RUN}", *sys.argv[1:],
+        "model=starter", "generate=documents", "generate.pairs=400", "tracking=none",
+        f"run_dir={RUN}", *sys.argv[1:],
     ]  # fmt: skip
     code = subprocess.run(command, check=False).returncode
     if code not in (0, 3):

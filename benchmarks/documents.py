@@ -3,8 +3,7 @@
 python benchmarks/documents.py [key=value …]
 
 Writes one JSON a run to ``benchmarks/results/documents/`` and prints the table; about 8 minutes a
-run on 2 cores. The report half decides nothing here: the shares in ``configs/generate`` were
-chosen on the select half (``training.best`` of each JSON).
+run on 2 cores.
 """
 
 import sys
@@ -22,14 +21,14 @@ def variants() -> dict[str, list[str]]:
         name: [*alone, *(f"generate.{each}={float(each == name)}" for each in GENERATORS)]
         for name in ("heading", "phrases", "cloze", "neighbours")  # statutes hold no questions
     }
+    questions = ["recipes=contrastive", "domain=statutes"]
     return {
         "all": alone,
         **singles,
-        "questions": ["recipes=contrastive", "domain=statutes"],
-        "questions-joined": ["recipes=contrastive", "domain=statutes", "generate=documents",
-                             "generate.use=join", f"generate.pairs={PAIRS}"],
-        "questions-warmup": ["recipes=contrastive", "domain=statutes", "generate=documents",
-                             "generate.use=warmup", f"generate.pairs={PAIRS}"],
+        "questions": questions,
+        "questions-joined": [*questions, "generate=documents", "generate.pairs=1000"],
+        "questions-warmup": [*questions, "generate=documents", "generate.pairs=1000",
+                             "generate.use=warmup"],
     }  # fmt: skip
 
 
