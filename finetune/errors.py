@@ -27,4 +27,5 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def first_line(error: Exception) -> str:
     """The first line of what a library says; the rest is for its own developers."""
-    return str(error).strip().splitlines()[0]
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

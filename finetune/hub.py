@@ -1,10 +1,11 @@
 """Find the folder of a base model: a local path, a hub's cache or a download."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from finetune.config import Hub, Model
-from finetune.errors import UserError
+from finetune.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,11 @@ def fetch(model: Model) -> Path:
     if not model.id:
         raise UserError(f"model.id: {model.name} names no hub id; set model.id=<owner/name>")
     try:
-        folder = _download(model.hub, model.id, model.revision)
+        download = _modelscope if model.hub is Hub.modelscope else _huggingface
+        folder = download(model.id, pinned(model))
     except ImportError as error:
         raise UserError(f"{error}: pip install 'finetune[{_extra(model.hub)}]'") from error
-    except (OSError, ValueError) as error:  # the hubs' errors derive from these
+    except (OSError, ValueError) as error:
         raise UserError(_unreachable(model, error)) from error
     log.info("%s %s (revision %s): %s", model.hub.value, model.id, revision(model, folder), folder)
     return folder
@@ -55,27 +57,60 @@ def local_folder(model: Model) -> Path:
     return path
 
 
+def pinned(model: Model) -> str | None:
+    """The revision that the hub is asked for; None: its newest.
+
+    The pinned commits are Hugging Face's; ModelScope has its own, and names like "master".
+    """
+    foreign = model.hub is Hub.modelscope and len(model.revision or "") == _COMMIT
+    return None if foreign else model.revision
+
+
 def revision(model: Model, folder: Path) -> str:
     """The revision in use: the pinned one, or the one that the hub's cache resolved."""
-    if model.revision:
-        return model.revision
-    return folder.name if folder.parent.name == "snapshots" else "unknown"
+    return pinned(model) or (folder.name if folder.parent.name == "snapshots" else "unknown")
 
 
-def _download(hub: Hub, model_id: str, pinned: str | None) -> Path:
-    if hub is Hub.modelscope:
-        from modelscope import snapshot_download as modelscope_download
+def _huggingface(model_id: str, revision: str | None) -> Path:
+    """Download what is missing in ``<cache>/models--<owner>--<name>/snapshots/<commit>``.
 
-        # The pinned commits are Hugging Face's; ModelScope has its own, and names like "master".
-        known = None if pinned and len(pinned) == _COMMIT else pinned
-        return Path(modelscope_download(model_id, revision=known, allow_patterns=_FILES))
+    The library itself looks into that cache where the network fails.
+    """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
 
-    return Path(
-        snapshot_download(
-            model_id, revision=pinned, allow_patterns=_FILES, ignore_patterns=_IGNORED
-        )
-    )
+    try:
+        return Path(snapshot_download(
+            model_id, revision=revision, allow_patterns=_FILES, ignore_patterns=_IGNORED
+        ))  # fmt: skip
+    except HTTPError as error:  # a proxy that refuses, a line that breaks
+        raise OSError(first_line(error)) from error
+
+
+def _modelscope(model_id: str, revision: str | None) -> Path:
+    """Download what is missing in ``<cache>/models/<owner>--<name>/snapshots/<revision>``.
+
+    The library also finds what its versions before 1.38 kept in ``models/<owner>/<name>``, but
+    never looks into a cache because the network fails.
+    """
+    from modelscope.hub.errors import CacheNotFound, HubError, NetworkError, ServerError
+    from modelscope.hub.snapshot_download import snapshot_download
+
+    download = partial(
+        snapshot_download, model_id, revision,
+        allow_patterns=_FILES, ignore_patterns=_IGNORED,
+    )  # fmt: skip
+    try:
+        return Path(download())
+    except (NetworkError, ServerError) as error:
+        try:
+            folder = Path(download(local_files_only=True))
+        except CacheNotFound as missing:
+            raise OSError(f"tried {missing.cache_dir} and {first_line(error)}") from error
+        log.warning("modelscope: %s; taken from its cache: %s", first_line(error), folder)
+        return folder
+    except HubError as error:  # a damaged file, a wrong token
+        raise OSError(first_line(error)) from error
 
 
 def _extra(hub: Hub) -> str:
@@ -83,11 +118,23 @@ def _extra(hub: Hub) -> str:
 
 
 def _unreachable(model: Model, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0]
-    other = "modelscope" if model.hub is Hub.huggingface else "huggingface"
+    reason = _tried(model.hub) + first_line(error).rstrip(".")
+    other, mirror = "huggingface", ""
+    if model.hub is Hub.huggingface:
+        other, mirror = "modelscope", "set HF_ENDPOINT to a mirror; "
     return (
-        f"model={model.name}: {model.id} (revision {model.revision or 'newest'}) is neither in "
+        f"model={model.name}: {model.id} (revision {pinned(model) or 'newest'}) is neither in "
         f"the local cache nor to be had from {model.hub.value}: {reason}. Ways out: connect to "
-        f"the network; set HF_ENDPOINT to a mirror; model.hub={other}; copy the folder here and "
-        "set model=custom model.path=<folder>; or try model=starter, which needs no hub"
+        f"the network; {mirror}model.hub={other} (and model.id, where it has another name there); "
+        "copy the folder here and set model=custom model.path=<folder>; or try model=starter, "
+        "which needs no hub"
     )
+
+
+def _tried(hub: Hub) -> str:
+    """Where Hugging Face's library looked; ModelScope's errors say it themselves."""
+    if hub is not Hub.huggingface:
+        return ""
+    from huggingface_hub import constants
+
+    return f"tried {constants.HF_HUB_CACHE} and {constants.ENDPOINT}: "

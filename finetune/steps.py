@@ -56,6 +56,7 @@ def base(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 def export(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Export a model to ONNX; nothing is published that does not agree with torch."""
+    from finetune import hub
     from finetune import model as models
     from finetune.export import Origin, export_bundle
 
@@ -69,7 +70,7 @@ def export(settings: Settings, inputs: Inputs, out: Path) -> None:
         texts,
         out / "bundle",
         Origin(settings["name"], facts.id or str(facts.path or facts.name),
-               facts.revision or "unknown", facts.licence),
+               hub.pinned(facts) or "unknown", facts.licence),
         settings["export"].precisions,
         settings["threads"],
     )  # fmt: skip
