@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -58,8 +58,13 @@ def build_base(model: Model, out: Path) -> None:
 
 
 def load(folder: Path, device: str = "cpu") -> SentenceTransformer:
-    """Load a sentence-transformers folder in fp32, without a pooler."""
+    """Load a sentence-transformers folder in fp32, without a pooler.
+
+    Raises:
+        UserError: When weights of the transformer are missing.
+    """
     model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+    _check_weights(model, folder / read_json(folder / "modules.json")[0]["path"])
     return _without_pooler(model)
 
 
@@ -150,7 +155,9 @@ def _read(source: Path, model: Model) -> SentenceTransformer:
             processor_kwargs={"local_files_only": True},
         )  # fmt: skip
         pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=model.pooling)
-        return _without_pooler(SentenceTransformer(modules=[transformer, pooling], device="cpu"))
+        loaded = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+        _check_weights(loaded, source)
+        return _without_pooler(loaded)
     except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -164,6 +171,27 @@ def _without_pooler(model: SentenceTransformer) -> SentenceTransformer:
     if getattr(inner(model), "pooler", None) is not None:
         setattr(inner(model), "pooler", None)  # noqa: B010 (no such field in the general type)
     return model
+
+
+def _check_weights(model: SentenceTransformer, folder: Path) -> None:
+    """Refuse weights that lack a layer, which transformers fills with random numbers.
+
+    Only it knows under which names of a file it finds a layer, so it is asked again, on the
+    device that holds no numbers.
+    """
+    transformer: Any = type(inner(model))  # its types do not know output_loading_info
+    _, found = transformer.from_pretrained(
+        folder, config=inner(model).config, local_files_only=True, device_map="meta",
+        output_loading_info=True,
+    )  # fmt: skip
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise UserError(
+            f"{folder}: the weights lack {len(missing)} tensor(s) that config.json asks for "
+            f"({shown}); they would be random. Copy the whole model again, or correct config.json "
+            "(num_hidden_layers)"
+        )
 
 
 def _check_vocabulary(model: SentenceTransformer, source: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from finetune.data.documents import read_documents
 from finetune.data.load import read_pairs
 from finetune.data.prepare import prepare
 from finetune.errors import UserError
+from finetune.model import build_base
 
 DOCS = (Path(__file__).parents[1] / "docs/errors.md").read_text(encoding="utf-8")
 GOOD = b'{"query": "\xe9\x97\xae", "positive": "\xe7\xad\x94"}\n'
@@ -231,6 +233,16 @@ def test_a_model_path_that_is_no_model(tmp_path):
     with pytest.raises(UserError) as caught:
         hub.fetch(model(path=tmp_path / "gone"))
     check(caught.value, "no such folder", ["gone"])
+
+
+def test_a_model_whose_weights_lack_a_layer(tiny_model, tmp_path):
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    config = (folder / "config.json").read_text("utf-8")
+    more = config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3')
+    (folder / "config.json").write_text(more, "utf-8")
+    with pytest.raises(UserError) as caught:
+        build_base(model(path=folder), tmp_path / "base")
+    check(caught.value, "that config.json asks for", [str(folder), "encoder.layer.2."])
 
 
 def test_an_offline_model_hub(monkeypatch, tmp_path):

@@ -232,6 +232,69 @@ def no_json(folder):
     (folder / "config.json").write_text("{")
 
 
+def without(folder, *parts: str) -> list[str]:
+    """Take tensors out of the weights; return their names."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    gone = [name for name in weights if any(part in name for part in parts)]
+    save_file({k: v for k, v in weights.items() if k not in gone}, path, metadata={"format": "pt"})
+    return sorted(gone)
+
+
+@pytest.mark.parametrize("pickle", [False, True])
+@pytest.mark.parametrize("parts", [("layer.1.",), ("word_embeddings",), ("LayerNorm.bias",)])
+def test_weights_that_lack_a_layer(folder, tmp_path, parts, pickle):
+    gone = without(folder, *parts)
+    if pickle:
+        pickled(folder)
+    with pytest.raises(UserError, match="that config.json asks for") as caught:
+        build_base(settings(folder), tmp_path / "base")
+    assert f"lack {len(gone)} tensor(s)" in str(caught.value)
+    assert all(name in str(caught.value) for name in gone[:3])
+    assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize("subfolder", ["", "0_Transformer"])
+def test_a_sentence_transformers_folder_that_lacks_a_layer(tiny_model, tmp_path, subfolder):
+    """Also where ``finetune evaluate`` loads it, and in the layout of old folders."""
+    given = Path(shutil.copytree(tiny_model, tmp_path / "given"))
+    if subfolder:
+        (given / subfolder).mkdir()
+        for name in ("config.json", "model.safetensors", "sentence_bert_config.json",
+                     "tokenizer.json", "tokenizer_config.json"):  # fmt: skip
+            (given / name).rename(given / subfolder / name)
+        modules = json.loads((given / "modules.json").read_text())
+        modules[0]["path"] = subfolder
+        (given / "modules.json").write_text(json.dumps(modules))
+    np.testing.assert_array_equal(
+        TorchEncoder(built(given, tmp_path / "whole")).encode(TEXTS),
+        TorchEncoder(load(tiny_model)).encode(TEXTS),
+    )
+    without(given / subfolder, "layer.0.attention")
+    with pytest.raises(UserError, match="they would be random"):
+        load(given)
+
+
+def test_more_layers_in_the_config_than_in_the_weights(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(UserError, match=r"encoder\.layer\.2\..*num_hidden_layers"):
+        build_base(settings(folder), tmp_path / "base")
+
+
+def test_heads_that_are_not_needed_are_left(folder, tmp_path):
+    weights = load_file(folder / "model.safetensors")
+    renamed = {f"bert.{name}": tensor for name, tensor in weights.items()}
+    renamed |= {
+        "cls.predictions.bias": torch.zeros(len(weights)),
+        "pooler.dense.bias": torch.ones(32),
+    }
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    model = built(folder, tmp_path / "base")
+    for name, tensor in models.inner(model).state_dict().items():
+        torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
+
+
 def git_lfs_pointer(folder):
     (folder / "model.safetensors").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
