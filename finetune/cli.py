@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,10 +94,9 @@ def _train(argv: Sequence[str]) -> int:
     if not flags:
         return _run(compose(overrides))
     # Every job is checked before the first one starts.
-    jobs = list(expand(overrides))
-    for job in jobs:
-        compose(job)
-    return max(_run(compose(job)) for job in jobs)
+    configs = [compose(job) for job in expand(overrides)]
+    _check_run_dirs(configs)
+    return max(map(_run, configs))
 
 
 def expand(overrides: Sequence[str]) -> Iterator[list[str]]:
@@ -111,6 +111,18 @@ def expand(overrides: Sequence[str]) -> Iterator[list[str]]:
         values = override.sweep_string_iterator() if sweep else ()
         options.append([f"{key}={value}" for value in values] if sweep else [line])
     yield from (list(job) for job in itertools.product(*options))
+
+
+def _check_run_dirs(configs: "Sequence[Config]") -> None:
+    named = Counter(config.run_dir for config in configs if config.run_dir)
+    shared = [
+        f"run_dir={folder}: {count} jobs of this sweep would overwrite each other there; leave "
+        "run_dir out (each job gets its own below paths.runs), or name what differs: "
+        "'run_dir=runs/${recipe}-${seed}'"
+        for folder, count in named.items() if count > 1
+    ]  # fmt: skip
+    if shared:
+        raise UserError(*shared)
 
 
 def _run(config: "Config") -> int:

@@ -233,6 +233,31 @@ def test_no_job_starts_before_all_are_checked(monkeypatch, capsys):
     assert "train.epochs=0" in told(capsys)[0]
 
 
+def test_jobs_that_would_overwrite_each_other_do_not_start(line, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(cli, "_run", lambda config: pytest.fail("started"))
+    arguments = [a for a in line(f"run_dir={tmp_path}/run") if not a.startswith("recipes=")]
+    assert train(["-m", "recipes=full,contrastive", *arguments]) == BAD_INPUT
+    (error,) = told(capsys)
+    assert error.startswith(f"run_dir={tmp_path}/run: 2 jobs of this sweep would overwrite")
+    assert "run_dir=runs/${recipe}-${seed}" in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recipes=full,contrastive", "seed=1", "run_dir=runs/${recipe}-${seed}"],
+        ["recipes=full", "run_dir=runs/a,runs/b"],
+        ["recipes=full", "run_dir=runs/a"],
+    ],
+)
+def test_a_run_dir_for_each_job(monkeypatch, arguments):
+    ran = []
+    monkeypatch.setattr(cli, "_run", lambda config: ran.append(str(config.run_dir)) or DONE)
+    assert train(["-m", *arguments]) == DONE
+    assert ran in (["runs/full-1", "runs/contrastive-1"], ["runs/a", "runs/b"], ["runs/a"])
+
+
 # --- evaluate ---
 
 

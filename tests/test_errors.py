@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune import hub, stage
+from finetune import cli, hub, stage
 from finetune.check import GENERATORS
 from finetune.compose import compose
 from finetune.config import BadRows, Check, Domain, Hub, Model, Source
@@ -216,6 +216,12 @@ def test_configuration(overrides, phrase, parts):
     with pytest.raises(UserError) as caught:
         compose(overrides)
     check(caught.value, phrase, parts)
+
+
+def test_jobs_that_would_overwrite_each_other(capsys):
+    assert cli.train(["-m", "recipes=full", "seed=1,2", "run_dir=a"]) == cli.BAD_INPUT
+    message = capsys.readouterr().err
+    check(UserError(message), "would overwrite each other", ["run_dir=a", "2 jobs"])
 
 
 def model(**changes) -> Model:
