@@ -55,8 +55,6 @@ PAIRS = {
                     "expected text: fill it in", ["a.jsonl:1", "bad_rows=drop"]),
     "lone surrogate": ("a.jsonl", b'{"query": "a\\ud83d", "positive": "a"}', "a lone surrogate",
                        ["a.jsonl:1", "\\ud83d", "character 2"]),
-    "identical": ("a.jsonl", '{"query": "Ａ。", "positive": "a"}'.encode(), "are the same text",
-                  ["a.jsonl:1", "'Ａ。'"]),
     "negatives": ("a.jsonl", b'{"query": "a", "positive": "b", "negatives": "c"}',
                   "expected a list of texts", ["a.jsonl:1", "'c'"]),
     "negative": ("a.jsonl", b'{"query": "a", "positive": "b", "negatives": ["B"]}',

@@ -113,7 +113,6 @@ BAD = [
     ({"query": "", "positive": "答"}, "empty text"),
     ({"query": 3, "positive": "答"}, "not text"),
     ({"query": "\ud800", "positive": "答"}, "lone surrogate"),
-    ({"query": "答。", "positive": "答"}, "identical sides"),
     ({"query": "问", "positive": "答", "negatives": ["答！"]}, "negative equals positive"),
     ({"query": "问", "positive": "答", "negatives": "反"}, "not text"),
     ({"query": "问", "positive": "答", "id": "same"}, "duplicate id"),
@@ -140,6 +139,22 @@ def test_duplicates_are_dropped_whatever_the_setting(tmp_path):
     assert len(pairs) == 2
     assert dropped[0].reason == "duplicate"
     assert (dropped[0].line, dropped[0].collided_with) == (3, f"{source}:1")
+
+
+@pytest.mark.parametrize("bad_rows", BadRows)
+@pytest.mark.parametrize("query", ["答", "答。", " Ａ b ", "？", "答"])
+def test_identical_sides_are_dropped_whatever_the_setting(tmp_path, query, bad_rows):
+    positive = {"答。": "答", " Ａ b ": "a B！"}.get(query, query)
+    rows = [{"query": query, "positive": positive, "negatives": [positive]}, ROWS[0]]
+    pairs, dropped = read_pairs(jsonl(tmp_path / "a.jsonl", rows), {}, bad_rows)
+    assert [pair.query for pair in pairs] == ["问题0"]
+    assert [(each.reason, each.line) for each in dropped] == [("identical sides", 1)]
+
+
+def test_sides_that_differ_by_a_character_are_kept(tmp_path):
+    rows = [{"query": "15 克", "positive": "16 克"}, {"query": "？", "positive": "！"}]
+    pairs, dropped = read_pairs(jsonl(tmp_path / "a.jsonl", rows), {}, BadRows.stop)
+    assert (len(pairs), dropped) == (2, [])
 
 
 def test_a_refused_row_takes_no_other_with_it(tmp_path):
