@@ -127,12 +127,12 @@ def _check_run_dirs(configs: "Sequence[Config]") -> None:
 
 def _run(config: "Config") -> int:
     from finetune import pipeline
-    from finetune.report import terminal
+    from finetune.report import show, terminal
 
     report = pipeline.run(config)
     if report is None:
         return DONE
-    Console().print(terminal(report))
+    show(terminal(report))
     return GATE_FAILED if any(gate["status"] == "failed" for gate in report["gates"]) else DONE
 
 

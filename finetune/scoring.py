@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
+from finetune import report
 from finetune.data import beir
 from finetune.errors import UserError
 from finetune.evaluation import retrieval, sts
@@ -57,11 +59,20 @@ def evaluate(
 
 def show(scores: Sequence[Score]) -> None:
     """Print the scores as a table."""
-    table = Table("artifact", "set", "metric", "value", "95 % interval", "n")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("artifact", "set", "metric"):
+        table.add_column(name, overflow="fold")
+    for number in ("value", "95 % interval", "n"):
+        table.add_column(number, justify="right", no_wrap=True)
     for row in scores:
         interval = f"{row.ci_low:.4f} – {row.ci_high:.4f}"
-        table.add_row(row.artifact, row.set, row.metric, f"{row.value:.4f}", interval, str(row.n))
-    Console().print(table)
+        names = (
+            Text(row.artifact),
+            Text(row.set),
+            Text(row.metric),
+        )  # no markup in a folder's name
+        table.add_row(*names, f"{row.value:.4f}", interval, str(row.n))
+    report.show(table)
 
 
 def save(scores: Sequence[Score], path: Path) -> None:

@@ -136,6 +136,23 @@ def test_the_table_names_artifact_set_metric_and_interval(capsys):
         assert part in shown
 
 
+@pytest.mark.parametrize("columns", [20, 72, 80, 200])
+def test_the_table_cuts_nothing_off(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = ["onnx-int8-dynamic@256", "an-evaluation-folder-with-a-long-name [red]", "recall@100"]
+    scoring.show([Score(*names, 0.51234, 100_000, 0.48, 0.54)])
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    lines = shown.splitlines()
+    header = next(line for line in lines if "artifact" in line)
+    places = [header.index(name) for name in ("artifact", "set", "metric")]
+    body = lines[lines.index(header) + 2 :]
+    for name, start, end in zip(names, places, [*places[1:], places[2] + 10], strict=True):
+        folded = "".join(line[start:end] for line in body)
+        assert folded.replace(" ", "") == name.replace(" ", "")
+    assert all(part in shown for part in ("0.5123", "0.4800 – 0.5400", "100000"))
+
+
 @pytest.mark.parametrize(
     ("split", "precision", "phrase"),
     [("all", "fp16", "fp16"), ("nobody", None, "falls into the nobody half")],

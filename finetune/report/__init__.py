@@ -4,7 +4,7 @@ No torch. `build` writes the files of a run; `terminal` shows the same to somebo
 """
 
 from finetune.report.facts import Facts
-from finetune.report.table import terminal
+from finetune.report.table import show, terminal
 from finetune.report.writer import build
 
-__all__ = ["Facts", "build", "terminal"]
+__all__ = ["Facts", "build", "show", "terminal"]

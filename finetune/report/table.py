@@ -1,18 +1,27 @@
-"""The table that the command line prints."""
+"""The tables that the command line prints."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from finetune.report.facts import MAIN, in_order
 from finetune.report.verdict import p_text
 
+# Columns of text that every number fits into; in a narrower terminal lines go on below.
+_NARROWEST = 72
 _HEADINGS = ("NDCG@10", "Δ", "p", "ms/query", "texts/s", "MB")
 _STYLES = {"passed": "green", "failed": "bold red", "inconclusive": "yellow"}
+
+
+def show(content: RenderableType) -> None:
+    """Print on a terminal of any width, and cut nothing off: names fold, numbers stay whole."""
+    console = Console()
+    console.width = max(console.width, _NARROWEST)
+    console.print(content)
 
 
 def terminal(report: Mapping[str, Any]) -> Group:
@@ -37,7 +46,7 @@ def _tables(report: Mapping[str, Any]) -> Iterator[Table]:
         scores = {row["artifact"]: row for row in rows if row["set"] == name}
         title = Text(f"{name} ({next(iter(scores.values()))['n']} queries)", style="bold")
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("artifact", no_wrap=True)
+        table.add_column("artifact", overflow="fold")
         for heading in _HEADINGS if speeds else _HEADINGS[:3]:
             table.add_column(heading, justify="right", no_wrap=True)
         for artifact in in_order(scores):

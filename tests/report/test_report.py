@@ -75,6 +75,20 @@ def test_report_json_keeps_the_contract(built):
     assert {"artifact", "latency_ms", "texts_per_second", "bytes"} == content["speed"][0].keys()
 
 
+@pytest.mark.parametrize("columns", [30, 72, 100])
+def test_the_terminal_cuts_nothing_off(built, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    content, _ = built
+    for row in content["speed"]:  # as large as they come
+        row |= {"latency_ms": 12345.6, "texts_per_second": 123456.7, "bytes": 12_345_600_000}
+    report.show(report.terminal(content))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    rows = [line for line in shown.splitlines() if " ± " in line or "±" in line]
+    assert all("12,345.6" in line for line in rows if "123,457" in line)
+    assert sum("123,457" in line for line in rows) == len(content["speed"])
+
+
 def test_same_facts_same_report(facts, built, tmp_path):
     again = tmp_path / "again"
     again.mkdir()
