@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-# Tokens a batch may hold, padding included. 512 measured best on CPU (554 texts/s against 107 for
-# unsorted batches of 32): larger batches fall out of the L2 cache, smaller ones waste the GEMM.
+# Tokens a batch may hold, padding included. Made for a CPU: much larger batches fall out of the L2
+# cache, much smaller ones waste the GEMM.
 TOKEN_BUDGET = 512
 
 
