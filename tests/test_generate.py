@@ -1,0 +1,60 @@
+"""Runs whose training pairs come from documents."""
+
+import pytest
+import tiny_runs
+
+from finetune import pipeline
+from finetune.compose import compose
+from finetune.records import read_dicts, read_json, write_jsonl
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+def run(tiny_model, domain, work, recipe, *more):
+    """Documents whose titles ask what their texts answer; every run has its own directory."""
+    file = domain / "documents.jsonl"
+    rows = read_dicts(domain / "train.jsonl")
+    write_jsonl(file, [{"title": row["query"], "text": row["positive"]} for row in rows])
+    line = tiny_runs.overrides(tiny_model, domain, work, recipe,
+                               f"domain.documents={file}", *more)  # fmt: skip
+    return pipeline.run(compose([each for each in line if each != "domain.train=null"]))
+
+
+def names(report):
+    return [stage["name"] for stage in report["stages"]]
+
+
+def gain(report):
+    rows = {row["artifact"]: row["value"] for row in report["scores"] if row["metric"] == "ndcg@10"}
+    return rows["tuned"] - rows["base"]
+
+
+def test_documents_alone_teach_what_their_titles_ask(tiny_model, domain, work):
+    report = run(tiny_model, domain, work, "documents", "domain.train=null")
+    assert names(report)[:3] == ["data", "generate", "base"]
+    assert set(report["data"]["sources"]) == {"generated-title"}  # the texts are one sentence
+    assert gain(report) > 0.3
+
+
+def test_a_warm_up_on_documents_comes_before_the_pairs(tiny_model, domain, work):
+    report = run(tiny_model, domain, work, "full", "generate=documents", "generate.use=warmup",
+                 "train.epochs=2")  # fmt: skip
+    order = names(report)
+    assert order.index("generate") < order.index("pool") < order.index("warmup")
+    assert order.index("warmup") + 1 == order.index("train")
+    assert set(report["data"]["sources"]) == {"train"}
+    warm = {stage["name"]: stage["key"] for stage in report["stages"]}["warmup"]
+    after = read_json(work / "cache/train" / warm / "training.json")
+    assert after["improved"] and report["training"]["base"] == pytest.approx(
+        after["best"], abs=0.02
+    )
+
+
+def test_simcse_needs_nothing_but_the_corpus(tiny_model, domain, work):
+    report = run(tiny_model, domain, work, "simcse", "domain.train=null", "domain.documents=null",
+                 "train.epochs=1")  # fmt: skip
+    assert report["data"]["sources"] == {"generated-identity": 64}
+    assert report["training"]["steps"] == 8
