@@ -267,7 +267,7 @@ OUTSIDE = {
     "tracking.uri",
     "tracking.experiment",
 }
-CONTAINERS = {"paths", "domain", "check", "model", "mine", "train", "hardware", "export",
+CONTAINERS = {"paths", "domain", "generate", "check", "model", "mine", "train", "hardware", "export",
               "evaluate", "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
@@ -286,6 +286,7 @@ def copies(tiny_model, domain, tmp_path_factory):
     return {
         "domain.train": str(train), "domain.dev": folder / "domain/dev",
         "domain.test": folder / "domain/dev", "model.path": folder / "model",
+        "domain.documents": folder / "domain",
     }  # fmt: skip
 
 
@@ -330,7 +331,7 @@ def keys(config: Config):
 
 @pytest.mark.parametrize("key", LEAVES)
 def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, copies, key):
-    config = compose(arguments("contrastive"))
+    config = compose([*arguments("contrastive"), "generate=documents"])
     if key == "domain.source":
         pytest.importorskip("finetune.data.statutes")
     changed = keys(replaced(config, key, copies))

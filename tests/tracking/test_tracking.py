@@ -53,9 +53,13 @@ def python(code, **environment):
     )
 
 
-def only_run(client):
+def runs(client):
     experiment = client.get_experiment_by_name("statutes")
-    (run,) = client.search_runs([experiment.experiment_id])
+    return client.search_runs([experiment.experiment_id]) if experiment else []
+
+
+def only_run(client):
+    (run,) = runs(client)
     return run
 
 
@@ -80,7 +84,7 @@ def recorded(config, run_dir, report, client, monkeypatch):
     with track(config, run_dir) as run:
         run.watch(partial / "curves.jsonl")
         write_rows(partial / "curves.jsonl", {"step": 0, "eval_ndcg@10": 0.5, "time": 1.0})
-        wait_for(lambda: client.search_experiments(filter_string="name = 'statutes'"))
+        wait_for(lambda: runs(client))
         wait_for(lambda: "select/ndcg_at_10" in only_run(client).data.metrics)
         partial.rename(run_dir.parent / "key")
         write_rows(
