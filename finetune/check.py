@@ -40,6 +40,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "evaluate.alpha": (0, 1),
     "evaluate.speed_texts": (0, math.inf),
 }
+_ADAPTER_SIZES = ("layers", "length", "peft.r")
 _CHOICES = {"model.pooling": ("mean", "cls"), "hardware.device": ("auto", "cpu", "cuda"),
             "export.precisions": PRECISIONS}  # fmt: skip
 
@@ -67,11 +68,27 @@ def problems(config: Config) -> Iterator[str]:
             f"generate.use={config.generate.use.value}: no generator has a share; add "
             "generate=documents, or give one a share, as generate.cloze=1"
         )
+    yield from _adapter_problems(config.adapter)
     if config.mine.rounds and config.mine.negatives > config.mine.candidates:
         yield (
             f"mine.negatives={config.mine.negatives}: only mine.candidates="
             f"{config.mine.candidates} neighbours are looked at; raise mine.candidates"
         )
+
+
+def _adapter_problems(adapter: Mapping[str, Any]) -> Iterator[str]:
+    """The numbers of an adapter; the schema leaves its keys and their types open."""
+    peft = adapter.get("peft")
+    inside = peft if isinstance(peft, Mapping) else {}
+    if "peft" in adapter and "_target_" not in inside:
+        yield f"adapter.peft={peft}: must be a peft config: a _target_ and what it takes"
+    numbers = {**adapter, **{f"peft.{key}": value for key, value in inside.items()}}
+    for key in _ADAPTER_SIZES:
+        if key in numbers and (type(numbers[key]) is not int or numbers[key] < 1):
+            yield f"adapter.{key}={numbers[key]}: must be a whole number, 1 or more"
+    limit = numbers.get("cache_gb", 0)
+    if type(limit) not in (int, float) or not 0 <= limit < math.inf:
+        yield f"adapter.cache_gb={limit}: must be a number of gigabytes, 0 or more"
 
 
 def target_problems(name: str, node: Mapping[str, Any]) -> Iterator[str]:
@@ -89,6 +106,8 @@ def target_problems(name: str, node: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}._target_={target}: {first_line(error)}"
         return
     known = [key for key in signature.parameters if key != "model"]
-    for key in node:
+    for key, value in node.items():
         if not key.startswith("_") and key not in known:
             yield f"{name}.{key}: {target} has no parameter {key!r}; {nearest(key, known)}"
+        elif isinstance(value, Mapping) and "_target_" in value:
+            yield from target_problems(f"{name}.{key}", value)

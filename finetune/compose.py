@@ -29,8 +29,8 @@ from finetune.errors import UserError, first_line, nearest
 _PACKAGE = Path(__file__).parent
 # A clone keeps configs/ beside the package; an installed wheel carries them inside it.
 ROOT = _PACKAGE.parent if (_PACKAGE.parent / "configs/default.yaml").is_file() else _PACKAGE
-GROUPS = ("recipes", "domain", "generate", "model", "loss", "mine", "train", "hardware", "export",
-          "evaluate", "tracking")  # fmt: skip
+GROUPS = ("recipes", "domain", "generate", "model", "adapter", "loss", "mine", "train",
+          "hardware", "export", "evaluate", "tracking")  # fmt: skip
 
 # What Hydra's grammar takes for no part of a plain value: Chinese, and signs that paths hold.
 _ODD = re.compile(r"[^\x00-\x7f]|[~#&!;=]")
@@ -196,12 +196,17 @@ def _override_problems(override: Override) -> Iterator[str]:
             yield f"{key}={name}: unknown {kind}; {nearest(name, options)}"
         return
     keys = known_keys()
-    parents = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
-    if key in keys or key.startswith("hydra") or any(keys.get(parent) for parent in parents):
+    if key in keys or key.startswith("hydra") or _in_open_part(key):
         return
     part = key.split(".")[0]
     near = [known for known in keys if known.startswith(f"{part}.")] or [*keys, *GROUPS]
     yield f"{override.input_line}: unknown key {key!r}; {nearest(key, near)}"
+
+
+def _in_open_part(key: str) -> bool:
+    """True below a key whose own keys the schema leaves open."""
+    parents = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
+    return any(known_keys().get(parent) for parent in parents)
 
 
 def _unknown_in_part(override: Override, parts: DictConfig) -> Iterator[str]:
@@ -209,5 +214,5 @@ def _unknown_in_part(override: Override, parts: DictConfig) -> Iterator[str]:
     key = override.key_or_group
     parent = key.rpartition(".")[0]
     there = [f"{parent}.{name}" for name in OmegaConf.select(parts, parent) or ()] if parent else []
-    if known_keys().get(parent) and not override.is_add() and key not in there:
+    if _in_open_part(key) and not override.is_add() and key not in there:
         yield f"{override.input_line}: unknown key {key!r}; {nearest(key, there)}"

@@ -196,6 +196,7 @@ class Config:
     generate: Generate
     check: Check
     model: Model
+    adapter: Dict[str, Any]  # noqa: UP006
     loss: Dict[str, Any]  # noqa: UP006
     mine: Mine
     train: Train

@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import PreTrainedModel
 
 from finetune import hub
+from finetune.adapter.prefix import PrefixTransformer
 from finetune.config import Hub, Model
 from finetune.errors import UserError
 from finetune.inference import token_budget_batches
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 _GPU_BUDGET = 16_384
 _CPU_BUDGET = 1_024
 _CHUNK = 8_192
+_OUR_MODULES = {f"{PrefixTransformer.__module__}.{PrefixTransformer.__name__}": PrefixTransformer}
 # What loading raises on folders that are no model, damaged, or would need code of theirs.
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, UnpicklingError,
                SafetensorError)  # fmt: skip
@@ -63,7 +65,10 @@ def load(folder: Path, device: str = "cpu") -> SentenceTransformer:
     Raises:
         UserError: When weights of the transformer are missing.
     """
-    model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+    # As with trust_remote_code, but for our own class only: a folder's code is never run.
+    model = SentenceTransformer._load_with_module_classes(
+        str(folder), _OUR_MODULES, device=device, local_files_only=True
+    )
     _check_weights(model, folder / read_json(folder / "modules.json")[0]["path"])
     return _without_pooler(model)
 

@@ -6,6 +6,7 @@ reads as the data flow does. There is no other graph machinery.
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def steps_of(config: Config) -> list[Step]:
     ]  # fmt: skip
     mine = Step("mine", steps.mine, 2, {"mine": config.mine}, {"embed": "embed", "pairs": own})
     warmup = Step(
-        "warmup", steps.train, 2, _train_settings(config, mined=False) | machine,
+        "warmup", steps.train, 3, _train_settings(config, mined=False) | machine,
         {"model": "base", "pairs": "generate", "select": "pool"}, resumes=True,
     )  # fmt: skip
     return [
@@ -80,7 +81,7 @@ def steps_of(config: Config) -> list[Step]:
         ),
         *([warmup] if warm else []),
         Step(
-            "train", steps.train, 2, _train_settings(config, mined=mined) | machine,
+            "train", steps.train, 3, _train_settings(config, mined=mined) | machine,
             {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"},
             resumes=True,
         ),
@@ -122,7 +123,8 @@ def _generate(config: Config) -> Step:
 
 
 def _train_settings(config: Config, *, mined: bool) -> dict[str, Any]:
-    return {"train": config.train, "loss": config.loss, "seed": config.seed, "mined": mined,
+    return {"train": config.train, "adapter": config.adapter, "loss": config.loss,
+            "seed": config.seed, "mined": mined,
             "precision": config.hardware.precision}  # fmt: skip
 
 
@@ -158,6 +160,10 @@ def run(config: Config) -> dict[str, Any] | None:
 def _publish(done: dict[str, Done], run_dir: Path) -> dict[str, Any]:
     """Put the results into the run directory; return the report."""
     publish(done["train"].folder / "model", run_dir / "model")
+    shutil.rmtree(run_dir / "adapter", ignore_errors=True)  # of an earlier run
+    adapter = done["train"].folder / "adapter"
+    if adapter.is_dir() and "warmup" not in done:  # else it belongs to the warmed-up model
+        publish(adapter, run_dir / "adapter")
     publish(done["export"].folder / "bundle", run_dir / "bundle")
     for name in ("report.html", "README.md", "plots"):
         publish(done["report"].folder / name, run_dir / name)
@@ -180,6 +186,8 @@ def _show(planned: Sequence[Planned], run_dir: Path) -> None:
 def _check_targets(config: Config, planned: Sequence[Planned]) -> None:
     if any(each.step.name == "train" and not each.cached for each in planned):
         problems = list(target_problems("loss", config.loss))
+        if config.adapter:
+            problems += target_problems("adapter", config.adapter)
         if problems:
             raise UserError(*problems)
 

@@ -159,7 +159,7 @@ def train(settings: Settings, inputs: Inputs, out: Path) -> None:
     rows: list[Pair | Mined] = list(read_jsonl(inputs["pairs"] / "train.jsonl", kind))
     plan = training.Plan(
         settings["train"], dict(settings["loss"]), Precision(settings["precision"]),
-        settings["device"], settings["threads"], settings["seed"],
+        settings["device"], settings["threads"], settings["seed"], dict(settings["adapter"]),
     )  # fmt: skip
     training.train(inputs["model"] / "model", rows, _only_set(inputs["select"]), plan, out)
 

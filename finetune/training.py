@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 from transformers import PrinterCallback, TrainerState, set_seed
 
+from finetune import adapter as adapters
 from finetune import model as models
 from finetune.batching import BucketSampler
 from finetune.checkpoints import SELECT_SCORE, Curves, MarkComplete, last_complete, step_of
@@ -51,6 +52,7 @@ class Plan:
     device: str
     threads: int
     seed: int
+    adapter: dict[str, Any] = field(default_factory=dict)  # none: all parameters are trained
 
 
 def train(
@@ -64,10 +66,11 @@ def train(
         select: Queries of the select half on a pooled corpus.
         plan: Settings.
         out: Gets ``model/`` (the best checkpoint, or the base), ``curves.jsonl`` and
-            ``training.json`` (what this function returns).
+            ``training.json`` (what this function returns); of LoRA also ``adapter/``, unmerged.
 
     Returns:
-        ``{"base", "best", "best_step", "improved", "steps", "pairs_per_second"}``.
+        ``{"base", "best", "best_step", "improved", "steps", "pairs_per_second", "parameters",
+        "trainable_parameters"}``.
     """
     torch.set_num_threads(plan.threads)
     set_seed(plan.seed)
@@ -84,6 +87,11 @@ def train(
     resume = last_complete(checkpoints)
     guard = Guard(select, plan.precision)
     curves = Curves(out / CURVES, keep_until=step_of(resume))
+    base_score = curves.base_score()
+    if base_score is None:
+        base_score = guard(model)[_METRIC]
+        curves.write({"step": 0, SELECT_SCORE: base_score})
+    finish = _attach(model, rows, select, plan, out)
     trainer = Trainer(
         sampler,
         model=model,
@@ -94,18 +102,15 @@ def train(
         callbacks=[curves, MarkComplete()],
     )
     trainer.remove_callback(PrinterCallback)  # `Curves` logs the same, in a line
-    base_score = curves.base_score()
-    if base_score is None:
-        base_score = guard(model)[_METRIC]
-        curves.write({"step": 0, SELECT_SCORE: base_score})
     start = time.perf_counter()
     with _columns(plan.device):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.perf_counter() - start
-    result = _outcome(trainer.state, base_score)
+    result = _outcome(trainer.state, base_score) | adapters.counts(model)
     done = trainer.state.global_step - step_of(resume)
     result["pairs_per_second"] = round(done * plan.train.batch_size / seconds, 2)
     if result["improved"]:
+        finish(out)
         model.max_seq_length = window
         models.save(model, out / "model")
     else:
@@ -131,9 +136,13 @@ class Trainer(SentenceTransformerTrainer):
         return self._sampler
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        models.save(self.model, Path(output_dir or str(self.args.output_dir)))
+        save = adapters.save_trained if adapters.is_frozen(self.model) else models.save
+        save(self.model, Path(output_dir or str(self.args.output_dir)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if adapters.is_frozen(self.model):
+            adapters.load_trained(self.model, Path(resume_from_checkpoint))
+            return
         # The library's own would give the copy it loads a random pooler, and then fail.
         self.model.load_state_dict(models.load(Path(resume_from_checkpoint)).state_dict())
 
@@ -149,7 +158,7 @@ class Guard(BaseEvaluator):
     def __init__(self, select: EvaluationSet, precision: Precision) -> None:
         super().__init__()
         self.select = select
-        self.autocast = None if precision is Precision.fp32 else getattr(torch, _DTYPE[precision])
+        self.autocast = _autocast(precision)
         self.primary_metric = _METRIC
 
     def __call__(  # type: ignore[override] # our trainer hands over nothing else
@@ -165,7 +174,31 @@ class Guard(BaseEvaluator):
         return {_METRIC: float(retrieval.score(ranking, self.select.qrels)[_METRIC].mean())}
 
 
-_DTYPE = {Precision.bf16: "bfloat16", Precision.fp16: "float16"}
+def _autocast(precision: Precision) -> torch.dtype | None:
+    dtypes = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16, Precision.fp32: None}
+    return dtypes[precision]
+
+
+def _attach(
+    model: SentenceTransformer,
+    rows: Sequence[Pair | Mined],
+    select: EvaluationSet,
+    plan: Plan,
+    out: Path,
+) -> adapters.Finish:
+    """Add the adapter that the plan names; return what brings the model into its saved form."""
+    if not plan.adapter:
+        return lambda folder: None
+    query, passage = (model.prompts.get(name) or "" for name in ("query", "passage"))
+    texts: list[str] = []
+    for row in rows:
+        texts += [query + row.query, passage + row.positive]
+        texts += [passage + negative for negative in row.negatives]
+    guarded = [query + text for text in select.queries.values()]
+    guarded += [passage + text for text in select.corpus.values()]
+    reads = adapters.Reads(texts, guarded, plan.train.epochs, _autocast(plan.precision), out)
+    adapter: adapters.Adapter = instantiate(plan.adapter, _convert_="all")
+    return adapter.attach(model, reads)
 
 
 def _set_dropout(model: SentenceTransformer, probability: float) -> None:

@@ -41,8 +41,8 @@ def test_every_part_composes_and_has_just_the_keys_of_its_schema(path):
         assert set(content) == {f.name for f in dataclasses.fields(PARTS[group])}
         assert getattr(config, group) is not None
     else:
-        assert group == "loss" and config.loss == content
-        assert list(target_problems("loss", config.loss)) == []
+        assert group in ("adapter", "loss") and getattr(config, group) == content
+        assert content == {} or list(target_problems(group, content)) == []
 
 
 def test_every_group_of_the_defaults_list_can_be_named():
@@ -75,6 +75,7 @@ def test_the_root_of_the_configs_has_just_the_keys_of_its_schema():
         ("+learning_rate=1", "train.learning_rate"),
         ("+train.lr_rate=1", "train.learning_rate"),
         ("loss.scal=20", "loss.scale"),
+        ("adapter=lorra", "lora"),
         ("model.prompts.quary=a", "model.prompts.query"),
     ],
 )
@@ -83,6 +84,34 @@ def test_a_typo_is_answered_with_the_nearest_name(override, meant):
     (problem,) = problems(*recipe, override)
     assert problem.startswith(override)
     assert f"did you mean '{meant}'?" in problem
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("adapter.layer=3", "adapter.layers"),
+        ("adapter.peft.lora_alfa=8", "adapter.peft.lora_alpha"),
+    ],
+)
+def test_a_typo_in_an_adapter(override, meant):
+    (problem,) = problems("recipes=lora", override)
+    assert problem.startswith(override) and f"did you mean '{meant}'?" in problem
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["adapter.layers=0", "adapter.layers=many", "adapter.layers=1.5", "adapter.layers=true",
+     "adapter.peft.r=0", "adapter.cache_gb=-1", "adapter.cache_gb=much", "adapter.cache_gb=.nan",
+     "adapter.peft=3"],
+)  # fmt: skip
+def test_numbers_of_an_adapter_that_cannot_work(override):
+    (problem,) = problems("recipes=lora", override)
+    assert problem.startswith(override.split("=")[0]) and "must be" in problem
+
+
+def test_a_prefix_of_no_length():
+    (problem,) = problems("recipes=prefix", "adapter.length=0")
+    assert problem == "adapter.length=0: must be a whole number, 1 or more"
 
 
 def test_all_typos_are_told_at_once():
@@ -221,6 +250,7 @@ def test_a_config_cannot_be_changed():
         ({"_target_": "nowhere.Loss"}, "nowhere.Loss"),
         ({"_target_": "finetune.batching.BucketSampler", "batch_sise": 3}, "'batch_size'"),
         ({"_target_": "finetune.config.Train", "epochs": 3, "_partial_": True}, None),
+        ({"_target_": "finetune.config.Train", "epochs": {"_target_": "nowhere.Loss"}}, "nowhere"),
     ],
 )
 def test_keys_of_a_target_are_held_against_its_signature(node, phrase):
