@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from sentence_transformers.base.sampler import DefaultBatchSampler
-from torch.utils.data import SequentialSampler
+from torch.utils.data import BatchSampler, SequentialSampler
 
 # Rows sorted together, in batches: enough for even lengths, few enough to keep batches mixed.
 _WINDOW = 32
@@ -85,3 +85,37 @@ class BucketSampler(DefaultBatchSampler):
             else:
                 waiting.append(row)
         return batches, waiting
+
+
+class Share(BatchSampler):
+    """The rows of each batch that one of several processes computes.
+
+    Rows are dealt in turn, so that all processes get texts of the same lengths; a batch whose size
+    is no multiple of the number of processes loses its last rows, since losses that gather
+    embeddings need as many from every process.
+
+    Args:
+        batches: The whole batches, the same in every process.
+        process: Number of the process, from 0.
+        processes: How many there are.
+    """
+
+    def __init__(self, batches: BucketSampler, process: int, processes: int) -> None:
+        self.batch_sampler = batches  # the trainer sets the epoch of what has this name
+        self.process = process
+        self.processes = processes
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the rows, as `BucketSampler.set_epoch`."""
+        self.batch_sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield this process's row indices of each batch."""
+        for batch in self.batch_sampler:
+            even = len(batch) - len(batch) % self.processes
+            if even:
+                yield batch[self.process : even : self.processes]

@@ -35,6 +35,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.checkpoints": (0, 1_000),
     "train.guard_share": (0, 1),
     "hardware.threads": (-1, 1_024),
+    "hardware.processes": (-1, 65_536),
     "export.parity_texts": (1, math.inf),
     "evaluate.samples": (99, 1_000_000),
     "evaluate.alpha": (0, 1),

@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from finetune import processes
+
 log = logging.getLogger(__name__)
 
 SELECT_SCORE = "eval_ndcg@10"  # the trainer's name for the guard's score
@@ -64,6 +66,9 @@ class MarkComplete(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Write the list."""
+        processes.wait()  # each writes a file of its own
+        if not processes.first():
+            return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
         (folder / _COMPLETE).write_text("\n".join(names), encoding="utf-8")

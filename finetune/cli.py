@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.logging import RichHandler
 
+from finetune import processes
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,10 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(argv: Sequence[str]) -> int:
     """Run a recipe, or several with ``-m``; without arguments say what can be typed."""
-    if not argv:
-        print(usage())
-        return 0
-    return guarded(lambda: _train(argv))
+    _log_to_screen()
+    return processes.run(lambda: guarded(lambda: _train(argv)))
 
 
 def guarded(work: Callable[[], int]) -> int:
@@ -87,6 +86,11 @@ def usage() -> str:
 def _train(argv: Sequence[str]) -> int:
     from finetune.compose import compose
 
+    if not argv:
+        print(usage())
+        return DONE
+    if processes.started_alone():
+        log.warning(processes.started_alone())
     flags = [argument for argument in argv if argument.startswith("-")]
     overrides = [argument for argument in argv if not argument.startswith("-")]
     if not set(flags) <= {"-m", "--multirun"}:
@@ -198,7 +202,7 @@ def _log_to_screen() -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False,
                           log_time_format="[%H:%M:%S]")  # fmt: skip
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if processes.first() else logging.WARNING)
     # Other libraries' reports and bars, which would bury our own lines. Read when they load.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

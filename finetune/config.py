@@ -145,12 +145,13 @@ class Train:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the machine is asked to do."""
+    """What the machine is asked to do; ``processes`` of the run, ``threads`` on each machine."""
 
     name: str
     device: str
     precision: Precision
     threads: int
+    processes: int
 
 
 @dataclass(frozen=True)

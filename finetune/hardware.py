@@ -4,6 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from finetune import processes
 from finetune.config import Hardware, Precision
 from finetune.errors import UserError
 
@@ -31,8 +32,16 @@ def resolve(hardware: Hardware) -> Hardware:
         )
     if device == "cpu" and precision is Precision.fp16:
         raise UserError("hardware.precision=fp16: needs a GPU; set hardware=cpu")
+    started = processes.count()
+    if hardware.processes not in (0, started):
+        raise UserError(
+            f"hardware.processes={hardware.processes}: {started} started; start as many with "
+            f"torchrun --nproc_per_node {hardware.processes} train.py ..."
+        )
     threads = hardware.threads or usable_cpus()
-    return dataclasses.replace(hardware, device=device, precision=precision, threads=threads)
+    return dataclasses.replace(
+        hardware, device=device, precision=precision, threads=threads, processes=started
+    )
 
 
 def has_nvidia() -> bool:

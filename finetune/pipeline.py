@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import hardware, steps, tracking
+from finetune import hardware, processes, steps, tracking
 from finetune.check import target_problems
 from finetune.config import Config, Export, Hub, Source, Use, to_dict
 from finetune.errors import UserError, nearest
@@ -35,6 +35,11 @@ def resolve(config: Config) -> Config:
         names = [step.name for step in steps_of(config)]
         if config.until not in names:
             problems.append(f"until={config.until}: no such step; {nearest(config.until, names)}")
+    if config.train.batch_size % processes.count():
+        problems.append(
+            f"train.batch_size={config.train.batch_size}: cannot be shared evenly by "
+            f"{processes.count()} processes; take a multiple"
+        )
     if problems:
         raise UserError(*problems)
     return dataclasses.replace(config, hardware=hardware.resolve(config.hardware))
@@ -124,8 +129,8 @@ def _generate(config: Config) -> Step:
 
 def _train_settings(config: Config, *, mined: bool) -> dict[str, Any]:
     return {"train": config.train, "adapter": config.adapter, "loss": config.loss,
-            "seed": config.seed, "mined": mined,
-            "precision": config.hardware.precision}  # fmt: skip
+            "seed": config.seed, "mined": mined, "precision": config.hardware.precision,
+            "processes": config.hardware.processes}  # fmt: skip
 
 
 def run(config: Config) -> dict[str, Any] | None:

@@ -6,12 +6,14 @@ modules are imported inside, so that a plan whose steps are all cached loads non
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetune.config import Precision
+from finetune.processes import everywhere
 from finetune.records import (
     EvaluationSet,
     Mined,
@@ -81,7 +83,7 @@ def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Encode training queries, the pool that negatives come from, and the select half's queries."""
     from finetune.progress import bar
 
-    encoder = _encoder("base", settings, inputs)
+    encoder = _shared("base", settings, inputs, out)
     pairs = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
     select = _select(inputs["data"])
     pool = list(dict.fromkeys([*(pair.positive for pair in pairs), *select.corpus.values()]))
@@ -151,6 +153,7 @@ def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
     )  # fmt: skip
 
 
+@everywhere
 def train(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Train, guarded by the select half."""
     from finetune import training
@@ -182,11 +185,11 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
                 path = outcomes / artifact / f"{each.name}.jsonl"
                 write_outcome(path, outcome(bm25.rank(each), each.qrels))
             continue
-        encoder = _encoder(artifact, settings, inputs)
         if artifact == "onnx-fp32" and settings["device"] == "cpu":
             shutil.copytree(outcomes / "tuned", outcomes / artifact)  # scored by this very graph
         else:
-            evaluate_artifact(artifact, _remembering(encoder, inputs), sets, outcomes)
+            encoder = _remembering(_shared(artifact, settings, inputs, out), inputs)
+            evaluate_artifact(artifact, encoder, sets, outcomes)
         measured = speed.measure(_own_encoder(artifact, settings, inputs), queries, passages)
         speeds[artifact] = {
             "latency_ms": round(measured.latency_ms, 2),
@@ -223,6 +226,15 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
         ),
         out,
     )
+
+
+def _shared(artifact: str, settings: Settings, inputs: Inputs, out: Path) -> "Encoder":
+    """Return the encoder that scores an artifact, helped by the other processes of the run."""
+    from finetune.sharing import Shared
+
+    folders = {name: path.resolve() for name, path in inputs.items()}
+    device = settings["device"] if artifact in ("base", "tuned") else "cpu"
+    return Shared(partial(_encoder, artifact, dict(settings), folders), device, out)
 
 
 def _encoder(artifact: str, settings: Settings, inputs: Inputs) -> "Encoder":

@@ -4,11 +4,13 @@ The guard scores the select half on a pooled corpus before the first step and at
 the best checkpoint is kept, and where none beats the base, the base is kept and the run says so.
 """
 
+import inspect
 import logging
+import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -24,13 +26,16 @@ from sentence_transformers import (
 )
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerState, set_seed
 
 from finetune import adapter as adapters
 from finetune import model as models
-from finetune.batching import BucketSampler
+from finetune import processes
+from finetune.batching import BucketSampler, Share
 from finetune.checkpoints import SELECT_SCORE, Curves, MarkComplete, last_complete, step_of
 from finetune.config import Precision, Train
+from finetune.errors import UserError
 from finetune.evaluation import retrieval
 from finetune.mining import known_answers
 from finetune.records import EvaluationSet, Mined, Pair, normalised, read_json, write_json
@@ -60,6 +65,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, or continue the training that a killed run left in ``out``.
 
+    In a run of several processes all call it, and the first writes.
+
     Args:
         base: Folder of the model to start from.
         rows: Training rows, all with the same number of negatives.
@@ -70,12 +77,14 @@ def train(
 
     Returns:
         ``{"base", "best", "best_step", "improved", "steps", "pairs_per_second", "parameters",
-        "trainable_parameters"}``.
+        "trainable_parameters"}`` (nothing in processes other than the first).
     """
-    torch.set_num_threads(plan.threads)
+    processes.connect(plan.device, plan.threads)
     set_seed(plan.seed)
     checkpoints = out / "checkpoints"
-    if (out / RESULT).is_file():  # killed while tidying up
+    if processes.once((out / RESULT).is_file):  # killed while tidying up
+        if not processes.first():
+            return {}
         shutil.rmtree(checkpoints, ignore_errors=True)
         return dict(read_json(out / RESULT))
     model = models.load(base, plan.device)
@@ -84,20 +93,19 @@ def train(
     window = model.max_seq_length or plan.train.max_length
     model.max_seq_length = min(window, plan.train.max_length)
     sampler = _sampler(rows, plan)
-    resume = last_complete(checkpoints)
+    resume = processes.once(lambda: last_complete(checkpoints))
     guard = Guard(select, plan.precision)
-    curves = Curves(out / CURVES, keep_until=step_of(resume))
-    base_score = curves.base_score()
-    if base_score is None:
-        base_score = guard(model)[_METRIC]
-        curves.write({"step": 0, SELECT_SCORE: base_score})
+    curves = Curves(
+        out / CURVES if processes.first() else Path(os.devnull), keep_until=step_of(resume)
+    )
+    base_score = processes.once(lambda: _base_score(curves, guard, model))
     finish = _attach(model, rows, select, plan, out)
     trainer = Trainer(
         sampler,
         model=model,
         args=_arguments(plan, len(sampler), model, checkpoints),
         train_dataset=_dataset(rows),
-        loss=instantiate(plan.loss, model=model),
+        loss=instantiate(_gathering(plan.loss), model=model),
         evaluator=guard,
         callbacks=[curves, MarkComplete()],
     )
@@ -106,6 +114,8 @@ def train(
     with _columns(plan.device):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.perf_counter() - start
+    if not processes.first():
+        return {}
     result = _outcome(trainer.state, base_score) | adapters.counts(model)
     done = trainer.state.global_step - step_of(resume)
     result["pairs_per_second"] = round(done * plan.train.batch_size / seconds, 2)
@@ -131,9 +141,19 @@ class Trainer(SentenceTransformerTrainer):
         super().__init__(**kwargs)
         self._sampler = sampler
 
-    def get_batch_sampler(self, *args: Any, **kwargs: Any) -> BucketSampler:
-        """Return the length-bucketed batches."""
-        return self._sampler
+    def get_batch_sampler(self, *args: Any, **kwargs: Any) -> BucketSampler | Share:
+        """Return the length-bucketed batches, or this process's share of each."""
+        if processes.count() == 1:
+            return self._sampler
+        return Share(self._sampler, processes.rank(), processes.count())
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the loader as it is: accelerate's would give other batches to every process."""
+        if processes.count() == 1:
+            return super().get_train_dataloader()
+        return self._build_dataloader(
+            self.train_dataset, self.args.train_batch_size, dataset_kind="train"
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         save = adapters.save_trained if adapters.is_frozen(self.model) else models.save
@@ -148,7 +168,7 @@ class Trainer(SentenceTransformerTrainer):
 
     def _load_best_model(self) -> None:
         # The library's own only logs an error when it fails, and goes on with the last weights.
-        if self.state.best_model_checkpoint:
+        if self.state.best_model_checkpoint and processes.first():
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
@@ -223,11 +243,11 @@ def _arguments(
     steps = max(1, round(batches * train.epochs))
     every = max(1, -(-steps // train.checkpoints))
     passage = model.prompts.get("passage") or ""
-    return SentenceTransformerTrainingArguments(
+    arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         disable_tqdm=not sys.stderr.isatty(),
-        per_device_train_batch_size=train.batch_size,
+        per_device_train_batch_size=train.batch_size // processes.count(),
         learning_rate=train.learning_rate,
         warmup_steps=round(train.warmup * steps),
         weight_decay=train.weight_decay,
@@ -248,7 +268,37 @@ def _arguments(
         logging_steps=max(1, every // 5),
         report_to=[],
         dataloader_pin_memory=plan.device != "cpu",
+        dataloader_drop_last=processes.count() > 1,  # our batches never read it; the trainer warns
+        ddp_find_unused_parameters=False,  # every trained weight has a part in every batch
     )
+    # With several GPUs in one process, torch's DataParallel would cut batches up behind our back.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def _gathering(loss: Mapping[str, Any]) -> dict[str, Any]:
+    """Let in-batch losses take negatives from the shares of all processes, gradients included.
+
+    Each process then computes its rows' part of the whole batch's loss, and the mean of their
+    gradients is that of the whole batch.
+    """
+    node = {
+        key: _gathering(value) if isinstance(value, Mapping) and "_target_" in value else value
+        for key, value in loss.items()
+    }
+    if "gather_across_devices" in inspect.signature(get_class(loss["_target_"])).parameters:
+        node["gather_across_devices"] = processes.count() > 1
+    return node
+
+
+def _base_score(curves: Curves, guard: Guard, model: SentenceTransformer) -> float:
+    """Score before the first step, measured once over all attempts."""
+    known = curves.base_score()
+    if known is not None:
+        return known
+    score = guard(model)[_METRIC]
+    curves.write({"step": 0, SELECT_SCORE: score})
+    return score
 
 
 def _dataset(rows: Sequence[Pair | Mined]) -> Dataset:
@@ -260,6 +310,8 @@ def _dataset(rows: Sequence[Pair | Mined]) -> Dataset:
 
 def _sampler(rows: Sequence[Pair | Mined], plan: Plan) -> BucketSampler:
     known = known_answers(rows)
+    if len(rows) < processes.count():
+        raise UserError(f"only {len(rows)} training pairs for {processes.count()} processes")
     texts = [[normalised(t) for t in (row.query, row.positive, *row.negatives)] for row in rows]
     answers = [known[text[0]] for text in texts]
     return BucketSampler(texts, answers, plan.train.batch_size, plan.seed)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.batching import BucketSampler
+from finetune.batching import BucketSampler, Share
 from finetune.mining import known_answers
 from finetune.records import Pair
 
@@ -116,3 +116,20 @@ def test_a_row_that_clashes_comes_in_a_later_batch():
     (batches,) = epochs(sampler, 1)
     assert sampler.left_out == 0 and sum(map(len, batches)) == 64
     assert all(sum(index < 4 for index in batch) <= 1 for batch in batches)
+
+
+@given(samplers(), st.integers(1, 4))
+def test_processes_share_every_batch_evenly_and_without_duplicates(case, processes):
+    whole = BucketSampler(*case)
+    shares = [Share(BucketSampler(*case), process, processes) for process in range(processes)]
+    assert {len(share) for share in shares} == {len(whole)}
+    for epoch in (1, 0):
+        (batches,) = epochs(whole, 1, epoch)
+        parts = [epochs(share, 1, epoch)[0] for share in shares]
+        full = [batch for batch in batches if len(batch) >= processes]
+        assert {len(part) for part in parts} == {len(full)}
+        for batch, *own in zip(full, *parts, strict=True):
+            together = sorted(index for part in own for index in part)
+            assert len({len(part) for part in own}) == 1
+            assert len(together) == len(batch) - len(batch) % processes
+            assert together == sorted(batch[: len(together)])

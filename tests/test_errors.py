@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune import cli, hub, stage
+from finetune import cli, hub, pipeline, stage
 from finetune.check import GENERATORS
 from finetune.compose import compose
 from finetune.config import BadRows, Check, Domain, Hub, Model, Source
@@ -268,6 +268,20 @@ def test_a_run_directory_in_use(tmp_path):
         with stage.own_folder(tmp_path):
             pass
     check(caught.value, "in use by another run", [str(tmp_path), "process"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "phrase"),
+    [
+        (["train.batch_size=32"], "cannot be shared evenly by"),
+        (["train.batch_size=33", "hardware.processes=2"], "hardware.processes="),
+    ],
+)
+def test_several_processes(monkeypatch, overrides, phrase):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError) as caught:
+        pipeline.resolve(compose(["recipes=full", "domain=statutes", *overrides]))
+    check(caught.value, phrase, [overrides[-1], "3"])
 
 
 def test_every_row_of_the_page_says_why_and_how():

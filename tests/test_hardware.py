@@ -8,8 +8,8 @@ from finetune.config import Hardware, Precision
 from finetune.errors import UserError
 
 
-def asked(device="auto", precision=Precision.auto, threads=0, name="auto"):
-    return Hardware(name, device, precision, threads)
+def asked(device="auto", precision=Precision.auto, threads=0, name="auto", processes=0):
+    return Hardware(name, device, precision, threads, processes)
 
 
 @pytest.fixture
@@ -46,8 +46,18 @@ def test_auto_is_the_best_the_machine_can(machine, gpu, flags, device, precision
 def test_what_is_asked_for_is_kept(machine):
     machine("a100", ["avx512_bf16"])
     found = hardware.resolve(asked("cpu", Precision.fp32, 3, "cpu"))
-    assert found == Hardware("cpu", "cpu", Precision.fp32, 3)
+    assert found == Hardware("cpu", "cpu", Precision.fp32, 3, processes=1)
     assert hardware.resolve(asked("cuda", Precision.fp16)).precision is Precision.fp16
+
+
+def test_processes_are_those_that_were_started(machine, monkeypatch):
+    machine()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert (
+        hardware.resolve(asked()).processes == hardware.resolve(asked(processes=4)).processes == 4
+    )
+    with pytest.raises(UserError, match=r"hardware.processes=2: 4 started.*nproc_per_node 2"):
+        hardware.resolve(asked(processes=2))
 
 
 def test_resolving_twice_changes_nothing(machine):

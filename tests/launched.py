@@ -1,0 +1,75 @@
+"""Several processes of one run: functions without a launcher, and ``train.py`` with a mishap.
+
+``launched.py <mishap> <key=value> ...`` is what test_distributed.py gives to a real launcher.
+"""
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tiny_runs
+
+from finetune import processes
+from finetune.cli import train
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["finetune.training"])
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def in_processes(
+    target: Callable[..., int | None], *arguments: Any, count: int = 2, machines: int = 1
+) -> list[int | None]:
+    """Call a function in all processes of a run, told apart as a launcher does it.
+
+    Returns:
+        Their exit codes.
+    """
+    here = count // machines
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": here, "MASTER_ADDR": "127.0.0.1",
+              "MASTER_PORT": free_port()}  # fmt: skip
+    ranks = [{**shared, "RANK": n, "LOCAL_RANK": n % here} for n in range(count)]
+    children = [FORKS.Process(target=_child, args=(own, target, arguments)) for own in ranks]
+    for each in children:
+        each.start()
+    for each in children:
+        each.join(120)
+    return [each.exitcode for each in children]
+
+
+def _child(
+    environment: dict[str, Any], target: Callable[..., int | None], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    sys.exit(target(*arguments))
+
+
+def fail_in_the_first() -> None:
+    """Raise in the first process, in the middle of training."""
+    from finetune import training
+
+    def on_log(self: training.Curves, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        if processes.first() and state.global_step == 3:
+            raise RuntimeError("a mishap of the first process")
+
+    training.Curves.on_log = on_log
+
+
+MISHAPS = {
+    # 24 steps in 3 epochs, a line every step, the guard (another line) and a checkpoint every 5
+    "killed in the second epoch": lambda: tiny_runs._on("finetune.training:Curves", "on_log", 15),
+    "first fails": fail_in_the_first,
+}
+
+if __name__ == "__main__":
+    MISHAPS[sys.argv[1]]()
+    sys.exit(train(sys.argv[2:]))
