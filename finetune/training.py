@@ -156,6 +156,8 @@ class Trainer(SentenceTransformerTrainer):
         )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not processes.first():  # the library calls this in all
+            return
         save = adapters.save_trained if adapters.is_frozen(self.model) else models.save
         save(self.model, Path(output_dir or str(self.args.output_dir)))
 

@@ -267,8 +267,8 @@ OUTSIDE = {
     "tracking.uri",
     "tracking.experiment",
 }
-CONTAINERS = {"paths", "domain", "generate", "check", "model", "mine", "train", "hardware", "export",
-              "evaluate", "tracking"}  # fmt: skip
+CONTAINERS = {"paths", "domain", "generate", "check", "model", "mine", "train", "hardware",
+              "export", "evaluate", "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
 

@@ -1,6 +1,7 @@
 """What the processes of a run tell each other; started here without a launcher, as it would."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,6 +143,14 @@ def test_gathered_loss_and_gradients_are_those_of_the_whole_batch(tiny_model, tm
         for name, gradient in expected.items():
             for part in parts:
                 np.testing.assert_allclose(part[name], gradient, atol=1e-6 * largest, err_msg=name)
+
+
+def test_only_the_first_process_writes_checkpoints(monkeypatch, tmp_path, tiny_model):
+    trainer = SimpleNamespace(model=models.load(tiny_model))
+    for rank, written in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        training.Trainer._save(trainer, str(tmp_path / "checkpoint"))
+        assert (tmp_path / "checkpoint").exists() is written
 
 
 MNRL = "sentence_transformers.sentence_transformer.losses.MultipleNegativesRankingLoss"
