@@ -32,6 +32,7 @@ from transformers import PrinterCallback, TrainerState, set_seed
 from finetune import adapter as adapters
 from finetune import model as models
 from finetune import processes
+from finetune.adapter.prefix import PrefixTransformer
 from finetune.batching import BucketSampler, Share
 from finetune.checkpoints import SELECT_SCORE, Curves, MarkComplete, last_complete, step_of
 from finetune.config import Precision, Train
@@ -77,7 +78,8 @@ def train(
 
     Returns:
         ``{"base", "best", "best_step", "improved", "steps", "pairs_per_second", "parameters",
-        "trainable_parameters"}`` (nothing in processes other than the first).
+        "trainable_parameters"}`` (nothing in processes other than the first), and ``requires``
+        where ``model/`` does not load without it.
     """
     processes.connect(plan.device, plan.threads)
     set_seed(plan.seed)
@@ -121,6 +123,8 @@ def train(
     result["pairs_per_second"] = round(done * plan.train.batch_size / seconds, 2)
     if result["improved"]:
         finish(out)
+        if isinstance(model[0], PrefixTransformer):
+            result["requires"] = "finetune"  # what model/ loads with
         model.max_seq_length = window
         models.save(model, out / "model")
     else:

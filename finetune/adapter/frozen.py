@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
-from transformers import BertModel, PreTrainedModel, RobertaModel, XLMRobertaModel
+from transformers import BertModel, RobertaModel, XLMRobertaModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from finetune.inference import token_budget_batches
@@ -92,7 +92,7 @@ class Lower(nn.Module):
         kept: Outputs known already.
     """
 
-    def __init__(self, model: PreTrainedModel, count: int, pad: int, kept: Activations) -> None:
+    def __init__(self, model: Any, count: int, pad: int, kept: Activations) -> None:
         super().__init__()
         self.embeddings = model.embeddings
         self.layers = nn.ModuleList(model.encoder.layer[:count])
@@ -138,7 +138,7 @@ class Lower(nn.Module):
             hidden = layer(hidden, bias)
         return hidden
 
-    def restore(self, model: PreTrainedModel) -> None:
+    def restore(self, model: Any) -> None:
         """Put embeddings and layers back where they were."""
         model.embeddings = self.embeddings
         for index, layer in enumerate(self.layers):

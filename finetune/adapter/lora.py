@@ -7,11 +7,11 @@ import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from sentence_transformers import SentenceTransformer
-from transformers import PreTrainedModel
 
 from finetune.adapter import Finish, Reads
 from finetune.adapter.frozen import Activations, Lower, obstacle, remember
@@ -43,7 +43,7 @@ class Lora:
         Raises:
             UserError: The model has fewer layers, or none of the modules that peft is to change.
         """
-        inner: PreTrainedModel = model[0].model
+        inner: Any = model[0].model
         frozen = inner.config.num_hidden_layers - self.layers
         if frozen < 0:
             raise UserError(
@@ -62,8 +62,13 @@ class Lora:
 
         return finish
 
-    def _adapt(self, inner: PreTrainedModel, layers: range) -> PeftModel:
-        config = copy.deepcopy(self.peft)
+    def _adapt(self, inner: Any, layers: range) -> PeftModel:
+        config: Any = copy.deepcopy(self.peft)
+        if not hasattr(config, "layers_to_transform"):
+            raise UserError(
+                f"adapter.peft: {type(config).__name__} cannot be held to some of the layers; "
+                "choose one that has layers_to_transform, as peft.LoraConfig"
+            )
         config.layers_to_transform = list(layers)
         try:
             return get_peft_model(inner, config)
@@ -84,7 +89,7 @@ class Lora:
         if reason:
             log.info("lora: the frozen layers run at every step: %s", reason)
             return None
-        inner = model[0].model
+        inner: Any = model[0].model
         kept = Activations(
             reads.folder, inner.config.hidden_size, reads.autocast or inner.dtype,
             int(self.cache_gb * 1e9),

@@ -8,7 +8,7 @@ https://arxiv.org/abs/2101.00190.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,11 +26,12 @@ from finetune.errors import UserError
 FILE = "prefix.safetensors"
 ATTENTION = "finetune_prefix"
 _NAMES = ("prefix_k", "prefix_v")
+_PLACE = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
 _TEXTS = 64  # the average key of a layer hardly changes with more
 
 
 def attend(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -70,28 +71,18 @@ class PrefixTransformer(Transformer):
     """
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        **kwargs: Any,
-    ) -> "PrefixTransformer":
+    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> Self:
         """Load the transformer, and its prefix.
 
         Raises:
             FileNotFoundError: There is no prefix.
         """
-        place = {"subfolder": subfolder, "token": token, "cache_folder": cache_folder,
-                 "revision": revision, "local_files_only": local_files_only}  # fmt: skip
+        place = {name: kwargs[name] for name in _PLACE if name in kwargs}
         file = cls.load_file_path(model_name_or_path, FILE, **place)
         if file is None:
             raise FileNotFoundError(f"{model_name_or_path}: no {FILE}, without which the model is "
                                     "another one")  # fmt: skip
-        module: PrefixTransformer = super().load(model_name_or_path, **place, **kwargs)
+        module = super().load(model_name_or_path, *args, **kwargs)
         insert(module.model, load_file(file))
         return module
 
@@ -132,7 +123,7 @@ class Prefix:
         Raises:
             UserError: The model is not built like BERT.
         """
-        inner: PreTrainedModel = model[0].model
+        inner: Any = model[0].model
         if not isinstance(inner, BERT_LIKE):
             raise UserError(
                 f"adapter=prefix: {type(inner).__name__} is not built like BERT, which is all that "
@@ -167,7 +158,7 @@ def averages(model: SentenceTransformer, texts: Sequence[str], length: int) -> d
     Returns:
         By parameter name, ``[heads, length, dim]``.
     """
-    inner = model[0].model
+    inner: Any = model[0].model
     sums: dict[str, Tensor] = {}
     place = 0  # of the text's first token in the row of all tokens
 

@@ -83,14 +83,17 @@ def _usage(facts: Facts) -> str:
         f"- {_code(name)}: {_code(text) if text else 'none'}"
         for name, text in facts.model.prompts.items()
     )
+    package = (facts.training or {}).get("requires")
+    loads = f"; it loads only where the package {_code(package)} is installed" if package else ""
+    trust = ", trust_remote_code=True" if package else ""  # for a module that is not the library's
     return f"""## Use
 
-With sentence-transformers, from the folder `model/`:
+With sentence-transformers, from the folder `model/`{loads}:
 
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("model")
+model = SentenceTransformer("model"{trust})
 query = model.encode("如何申请退款？", prompt_name="query", normalize_embeddings=True)
 passages = model.encode(["……"], prompt_name="passage", normalize_embeddings=True)
 scores = passages @ query

@@ -33,8 +33,8 @@ class Facts:
         data_summary: What the data step read, kept and dropped, by reason.
         mining: What mining kept and dropped; None without mining.
         training: ``base``, ``best``, ``best_step``, ``improved``, ``steps``,
-            ``pairs_per_second``, ``parameters``, ``trainable_parameters``; None where nothing was
-            trained.
+            ``pairs_per_second``, ``parameters``, ``trainable_parameters`` and, where the model
+            loads with a package only, ``requires``; None where nothing was trained.
         curves: JSON Lines with ``step``, ``loss``, ``learning_rate``, ``eval_ndcg@10``.
         parity: By precision, ``min_cosine`` and ``mean_cosine`` of the exported model with torch.
         sets: The report half: the texts of the examples.

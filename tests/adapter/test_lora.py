@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from peft import PeftModel
+from peft import IA3Config, PeftModel
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import BertModel
@@ -105,6 +105,21 @@ def test_modules_that_the_model_does_not_have(make_base, tmp_path):
     with pytest.raises(UserError, match=r"are called .*q_lin.*v_lin") as caught:
         attached(make_base("distilbert"), tmp_path, "adapter.peft.target_modules=[query]")
     assert "adapter.peft.target_modules" in str(caught.value)
+
+
+def test_peft_configs_that_cannot_be_held_to_the_upper_layers(make_base, tmp_path):
+    given = Lora(2, 1, IA3Config(target_modules=["key"], feedforward_modules=[]))
+    with pytest.raises(UserError, match="IA3Config cannot be held to some of the layers"):
+        given.attach(models.load(make_base()), reads(tmp_path))
+
+
+def test_other_peft_methods_merge_as_well(make_base, tmp_path):
+    model, finish = attached(make_base(), tmp_path, "+adapter.peft.use_dora=true")
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert any("magnitude" in name for name in names)
+    before = encode(model)
+    finish(tmp_path)
+    np.testing.assert_allclose(encode(model), before, atol=1e-6)
 
 
 def test_every_layer_may_carry_it(make_base, tmp_path):

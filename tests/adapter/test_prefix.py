@@ -101,6 +101,14 @@ def test_it_starts_near_the_base(make_base, tmp_path):
     assert cosines.min() > 0.9 and not np.allclose(cosines, 1)
 
 
+def test_a_model_that_has_a_prefix_goes_on_with_it(saved, tmp_path):
+    folder, vectors = saved
+    model = models.load(folder)
+    prefix.Prefix(LENGTH).attach(model, adapter.Reads(["别的"], (), 1, None, tmp_path))
+    assert np.array_equal(encode(model), vectors)
+    assert adapter.counts(model)["trainable_parameters"] == 1280
+
+
 def test_fewer_tokens_than_places(make_base):
     found = prefix.averages(models.load(make_base()), ["法"], 8)
     assert all(torch.isfinite(tensor).all() for tensor in found.values())

@@ -1,12 +1,14 @@
 """Whole runs of `recipes=lora` and `recipes=prefix`, and runs that are killed on the way."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_runs
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 from test_training import folder_of, killed_at, with_values, without
 
 from finetune import pipeline
@@ -67,6 +69,18 @@ def test_the_run_directory_has_the_adapter_of_lora_alone(finished):
         assert files == ["adapter", "adapter_config.json", "adapter_model.safetensors"]
     else:
         assert files == []
+
+
+def test_the_card_says_how_the_model_loads(finished):
+    recipe, _, work, _ = finished
+    card = (work / "run/README.md").read_text("utf-8")
+    (line,) = re.findall(r"^model = (.*)$", card, re.MULTILINE)
+    line = line.replace('"model"', repr(str(work / "run/model")))
+    model = eval(line, {"SentenceTransformer": SentenceTransformer})
+    theirs = model.encode(["房东押金"], prompt_name="query", normalize_embeddings=True)
+    ours = TorchEncoder(load(work / "run/model")).encode(["房东押金"], "query")
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    assert ("package `finetune` is installed" in card) == (recipe == "prefix")
 
 
 def test_model_and_bundle_agree(finished):
