@@ -45,7 +45,8 @@ class Step:
         version: Raised when the same settings give another result than before.
         settings: Every resolved value that the step reads; part of the key.
         inputs: Names under which the function finds the folders of earlier steps.
-        files: Input files and folders; their content is part of the key.
+        files: Input files and folders, found under their names as the inputs are; their content
+            is part of the key, where they lie is not.
         resumes: The function goes on from what a killed attempt left; others find an empty folder.
     """
 
@@ -130,7 +131,7 @@ def execute(planned: Planned, folders: Mapping[str, Path]) -> Done:
         start = time.perf_counter()
         inputs = {name: folders[source] for name, source in step.inputs.items()}
         with _full_disk_told(planned.partial):
-            step.call(step.settings, inputs, planned.partial)
+            step.call(step.settings, {**inputs, **step.files}, planned.partial)
         seconds = time.perf_counter() - start
         _write_manifest(planned, seconds)
         planned.partial.rename(planned.folder)

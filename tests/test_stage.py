@@ -17,7 +17,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 def double(settings, inputs, out):
     """Write twice the number that the step before wrote, or that the settings give."""
-    before = int((inputs["number"] / "n").read_text()) if inputs else settings["start"]
+    before = int((inputs["number"] / "n").read_text()) if "number" in inputs else settings["start"]
     (out / "n").write_text(str(2 * before))
     with Path(settings.get("log", os.devnull)).open("a") as log:
         log.write("called\n")
@@ -108,6 +108,21 @@ def test_the_content_of_files_counts_and_their_dates_do_not(tmp_path):
 def test_an_input_that_is_no_step_is_a_mistake_of_ours():
     with pytest.raises(KeyError, match="gone"):
         plan([Step("a", double, 1, {}, {"number": "gone"})], Path("x"))
+
+
+def test_a_step_finds_its_files_under_their_names_wherever_they_lie(tmp_path):
+    keys = set()
+    for place in ("here", "there"):
+        text = tmp_path / place
+        text.write_text("x")
+        (planned,) = plan([Step("first", copied, 1, {}, files={"in": text})], tmp_path / "cache")
+        keys.add(planned.key)
+        assert (execute(planned, {}).folder / "copy").read_text() == "x"
+    assert len(keys) == 1
+
+
+def copied(settings, inputs, out):
+    (out / "copy").write_text(inputs["in"].read_text())
 
 
 def test_the_manifest_tells_how_the_output_was_made(tmp_path):
