@@ -19,10 +19,11 @@ _SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databric
 class Run(Protocol):
     """A run that is being recorded."""
 
-    def watch(self, curves: Path) -> None:
+    def watch(self, curves: Path, before: int = 0) -> None:
         """Follow a JSON Lines file that training is about to write; call it before training.
 
-        Not needed where training is cached: then MLflow is not even imported.
+        ``before`` counts the training steps of earlier rounds. Not needed where training is
+        cached: then MLflow is not even imported.
         """
         ...
 
@@ -34,7 +35,7 @@ class Run(Protocol):
 class Untracked:
     """A run that nobody records."""
 
-    def watch(self, curves: Path) -> None:
+    def watch(self, curves: Path, before: int = 0) -> None:
         """Do nothing."""
 
     def finish(self, report: Mapping[str, Any]) -> None:

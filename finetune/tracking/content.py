@@ -64,10 +64,12 @@ def open_run(
     return str(run.info.run_id)
 
 
-def log_rows(client: "MlflowClient", run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def log_rows(
+    client: "MlflowClient", run_id: str, rows: Sequence[Mapping[str, Any]], before: int = 0
+) -> None:
     """Log rows of curves; a row sent twice counts once, since it carries its own time."""
     _log(client, run_id, values=[
-        (key, value, int(1000 * row.get("time", 0)), int(row["step"]))
+        (key, value, int(1000 * row.get("time", 0)), int(row["step"]) + before)
         for row in rows
         if "step" in row
         for key, value in metrics(row).items()

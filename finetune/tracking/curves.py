@@ -17,10 +17,12 @@ class Follower:
     """Reads the rows that came new to a JSON Lines file.
 
     The file stays open, so that it is found after its folder is renamed; it is read from the
-    start each time, because a resumed training rewrites it.
+    start each time, because a resumed training rewrites it. ``before`` counts the steps of earlier
+    rounds, by which this file's steps are behind.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, before: int = 0) -> None:
+        self.before = before
         self._path = path
         self._file: TextIO | None = None
         self._sent: set[str] = set()

@@ -55,10 +55,10 @@ class Recorder:
         self._away = False  # how the last attempt ended
         self._warned = False
 
-    def watch(self, curves: Path) -> None:
-        """Send the rows of a JSON Lines file as they are written."""
+    def watch(self, curves: Path, before: int = 0) -> None:
+        """Send the rows of a JSON Lines file as they are written, ``before`` added to each step."""
         prepare()  # imported here, not in the thread: training imports much at the same time
-        self._followers.append(Follower(curves))
+        self._followers.append(Follower(curves, before))
         if self._thread is None:
             self._thread = Repeat(lambda: self._attempt(self._send_rows))
             self._thread.start()
@@ -109,7 +109,7 @@ class Recorder:
         client, run_id = self._client(), self._open()
         for follower in self._followers:
             lines = follower.new()
-            content.log_rows(client, run_id, [parse(line) for line in lines])
+            content.log_rows(client, run_id, [parse(line) for line in lines], follower.before)
             follower.sent(lines)
 
     def _open(self) -> str:

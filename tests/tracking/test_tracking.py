@@ -321,3 +321,16 @@ def test_follower(tmp_path):
     write_rows(path, {"step": 2})
     assert follower.new() == ['{"step": 2}\n']
     follower.close()
+
+
+def test_a_later_rounds_steps_follow_those_before(tmp_path):
+    sent = []
+
+    class Client:
+        def log_batch(self, run_id, metrics):
+            sent.extend((each.key, each.step) for each in metrics)
+
+    follower = Follower(tmp_path / "curves.jsonl", before=48)
+    rows = [{"step": 0, "eval_ndcg@10": 0.5}, {"step": 2, "loss": 1.0}]
+    content.log_rows(Client(), "run", rows, follower.before)
+    assert sent == [("select/ndcg_at_10", 48), ("train/loss", 50)]
