@@ -7,12 +7,16 @@ everything, so scores are counted from the query's mean cosine with the pool, it
 
     limit = chance + (1 - relative_margin) x (positive - chance)
 
-Known positives of the query, and texts equal to one after normalisation, are never negatives.
+Known positives of the query, and texts equal to one after normalisation, are never negatives. A
+cross-encoder, where one is given, reads query and text together and leaves out what it finds nearly
+as good as the positive.
 """
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +41,18 @@ class Audit:
     reasons: Mapping[str, int]
 
 
+# The score of a query and a text read together, between 0 and 1.
+Judge = Callable[[str, str], float]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A cross-encoder; a negative's score must stay by ``margin`` below the positive's."""
+
+    judge: Judge
+    margin: float
+
+
 @dataclass(frozen=True)
 class Pool:
     """Texts that negatives are drawn from, with their unit vectors ``[m, dim]``."""
@@ -54,6 +70,8 @@ def mine(
     negatives: int,
     candidates: int,
     relative_margin: float,
+    others: Sequence[Pair] = (),
+    cross_encoder: Filter | None = None,
 ) -> Iterator[tuple[Mined | None, Audit]]:
     """Mine each pair.
 
@@ -66,11 +84,13 @@ def mine(
         candidates: How many nearest neighbours are looked at.
         relative_margin: Share of the positive's height above chance by which a negative must stay
             below it.
+        others: Pairs that are not mined, whose positives are known answers all the same.
+        cross_encoder: Looks at each neighbour that would be a negative.
 
     Yields:
         The mined pair (None where too few negatives were left) and its audit, in order.
     """
-    answers = known_answers(pairs)
+    answers = known_answers([*pairs, *others])
     keys = [normalised(text) for text in pool.texts]
     scores, indices = top_k(queries, pool.vectors, candidates)
     positive_scores = np.einsum("nd,nd->n", queries, positives)
@@ -80,12 +100,18 @@ def mine(
         known = answers[normalised(pair.query)]
         kept: list[tuple[str, float]] = []
         dropped: list[tuple[str, float, str]] = []
+        too_close = _too_close(pair, cross_encoder)
         for score, index in zip(scores[row].tolist(), indices[row].tolist(), strict=True):
+            text = pool.texts[index]
             reason = _reason(keys[index], known, score, float(limits[row]))
             if reason:
-                dropped.append((pool.texts[index], score, reason))
-            elif len(kept) < negatives:
-                kept.append((pool.texts[index], score))
+                dropped.append((text, score, reason))
+            elif len(kept) == negatives:
+                continue
+            elif too_close(text):
+                dropped.append((text, score, "too close by the cross-encoder"))
+            else:
+                kept.append((text, score))
         audit = Audit(
             pair.id, pair.query, pair.positive, float(positive_scores[row]), tuple(kept),
             tuple(dropped[:10]), dict(Counter(reason for *_, reason in dropped)),
@@ -94,11 +120,36 @@ def mine(
 
 
 def known_answers(pairs: Sequence[Pair | Mined]) -> dict[str, set[str]]:
-    """Normalised positives of each normalised query."""
+    """What answers each text, all normalised: its positives, what it is a positive of, and itself.
+
+    In pairs of paraphrases a text is the query of one and the positive of another; it answers its
+    own query then, and the pair holds in both directions. Where passages never are queries, this
+    comes to the positives alone.
+    """
     answers: dict[str, set[str]] = {}
     for pair in pairs:
-        answers.setdefault(normalised(pair.query), set()).add(normalised(pair.positive))
+        query, positive = normalised(pair.query), normalised(pair.positive)
+        answers.setdefault(query, {query}).add(positive)
+        answers.setdefault(positive, {positive}).add(query)
     return answers
+
+
+def without_known(
+    rows: Sequence[Pair | Mined], answers: Mapping[str, set[str]]
+) -> list[Pair | Mined]:
+    """Take known answers out of the rows' negatives; give all rows as many as the poorest has.
+
+    Training takes a column for each negative, so that rows must have equally many.
+    """
+    kept = [
+        tuple(n for n in row.negatives if normalised(n) not in answers[normalised(row.query)])
+        for row in rows
+    ]
+    fewest = min(map(len, kept), default=0)
+    return [
+        dataclasses.replace(row, negatives=own[:fewest])
+        for row, own in zip(rows, kept, strict=True)
+    ]
 
 
 def summary(audits: Sequence[Audit], negatives: int) -> dict[str, int]:
@@ -116,6 +167,15 @@ def _reason(key: str, known: set[str], score: float, limit: float) -> str:
     if score > limit:
         return "too close to the positive"
     return ""
+
+
+def _too_close(pair: Pair, cross_encoder: Filter | None) -> Callable[[str], bool]:
+    """Say whether a text scores too near the positive; few texts of a pair are ever asked about."""
+    if cross_encoder is None:
+        return lambda text: False
+    judge, margin = cross_encoder.judge, cross_encoder.margin
+    limit = cache(lambda: judge(pair.query, pair.positive) - margin)
+    return lambda text: judge(pair.query, text) > limit()
 
 
 def _mined(pair: Pair, audit: Audit) -> Mined:

@@ -32,7 +32,7 @@ _CPU_BUDGET = 1_024
 _CHUNK = 8_192
 _OUR_MODULES = {f"{PrefixTransformer.__module__}.{PrefixTransformer.__name__}": PrefixTransformer}
 # What loading raises on folders that are no model, damaged, or would need code of theirs.
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, UnpicklingError,
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, UnpicklingError,
                SafetensorError)  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def _read(source: Path, model: Model) -> SentenceTransformer:
         loaded = SentenceTransformer(modules=[transformer, pooling], device="cpu")
         _check_weights(loaded, source)
         return _without_pooler(loaded)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"{source}: not a model that sentence-transformers can load ({reason}); expected "

@@ -179,6 +179,17 @@ def read_set(folder: Path) -> EvaluationSet:
     return EvaluationSet(folder.name, texts["queries"], texts["corpus"], qrels)
 
 
+def only_set(folder: Path) -> EvaluationSet:
+    """Read the evaluation set that lies in a folder alone."""
+    return read_set(min(path for path in folder.iterdir() if path.is_dir()))
+
+
+def read_known(folder: Path) -> list[Pair]:
+    """Read the pairs of a step that are not trained on and still tell what answers a query."""
+    path = folder / "known.jsonl"  # a step that knows none writes none
+    return list(read_jsonl(path, Pair)) if path.is_file() else []
+
+
 def normalised(text: str) -> str:
     """The form in which texts are compared: NFKC, case folded, letters and digits only."""
     folded = unicodedata.normalize("NFKC", text).casefold()

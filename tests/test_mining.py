@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from finetune.mining import Pool, known_answers, mine, summary
+from finetune.mining import Filter, Pool, known_answers, mine, summary, without_known
 from finetune.records import Mined, Pair, normalised
 
 
@@ -95,6 +95,75 @@ def test_positives_of_the_same_question_are_nobodys_negatives():
     assert mined[0].negatives == ("工资",)
     assert mined[1].negatives == ("工资",)
     assert mined[2].negatives == ("离婚",)
+
+
+def test_a_pair_that_is_not_mined_still_tells_what_answers_the_question():
+    other = Pair("left out", "押金怎么退", "工资", "law")
+    ((mined, audit),) = mine([PAIR], at(0), at(30), POOL, negatives=1, candidates=6,
+                             relative_margin=0.0, others=[other])  # fmt: skip
+    assert mined.negatives == ("租金不退",)
+    ((mined, audit),) = mine([PAIR], at(0), at(30), POOL, negatives=2, candidates=6,
+                             relative_margin=0.0, others=[other])  # fmt: skip
+    assert mined.negatives == ("租金不退", "离婚")
+    assert ("工资", "known positive") in [(text, reason) for text, _, reason in audit.dropped]
+
+
+def test_what_answers_a_text():
+    pairs = [
+        Pair("1", "押金怎么退", "押金应当退还", "s"),
+        Pair("2", "押金，怎么退？", "可以起诉", "s"),  # the same question in another spelling
+        Pair("3", "可以起诉", "怎么起诉", "s"),  # a paraphrase: holds in both directions
+    ]
+    known = known_answers(pairs)
+    assert known["押金怎么退"] == {"押金怎么退", "押金应当退还", "可以起诉"}
+    assert known["可以起诉"] == {"可以起诉", "押金怎么退", "怎么起诉"}
+    assert known["怎么起诉"] == {"怎么起诉", "可以起诉"}
+
+
+def test_negatives_that_answer_the_query_are_taken_out_and_the_poorest_row_sets_the_number():
+    pairs = [
+        Pair("1", "问", "答", "s", ("甲", "别，答", "乙")),
+        Pair("2", "问", "别答", "s", ("丙", "丁")),
+        Pair("3", "另", "三", "s", ("戊", "己", "庚")),
+    ]
+    rows = without_known(pairs, known_answers(pairs))
+    assert [row.negatives for row in rows] == [("甲", "乙"), ("丙", "丁"), ("戊", "己")]
+    assert [row.id for row in rows] == ["1", "2", "3"]
+    bare = without_known([*pairs, Pair("4", "无", "有", "s")], known_answers(pairs) | {"无": set()})
+    assert [row.negatives for row in bare] == [()] * 4
+
+
+# --- the cross-encoder ---
+
+SCORES = {"押金应当退还": 0.9, "租金不退": 0.85, "工资": 0.8, "离婚": 0.3, "商品": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("margin", "kept"),
+    [
+        (0.0, ("租金不退", "工资")),
+        (0.05, ("租金不退", "工资")),  # .85 is at most .9 - .05
+        (0.08, ("工资", "离婚")),
+        (0.2, ("离婚", "商品")),
+    ],
+)
+def test_a_neighbour_too_near_the_positive_by_the_cross_encoder_is_left_out(margin, kept):
+    asked = []
+
+    def judge(query, text):
+        asked.append((query, text))
+        return SCORES[text]
+
+    mined, audit = one(relative_margin=0.0, cross_encoder=Filter(judge, margin - 1e-9))
+    assert mined.negatives == kept
+    too_close = "too close by the cross-encoder"
+    close = [text for text, _, reason in audit.dropped if reason == too_close]
+    assert close == [text for text in ("租金不退", "工资") if text not in kept]
+    assert summary([audit], 2).get(too_close, 0) == len(close)
+    # Each text once, the positive first of all, nothing that was dropped before or not needed.
+    texts = [text for _, text in asked]
+    assert texts.count("押金应当退还") == 1 and len(texts) == len(set(texts))
+    assert set(texts) == {"押金应当退还", *close, *kept} and {q for q, _ in asked} == {PAIR.query}
 
 
 def test_counts_cover_every_neighbour_though_the_audit_lists_ten():

@@ -1,6 +1,7 @@
 """The generate step: the domain's documents become training pairs."""
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 def generate(
     settings: Generate, domain: Domain, data: Path, limit: int | None, seed: int, out: Path
 ) -> dict[str, Any]:
-    """Write ``train.jsonl``, ``dropped.jsonl`` and ``summary.json``, as the data step does.
+    """Write what the data step writes, but for the evaluation sets.
 
     Args:
         settings: What to make, and whether the domain's own pairs stay beside it.
@@ -51,6 +52,7 @@ def generate(
         raise UserError(_nothing_made(weights, passages))
     pairs = [*own, *made] if settings.use is Use.join else made
     write_jsonl(out / "train.jsonl", pairs)
+    shutil.copyfile(data / "known.jsonl", out / "known.jsonl")
     write_jsonl(out / "dropped.jsonl", leaks)
     summary = _summary(read_json(data / "summary.json"), pairs, leaks)
     write_json(out / "summary.json", summary)

@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from finetune.records import (
     EvaluationSet,
     Pair,
     half,
+    normalised,
     write_json,
     write_jsonl,
     write_set,
@@ -39,8 +40,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Write a domain's training pairs and evaluation sets.
 
-    Writes ``train.jsonl`` (`Pair` rows), ``select/<set>/`` and ``report/<set>/``,
-    ``dropped.jsonl`` (`Dropped` rows) and ``summary.json``. Rows read = pairs + dropped rows.
+    Writes ``train.jsonl`` (`Pair` rows), ``known.jsonl`` (pairs that are not trained on and still
+    tell what answers a training query), ``select/<set>/`` and ``report/<set>/``, ``dropped.jsonl``
+    (`Dropped` rows) and ``summary.json``. Rows read = pairs + dropped rows.
 
     Args:
         domain: Where the data lies.
@@ -56,13 +58,14 @@ def prepare(
     Raises:
         UserError: With every problem in the data.
     """
-    loaded = load(domain, check)
-    loaded = _select_sources(loaded, domain.sources)
+    everything = load(domain, check)
+    loaded = _select_sources(everything, domain.sources)
     loaded = _drop_leaks(loaded)
     if not loaded.pairs and domain.train is not None:
         raise UserError(_nothing_left(domain, loaded.dropped))
     loaded = _sample(loaded, limit, seed)
     write_jsonl(out / "train.jsonl", loaded.pairs)
+    write_jsonl(out / "known.jsonl", _known(everything.pairs, loaded.pairs))
     write_jsonl(out / "dropped.jsonl", loaded.dropped)
     _write_sets(out, {"select": loaded.select, "report": loaded.report})
     summary = summarise(loaded)
@@ -212,6 +215,15 @@ def _sample(loaded: Loaded, limit: int | None, seed: int) -> Loaded:
     random.Random(seed).shuffle(order)
     chosen = {loaded.pairs[index].id for index in order[:limit]}
     return _drop(loaded, lambda pair: None if pair.id in chosen else (LIMIT, ""))
+
+
+def _known(everything: Iterable[Pair], kept: Iterable[Pair]) -> Iterator[Pair]:
+    """Pairs left out that share a text with the query of one that was kept."""
+    rows = {pair.id: normalised(pair.query) for pair in kept}
+    asked = set(rows.values())
+    for pair in everything:
+        if pair.id not in rows and {normalised(pair.query), normalised(pair.positive)} & asked:
+            yield pair
 
 
 def _drop(loaded: Loaded, why: Callable[[Pair], tuple[str, str] | None]) -> Loaded:

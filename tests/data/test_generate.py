@@ -6,7 +6,7 @@ from finetune.data.generate import generate
 from finetune.data.prepare import LEAK
 from finetune.data.synthesize import GENERATORS
 from finetune.errors import UserError
-from finetune.records import Dropped, Pair, read_json, read_jsonl, write_json
+from finetune.records import Dropped, Pair, read_json, read_jsonl, read_known, write_json
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def data(tmp_path):
                    [{"id": key, "text": text} for key, text in texts.items()])  # fmt: skip
         write_rows(folder / part / "law/queries.jsonl", [{"id": f"q-{part}", "text": asked}])
     write_rows(folder / "train.jsonl", [Pair("1", "问", texts["x"], "own")])
+    write_rows(folder / "known.jsonl", [Pair("2", "问", texts["y"], "other")])
     write_json(folder / "summary.json", {"pairs": 1, "read": 1, "dropped": {}, "sets": {}})
     return folder
 
@@ -30,6 +31,7 @@ def make(data, out, use=Use.only, documents=None, limit=None, seed=0, **shares):
     domain = Domain("law", Source.files, None, None, None, documents, {}, None, False)
     summary = generate(settings, domain, data, limit, seed, out)
     assert summary == read_json(out / "summary.json")
+    assert read_known(out) == read_known(data)
     return list(read_jsonl(out / "train.jsonl", Pair)), summary
 
 

@@ -52,6 +52,36 @@ def kept_and_dropped(out):
     )
 
 
+def test_pairs_left_out_still_tell_what_answers_a_question(tmp_path):
+    write_train(tmp_path, [
+        {"query": "问一", "positive": "答一", "source": "a"},
+        {"query": "问，一？", "positive": "别的答", "source": "b"},  # a source that is not selected
+        {"query": "问二", "positive": "问一", "source": "b"},  # a paraphrase of a question
+        {"query": "问三", "positive": "答三", "source": "b"},
+    ])  # fmt: skip
+    write_dev(tmp_path / "dev", QUERIES)
+    (tmp_path / "out").mkdir()
+    prepare(domain(tmp_path, sources=["a"]), STOP, None, 0, tmp_path / "out")
+    known = list(read_jsonl(tmp_path / "out/known.jsonl", Pair))
+    assert [(pair.query, pair.positive) for pair in known] == [
+        ("问，一？", "别的答"), ("问二", "问一")
+    ]  # fmt: skip
+
+
+def test_limit_leaves_known_answers_known(tmp_path):
+    rows = [{"query": f"问{n // 2}", "positive": f"答{n}"} for n in range(40)]
+    write_train(tmp_path, rows)
+    write_dev(tmp_path / "dev", QUERIES)
+    (tmp_path / "out").mkdir()
+    prepare(domain(tmp_path), STOP, 10, 0, tmp_path / "out")
+    kept = list(read_jsonl(tmp_path / "out/train.jsonl", Pair))
+    known = list(read_jsonl(tmp_path / "out/known.jsonl", Pair))
+    told = {(pair.query, pair.positive) for pair in (*kept, *known)}
+    asked = {pair.query for pair in kept}
+    assert len(kept) == 10 and known
+    assert told == {(row["query"], row["positive"]) for row in rows if row["query"] in asked}
+
+
 def test_every_row_is_accounted_for(files):
     out = files / "out"
     summary = prepare(domain(files, sources=["a"]), STOP, 10, 0, out)
