@@ -23,9 +23,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "limit": (0, math.inf),
     "generate.pairs": (0, math.inf),
     **{f"generate.{name}": (-1e-9, math.inf) for name in GENERATORS},
-    "mine.rounds": (-1, 1),
+    "mine.rounds": (-1, 10),
     "mine.negatives": (-1, 32),
     "mine.relative_margin": (-1e-9, 1),
+    "mine.filter_margin": (-1e-9, 1),
     "train.epochs": (0, 1_000),
     "train.batch_size": (1, 65_536),
     "train.learning_rate": (0, 1),
@@ -34,12 +35,16 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.max_length": (7, math.inf),
     "train.checkpoints": (0, 1_000),
     "train.guard_share": (0, 1),
+    "train.patience": (0, math.inf),
+    "merge.keep_gain": (-1e-9, 1),
+    "merge.general_texts": (-1, math.inf),
     "hardware.threads": (-1, 1_024),
     "hardware.processes": (-1, 65_536),
     "export.parity_texts": (1, math.inf),
     "evaluate.samples": (99, 1_000_000),
     "evaluate.alpha": (0, 1),
     "evaluate.speed_texts": (0, math.inf),
+    "evaluate.max_general_drop": (-1e-9, 1),
 }
 _ADAPTER_SIZES = ("layers", "length", "peft.r")
 _CHOICES = {"model.pooling": ("mean", "cls"), "hardware.device": ("auto", "cpu", "cuda"),
@@ -70,6 +75,7 @@ def problems(config: Config) -> Iterator[str]:
             "generate=documents, or give one a share, as generate.cloze=1"
         )
     yield from _adapter_problems(config.adapter)
+    yield from _merge_problems(config)
     if config.mine.rounds and config.mine.negatives > config.mine.candidates:
         yield (
             f"mine.negatives={config.mine.negatives}: only mine.candidates="
@@ -90,6 +96,17 @@ def _adapter_problems(adapter: Mapping[str, Any]) -> Iterator[str]:
     limit = numbers.get("cache_gb", 0)
     if type(limit) not in (int, float) or not 0 <= limit < math.inf:
         yield f"adapter.cache_gb={limit}: must be a number of gigabytes, 0 or more"
+
+
+def _merge_problems(config: Config) -> Iterator[str]:
+    for weight in config.merge.weights:
+        if not 0 < weight <= 1:
+            yield (
+                f"merge.weights={config.merge.weights}: {weight:g} is no share of the tuned "
+                "weights; expected numbers above 0 and at most 1"
+            )
+    if config.merge.weights and "prefix" in str(config.adapter.get("_target_")):
+        yield "merge: a prefix cannot be merged with the base, which has none; leave merge=none"
 
 
 def target_problems(name: str, node: Mapping[str, Any]) -> Iterator[str]:

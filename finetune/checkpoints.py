@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from finetune import processes
 
@@ -72,6 +73,46 @@ class MarkComplete(TrainerCallback):
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
         (folder / _COMPLETE).write_text("\n".join(names), encoding="utf-8")
+
+
+class Patience(TrainerCallback):
+    """Ends training after so many checkpoints in a row that are no better than one before them.
+
+    Args:
+        checkpoints: How many.
+        curves: Where the end is noted.
+    """
+
+    def __init__(self, checkpoints: int, curves: Curves) -> None:
+        self.checkpoints = checkpoints
+        self.curves = curves
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """End it; the checkpoint of this step is still written."""
+        # Another machine's score may differ in its last digits, and all must end together.
+        fell = processes.once(lambda: _falling(state, self.checkpoints))
+        if fell and state.global_step < state.max_steps:
+            control.should_training_stop = True
+            if state.is_world_process_zero:
+                self.curves.write({"step": state.global_step, "stopped": True})
+            log.info(
+                "stopped at step %d of %d: %d checkpoints in a row brought no better select score",
+                state.global_step, state.max_steps, self.checkpoints,
+            )  # fmt: skip
+
+
+def ended(checkpoint: Path, patience: int) -> bool:
+    """True when training had ended with this checkpoint, early or not."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return state.global_step >= state.max_steps or _falling(state, patience)
+
+
+def _falling(state: TrainerState, patience: int) -> bool:
+    """Decided from the trainer's own history, which a resumed training has again."""
+    scores = [row[SELECT_SCORE] for row in state.log_history if SELECT_SCORE in row]
+    return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
 
 
 def last_complete(folder: Path) -> Path | None:

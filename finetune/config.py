@@ -120,12 +120,17 @@ class Model:
 
 @dataclass(frozen=True)
 class Mine:
-    """Hard negatives: how many a pair, out of how many neighbours, how far below the positive."""
+    """Hard negatives: how many a pair, out of how many neighbours, how far below the positive.
+
+    ``filter`` is a cross-encoder's folder or hub id (``owner/name@revision``).
+    """
 
     rounds: int
     negatives: int
     candidates: int
     relative_margin: float
+    filter: Optional[str]  # noqa: UP045
+    filter_margin: float
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,16 @@ class Train:
     max_length: int
     checkpoints: int
     guard_share: float
+    patience: int
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Shares of the tuned weights that are tried against forgetting; none leaves the model be."""
+
+    weights: List[float]  # noqa: UP006
+    keep_gain: float
+    general_texts: int
 
 
 @dataclass(frozen=True)
@@ -172,6 +187,8 @@ class Evaluate:
     enough_queries: int
     max_int8_drop: float
     speed_texts: int
+    general: Optional[Path]  # noqa: UP045
+    max_general_drop: float
 
 
 @dataclass(frozen=True)
@@ -201,6 +218,7 @@ class Config:
     loss: Dict[str, Any]  # noqa: UP006
     mine: Mine
     train: Train
+    merge: Merge
     hardware: Hardware
     export: Export
     evaluate: Evaluate

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import hardware, processes, steps, tracking
+from finetune import forgetting, hardware, processes, rounds, steps, tracking
 from finetune.check import target_problems
 from finetune.config import Config, Export, Hub, Source, Use, to_dict
 from finetune.errors import UserError, nearest
@@ -42,7 +42,10 @@ def resolve(config: Config) -> Config:
         )
     if problems:
         raise UserError(*problems)
-    return dataclasses.replace(config, hardware=hardware.resolve(config.hardware))
+    evaluate = dataclasses.replace(config.evaluate, general=forgetting.folder_of(config))
+    return dataclasses.replace(
+        config, evaluate=evaluate, hardware=hardware.resolve(config.hardware)
+    )
 
 
 def steps_of(config: Config) -> list[Step]:
@@ -53,13 +56,15 @@ def steps_of(config: Config) -> list[Step]:
     own = "generate" if generated and not warm else "data"
     pairs = "mine" if mined else own
     machine = {"device": config.hardware.device, "threads": config.hardware.threads}
+    general = forgetting.folder_of(config)
     first = [
         Step(
-            "data", steps.data, 1,
+            "data", steps.data, 2,
             {"domain": config.domain, "check": config.check, "limit": config.limit,
              "seed": config.seed},
             files=_data_files(config),
         ),
+        *([forgetting.read_step(general)] if general else []),
         *([_generate(config)] if generated else []),
         Step("base", steps.base, 1, {"model": config.model}, files=_model_files(config)),
         Step(
@@ -70,11 +75,22 @@ def steps_of(config: Config) -> list[Step]:
         Step("embed", steps.embed, 1, machine,
              {"model": "base", "export": "export-base", "data": "data", "pairs": own}),
     ]  # fmt: skip
-    mine = Step("mine", steps.mine, 2, {"mine": config.mine}, {"embed": "embed", "pairs": own})
+    mine = Step(
+        "mine", steps.mine, 3, rounds.mine_settings(config, machine),
+        {"embed": "embed", "pairs": own}, files=rounds.filter_files(config),
+    )  # fmt: skip
     warmup = Step(
-        "warmup", steps.train, 3, _train_settings(config, mined=False) | machine,
+        "warmup", steps.train, 4, _train_settings(config, mined=False) | machine,
         {"model": "base", "pairs": "generate", "select": "pool"}, resumes=True,
     )  # fmt: skip
+    train = Step(
+        "train", steps.train, 4, _train_settings(config, mined=mined) | machine,
+        {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"}, resumes=True,
+    )  # fmt: skip
+    later = rounds.later([*first[-2:], mine, train], config.mine.rounds)
+    trained = later[-1].name if later else "train"
+    merging = bool(config.merge.weights)
+    tuned = "merge" if merging else trained
     return [
         *first,
         *([mine] if mined else []),
@@ -85,15 +101,15 @@ def steps_of(config: Config) -> list[Step]:
             {"embed": "embed", "data": "data", "pairs": pairs},
         ),
         *([warmup] if warm else []),
-        Step(
-            "train", steps.train, 3, _train_settings(config, mined=mined) | machine,
-            {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"},
-            resumes=True,
-        ),
+        train,
+        *later,
+        *(forgetting.base_steps(_export_settings(config, ["fp32"], config.model.name, texts=100),
+                                machine) if general else []),
+        *([forgetting.merge_step(config, trained, machine, general)] if merging else []),
         Step(
             "export", steps.export, 2,
             _export_settings(config, config.export.precisions, _name(config)) | machine,
-            {"model": "train", "data": "data"},
+            {"model": tuned, "data": "data"},
         ),
         Step(
             "evaluate-base", steps.evaluate, 1,
@@ -104,14 +120,19 @@ def steps_of(config: Config) -> list[Step]:
             "evaluate", steps.evaluate, 1,
             _evaluate_settings(config, ["tuned", *(f"onnx-{p}" for p in config.export.precisions)])
             | machine,
-            {"model": "train", "export": "export", "data": "data"},
+            {"model": tuned, "export": "export", "data": "data"},
         ),
+        *([forgetting.tuned_step(tuned, machine)] if general else []),
         Step(
-            "report", steps.report, 1,
+            "report", steps.report, 2,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
-             "evaluate": config.evaluate, "seed": config.seed, "mined": mined},
-            {"data": own, "sets": "data", "pairs": pairs, "train": "train", "export": "export",
-             "evaluate_base": "evaluate-base", "evaluate": "evaluate"},
+             "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
+             "mined": mined},
+            {"data": own, "sets": "data", "pairs": pairs, "export": "export",
+             "evaluate_base": "evaluate-base", "evaluate": "evaluate"}
+            | rounds.outputs(config.mine.rounds, warm=warm)
+            | (forgetting.OUTPUTS if general else {})
+            | ({"merge": "merge"} if merging else {}),
         ),
     ]  # fmt: skip
 
@@ -119,7 +140,7 @@ def steps_of(config: Config) -> list[Step]:
 def _generate(config: Config) -> Step:
     documents = config.domain.documents
     return Step(
-        "generate", steps.generate, 1,
+        "generate", steps.generate, 2,
         {"generate": config.generate, "domain": config.domain, "limit": config.limit,
          "seed": config.seed},
         {"data": "data"},
@@ -149,25 +170,26 @@ def run(config: Config) -> dict[str, Any] | None:
         with tracking.track(config, run_dir) as tracked:
             done: dict[str, Done] = {}
             for each in planned:
-                if each.step.name == "train" and not each.cached:
-                    tracked.watch(each.partial / "curves.jsonl")
+                if each.step.call is steps.train and not each.cached:
+                    tracked.watch(each.partial / "curves.jsonl", rounds.steps_before(done))
                 folders = {name: finished.folder for name, finished in done.items()}
                 done[each.step.name] = execute(each, folders)
                 if each.step.name == config.until:
                     log.info("stopped after %s: %s", config.until, each.folder)
                     return None
-            report = _publish(done, run_dir)
+            by_name = {each.step.name: each for each in planned}
+            report = _publish(done, by_name[by_name["export"].step.inputs["model"]], run_dir)
             tracked.finish(report)
     log.info("run: %s", run_dir)
     return report
 
 
-def _publish(done: dict[str, Done], run_dir: Path) -> dict[str, Any]:
+def _publish(done: dict[str, Done], tuned: Planned, run_dir: Path) -> dict[str, Any]:
     """Put the results into the run directory; return the report."""
-    publish(done["train"].folder / "model", run_dir / "model")
+    publish(tuned.folder / "model", run_dir / "model")
     shutil.rmtree(run_dir / "adapter", ignore_errors=True)  # of an earlier run
-    adapter = done["train"].folder / "adapter"
-    if adapter.is_dir() and "warmup" not in done:  # else it belongs to the warmed-up model
+    adapter = tuned.folder / "adapter"
+    if adapter.is_dir() and tuned.step.inputs["model"] == "base":  # else it is of a tuned model
         publish(adapter, run_dir / "adapter")
     publish(done["export"].folder / "bundle", run_dir / "bundle")
     for name in ("report.html", "README.md", "plots"):
@@ -189,7 +211,7 @@ def _show(planned: Sequence[Planned], run_dir: Path) -> None:
 
 
 def _check_targets(config: Config, planned: Sequence[Planned]) -> None:
-    if any(each.step.name == "train" and not each.cached for each in planned):
+    if any(each.step.call is steps.train and not each.cached for each in planned):
         problems = list(target_problems("loss", config.loss))
         if config.adapter:
             problems += target_problems("adapter", config.adapter)

@@ -18,9 +18,11 @@ from finetune.records import (
     EvaluationSet,
     Mined,
     Pair,
+    only_set,
     read_dicts,
     read_json,
     read_jsonl,
+    read_known,
     read_set,
     write_json,
     write_jsonl,
@@ -83,7 +85,7 @@ def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Encode training queries, the pool that negatives come from, and the select half's queries."""
     from finetune.progress import bar
 
-    encoder = _shared("base", settings, inputs, out)
+    encoder = encoder_of("base", settings, inputs, out)
     pairs = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
     select = _select(inputs["data"])
     pool = list(dict.fromkeys([*(pair.positive for pair in pairs), *select.corpus.values()]))
@@ -99,12 +101,14 @@ def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Find hard negatives for the training pairs."""
+    from finetune import rounds
     from finetune.errors import UserError
     from finetune.mining import Pool, summary
     from finetune.mining import mine as mine_pairs
 
     mine_settings = settings["mine"]
     pairs = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
+    others = read_known(inputs["pairs"])
     texts = [row["text"] for row in read_dicts(inputs["embed"] / "pool.jsonl")]
     vectors = np.load(inputs["embed"] / "pool.npy")
     row = {text: index for index, text in enumerate(texts)}
@@ -116,6 +120,8 @@ def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
         negatives=mine_settings.negatives,
         candidates=mine_settings.candidates,
         relative_margin=mine_settings.relative_margin,
+        others=others,
+        cross_encoder=rounds.cross_encoder(settings, inputs),
     ))  # fmt: skip
     kept = [pair for pair, _ in mined if pair is not None]
     counts = summary([audit for _, audit in mined], mine_settings.negatives)
@@ -126,6 +132,8 @@ def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
             f"{mine_settings.candidates}, or train without mining: recipes=full"
         )
     write_jsonl(out / "train.jsonl", kept)
+    short = [pair for pair, (row, _) in zip(pairs, mined, strict=True) if row is None]
+    write_jsonl(out / "known.jsonl", [*others, *short])
     write_jsonl(out / "audit.jsonl", (audit for _, audit in mined))
     write_json(out / "summary.json", counts)
 
@@ -164,7 +172,8 @@ def train(settings: Settings, inputs: Inputs, out: Path) -> None:
         settings["train"], dict(settings["loss"]), Precision(settings["precision"]),
         settings["device"], settings["threads"], settings["seed"], dict(settings["adapter"]),
     )  # fmt: skip
-    training.train(inputs["model"] / "model", rows, _only_set(inputs["select"]), plan, out)
+    training.train(inputs["model"] / "model", rows, only_set(inputs["select"]), plan, out,
+                   others=read_known(inputs["pairs"]))  # fmt: skip
 
 
 def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -188,7 +197,7 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
         if artifact == "onnx-fp32" and settings["device"] == "cpu":
             shutil.copytree(outcomes / "tuned", outcomes / artifact)  # scored by this very graph
         else:
-            encoder = _remembering(_shared(artifact, settings, inputs, out), inputs)
+            encoder = _remembering(encoder_of(artifact, settings, inputs, out), inputs)
             evaluate_artifact(artifact, encoder, sets, outcomes)
         measured = speed.measure(_own_encoder(artifact, settings, inputs), queries, passages)
         speeds[artifact] = {
@@ -201,11 +210,12 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Put the scores, their uncertainty and the gates together."""
+    from finetune import rounds
     from finetune.report import Facts, build
 
-    data_folder, train_folder = inputs["sets"], inputs["train"]
+    data_folder = inputs["sets"]
     sets = [read_set(folder) for folder in sorted((data_folder / "report").iterdir())]
-    mined = inputs["pairs"] / "summary.json"
+    general = only_set(inputs["general"] / "report") if "general" in inputs else None
     build(
         Facts(
             recipe=settings["recipe"],
@@ -213,22 +223,24 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             model=settings["model"],
             evaluate=settings["evaluate"],
             seed=settings["seed"],
-            outcomes=[inputs["evaluate_base"] / "outcomes", inputs["evaluate"] / "outcomes"],
+            outcomes=[inputs[name] / "outcomes" for name in inputs if name.startswith("evaluate")],
             speeds=read_json(inputs["evaluate_base"] / "speed.json")
             | read_json(inputs["evaluate"] / "speed.json"),
             data_summary=read_json(inputs["data"] / "summary.json"),
-            mining=read_json(mined) if settings["mined"] else None,
-            training=read_json(train_folder / "training.json"),
-            curves=train_folder / "curves.jsonl",
+            mining=rounds.mining(inputs) if settings["mined"] else None,
+            training=rounds.training(inputs),
+            curves=rounds.curves(inputs, out),
             parity=read_json(inputs["export"] / "parity.json"),
-            sets=sets,
+            sets=[*sets, general] if general else sets,
             domain_set=_select(data_folder).name,
+            general_set=general.name if general else None,
+            merge=read_json(inputs["merge"] / "merge.json") if "merge" in inputs else None,
         ),
         out,
     )
 
 
-def _shared(artifact: str, settings: Settings, inputs: Inputs, out: Path) -> "Encoder":
+def encoder_of(artifact: str, settings: Settings, inputs: Inputs, out: Path) -> "Encoder":
     """Return the encoder that scores an artifact, helped by the other processes of the run."""
     from finetune.sharing import Shared
 
@@ -279,11 +291,7 @@ def _set_threads(settings: Settings) -> None:
 
 
 def _select(data_folder: Path) -> EvaluationSet:
-    return _only_set(data_folder / "select")
-
-
-def _only_set(folder: Path) -> EvaluationSet:
-    return read_set(min(path for path in folder.iterdir() if path.is_dir()))
+    return only_set(data_folder / "select")
 
 
 def _sample(data_folder: Path, count: int, seed: int) -> list[str]:

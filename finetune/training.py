@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from hydra.utils import get_class, instantiate
+from numpy.typing import NDArray
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -28,17 +30,26 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from finetune import adapter as adapters
 from finetune import model as models
 from finetune import processes
 from finetune.adapter.prefix import PrefixTransformer
 from finetune.batching import BucketSampler, Share
-from finetune.checkpoints import SELECT_SCORE, Curves, MarkComplete, last_complete, step_of
+from finetune.checkpoints import (
+    SELECT_SCORE,
+    Curves,
+    MarkComplete,
+    Patience,
+    ended,
+    last_complete,
+    step_of,
+)
 from finetune.config import Precision, Train
 from finetune.errors import UserError
 from finetune.evaluation import retrieval
-from finetune.mining import known_answers
+from finetune.mining import known_answers, without_known
 from finetune.records import EvaluationSet, Mined, Pair, normalised, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -62,7 +73,12 @@ class Plan:
 
 
 def train(
-    base: Path, rows: Sequence[Pair | Mined], select: EvaluationSet, plan: Plan, out: Path
+    base: Path,
+    rows: Sequence[Pair | Mined],
+    select: EvaluationSet,
+    plan: Plan,
+    out: Path,
+    others: Sequence[Pair] = (),
 ) -> dict[str, Any]:
     """Train, or continue the training that a killed run left in ``out``.
 
@@ -70,16 +86,18 @@ def train(
 
     Args:
         base: Folder of the model to start from.
-        rows: Training rows, all with the same number of negatives.
+        rows: Training rows; of their negatives, as many are used as the poorest has.
         select: Queries of the select half on a pooled corpus.
         plan: Settings.
         out: Gets ``model/`` (the best checkpoint, or the base), ``curves.jsonl`` and
             ``training.json`` (what this function returns); of LoRA also ``adapter/``, unmerged.
+        others: Pairs that are not trained on, whose positives are no negatives all the same.
 
     Returns:
-        ``{"base", "best", "best_step", "improved", "steps", "pairs_per_second", "parameters",
-        "trainable_parameters"}`` (nothing in processes other than the first), and ``requires``
-        where ``model/`` does not load without it.
+        ``{"base", "best", "best_step", "improved", "steps", "stopped_at", "pairs_per_second",
+        "parameters", "trainable_parameters"}`` (nothing in processes other than the first), and
+        ``requires`` where ``model/`` does not load without it. ``stopped_at`` is the step at which
+        the guard ended training early, else None.
     """
     processes.connect(plan.device, plan.threads)
     set_seed(plan.seed)
@@ -94,7 +112,9 @@ def train(
     _set_dropout(model, plan.train.dropout)
     window = model.max_seq_length or plan.train.max_length
     model.max_seq_length = min(window, plan.train.max_length)
-    sampler = _sampler(rows, plan)
+    known = known_answers([*rows, *others])
+    rows = without_known(rows, known)
+    sampler = _sampler(rows, known, plan)
     resume = processes.once(lambda: last_complete(checkpoints))
     guard = Guard(select, plan.precision)
     curves = Curves(
@@ -109,12 +129,15 @@ def train(
         train_dataset=_dataset(rows),
         loss=instantiate(_gathering(plan.loss), model=model),
         evaluator=guard,
-        callbacks=[curves, MarkComplete()],
+        callbacks=[curves, Patience(plan.train.patience, curves), MarkComplete()],
     )
     trainer.remove_callback(PrinterCallback)  # `Curves` logs the same, in a line
     start = time.perf_counter()
-    with _columns(plan.device):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if resume and ended(resume, plan.train.patience):
+        trainer.restore(resume)
+    else:
+        with _columns(plan.device):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     seconds = time.perf_counter() - start
     if not processes.first():
         return {}
@@ -159,6 +182,11 @@ class Trainer(SentenceTransformerTrainer):
             self.train_dataset, self.args.train_batch_size, dataset_kind="train"
         )
 
+    def restore(self, checkpoint: Path) -> None:
+        """Take up a training that had ended: resumed, the library's would train a step more."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self._load_best_model()
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not processes.first():  # the library calls this in all
             return
@@ -195,9 +223,13 @@ class Guard(BaseEvaluator):
         steps: int = -1,
     ) -> dict[str, float]:
         """Return mean NDCG@10; the other arguments are the trainer's and not used."""
+        return {_METRIC: float(self.values(model).mean())}
+
+    def values(self, model: SentenceTransformer) -> NDArray[np.float64]:
+        """Return each query's NDCG@10, ``[n]``."""
         encoder = models.TorchEncoder(model, autocast=self.autocast)
         ranking = retrieval.rank(encoder, self.select)
-        return {_METRIC: float(retrieval.score(ranking, self.select.qrels)[_METRIC].mean())}
+        return retrieval.score(ranking, self.select.qrels)[_METRIC]
 
 
 def _autocast(precision: Precision) -> torch.dtype | None:
@@ -314,8 +346,9 @@ def _dataset(rows: Sequence[Pair | Mined]) -> Dataset:
     return Dataset.from_dict(columns)
 
 
-def _sampler(rows: Sequence[Pair | Mined], plan: Plan) -> BucketSampler:
-    known = known_answers(rows)
+def _sampler(
+    rows: Sequence[Pair | Mined], known: Mapping[str, set[str]], plan: Plan
+) -> BucketSampler:
     if len(rows) < processes.count():
         raise UserError(f"only {len(rows)} training pairs for {processes.count()} processes")
     texts = [[normalised(t) for t in (row.query, row.positive, *row.negatives)] for row in rows]
@@ -331,4 +364,5 @@ def _outcome(state: TrainerState, base_score: float) -> dict[str, Any]:
         "best_step": state.best_global_step,
         "improved": best > base_score,
         "steps": state.global_step,
+        "stopped_at": state.global_step if state.global_step < state.max_steps else None,
     }

@@ -48,9 +48,10 @@ def test_a_warm_up_on_documents_comes_before_the_pairs(tiny_model, domain, work)
     assert set(report["data"]["sources"]) == {"train"}
     warm = {stage["name"]: stage["key"] for stage in report["stages"]}["warmup"]
     after = read_json(work / "cache/train" / warm / "training.json")
-    assert after["improved"] and report["training"]["base"] == pytest.approx(
-        after["best"], abs=0.02
-    )
+    told = report["training"]
+    assert after["improved"] and told["warmup"] == after and told["base"] == after["base"]
+    assert told["train"]["base"] == pytest.approx(after["best"], abs=0.02)
+    assert told["improved"] and told["steps"] == after["steps"] + told["train"]["steps"]
 
 
 def test_simcse_needs_nothing_but_the_corpus(tiny_model, domain, work):

@@ -267,7 +267,7 @@ OUTSIDE = {
     "tracking.uri",
     "tracking.experiment",
 }
-CONTAINERS = {"paths", "domain", "generate", "check", "model", "mine", "train", "hardware",
+CONTAINERS = {"paths", "domain", "generate", "check", "model", "mine", "train", "merge", "hardware",
               "export", "evaluate", "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
@@ -283,7 +283,9 @@ def copies(tiny_model, domain, tmp_path_factory):
     queries.write_text(queries.read_text("utf-8") + '{"id": "new", "text": "新"}\n', "utf-8")
     shutil.copytree(tiny_model, folder / "model")
     (folder / "model/README.md").write_text("other")
+    shutil.copytree(domain / "dev", folder / "general")
     return {
+        "evaluate.general": folder / "general", "mine.filter": str(folder / "model"),
         "domain.train": str(train), "domain.dev": folder / "domain/dev",
         "domain.test": folder / "domain/dev", "model.path": folder / "model",
         "domain.documents": folder / "domain",
@@ -296,6 +298,7 @@ def other(key, value, copies):
         **copies, "limit": 7, "until": "train", "run_dir": Path("x"), "paths.data": Path("x"),
         "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
         "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,
+        "merge.weights": [0.5],
     }  # fmt: skip
     if key in special:
         return special[key]
@@ -331,7 +334,7 @@ def keys(config: Config):
 
 @pytest.mark.parametrize("key", LEAVES)
 def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, copies, key):
-    config = compose([*arguments("contrastive"), "generate=documents"])
+    config = compose([*arguments("contrastive", "merge=interpolate"), "generate=documents"])
     if key == "domain.source":
         pytest.importorskip("finetune.data.statutes")
     changed = keys(replaced(config, key, copies))

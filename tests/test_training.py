@@ -199,6 +199,37 @@ def test_the_loss_sees_query_positive_and_negatives_with_their_prompts(
         assert negatives == ["说工资", "说离婚"]
 
 
+def test_labelled_negatives_of_different_number_train(tiny_model, rows, select, tmp_path):
+    uneven = [Pair(r.id, r.query, r.positive, "s", ("工资", "离婚")[: 1 + n % 2])
+              for n, r in enumerate(rows)]  # fmt: skip
+    plan = settings(epochs=1)
+    plan.loss.clear()
+    plan.loss["_target_"] = "test_training.Probe"
+    Probe.seen.clear()
+    training.train(tiny_model, uneven, select, plan, tmp_path)
+    assert {len(texts) for texts in Probe.seen} == {3} and {t[2] for t in Probe.seen} == {"工资"}
+
+
+def test_answers_known_from_pairs_that_are_not_trained_on_never_meet_their_query(
+    tiny_model, rows, select, tmp_path, monkeypatch
+):
+    # Each query is also answered by the next row's positive, which no training row says.
+    others = [Pair(f"o{n}", row.query, rows[(n + 1) % 64].positive, "s")
+              for n, row in enumerate(rows)]  # fmt: skip
+    drawn = []
+    whole = training.BucketSampler.__iter__
+
+    def noting(self):
+        for batch in whole(self):
+            drawn.append(batch)
+            yield batch
+
+    monkeypatch.setattr(training.BucketSampler, "__iter__", noting)
+    training.train(tiny_model, rows, select, settings(epochs=1), tmp_path, others)
+    assert drawn
+    assert not any((n + 1) % 64 in batch for batch in drawn for n in batch)
+
+
 def test_bf16_trains_and_saves_fp32(tiny_model, rows, select, tmp_path):
     plan = settings(epochs=1)
     plan = training.Plan(plan.train, plan.loss, Precision.bf16, "cpu", 1, 42)
@@ -209,6 +240,51 @@ def test_bf16_trains_and_saves_fp32(tiny_model, rows, select, tmp_path):
 def test_fewer_pairs_than_a_batch(tiny_model, rows, select, tmp_path):
     result = training.train(tiny_model, rows[:3], select, settings(epochs=2), tmp_path)
     assert result["steps"] == 2
+
+
+# --- stopped early ---
+
+
+def scripted(monkeypatch, scores):
+    """Let the guard find these scores, of the base and of each checkpoint."""
+    values = iter(scores)
+    monkeypatch.setattr(training.Guard, "__call__", lambda *a, **k: {"ndcg@10": next(values)})
+
+
+@pytest.mark.parametrize(
+    ("patience", "scores", "steps", "best_step"),
+    [
+        (2, [0.1, 0.2, 0.9, 0.3, 0.4], 40, 20),  # none of two reached what came before
+        (1, [0.1, 0.2, 0.1], 20, 10),
+        (2, [0.1, 0.5, 0.5, 0.5], 30, 10),  # as good is no better
+        (2, [0.1, 0.2, 0.1, 0.3, 0.2, 0.4], 48, 48),  # it rises again in time
+        (3, [0.9, 0.5, 0.4, 0.3, 0.2], 40, 10),  # never above the base
+        (2, [0.1, 0.2, 0.3, 0.9, 0.3, 0.4], 48, 30),  # its patience ends with the training
+    ],
+)
+def test_training_stops_when_the_select_score_falls(
+    tiny_model, rows, select, tmp_path, monkeypatch, caplog, patience, scores, steps, best_step
+):
+    caplog.set_level("INFO", logger="finetune")
+    scripted(monkeypatch, scores)
+    result = training.train(tiny_model, rows, select, settings(patience=patience), tmp_path)
+    assert (result["steps"], result["best_step"]) == (steps, best_step)
+    assert result["stopped_at"] == (steps if steps < 48 else None)
+    assert result["improved"] == (max(scores[1:]) > scores[0])
+    noted = [row["step"] for row in curves(tmp_path) if "stopped" in row]
+    assert noted == ([steps] if steps < 48 else [])
+    assert (f"stopped at step {steps} of 48" in caplog.text) == (steps < 48)
+
+
+def test_stopping_early_keeps_what_the_best_checkpoint_was(
+    tiny_model, rows, select, tmp_path, monkeypatch
+):
+    """The schedule is that of the whole training: the same steps give the same weights."""
+    for name, patience in (("whole", 9), ("stopped", 2)):
+        (tmp_path / name).mkdir()
+        scripted(monkeypatch, [0.1, 0.2, 0.9, 0.3, 0.4, 0.5])
+        training.train(tiny_model, rows, select, settings(patience=patience), tmp_path / name)
+    assert difference(tmp_path / "whole/model", tmp_path / "stopped/model") == 0
 
 
 # --- killed and started again ---
@@ -243,6 +319,63 @@ def test_a_finished_training_is_not_repeated(tiny_model, rows, select, tmp_path)
     found = training.train(tmp_path / "no model", rows, select, settings(), tmp_path)
     assert found == {"improved": True}
     assert [p.name for p in tmp_path.iterdir()] == [training.RESULT]
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(monkeypatch, calls):
+    """Die when the n-th checkpoint is marked whole."""
+    whole, count = checkpoints.MarkComplete.on_save, [0]
+
+    def on_save(*args, **kwargs):
+        whole(*args, **kwargs)
+        count[0] += 1
+        if count[0] == calls:
+            raise Killed
+
+    monkeypatch.setattr(checkpoints.MarkComplete, "on_save", on_save)
+
+
+@pytest.mark.parametrize("kill", [1, 2, 3])
+def test_a_stopped_training_that_was_killed_stops_where_it_would_have(
+    tiny_model, rows, select, tmp_path, monkeypatch, kill
+):
+    plan, scores = settings(patience=2), [0.1, 0.9, 0.3, 0.4]
+    for name in ("quiet", "killed"):
+        (tmp_path / name).mkdir()
+    scripted(monkeypatch, scores)
+    quiet = training.train(tiny_model, rows, select, plan, tmp_path / "quiet")
+    with monkeypatch.context() as patch:
+        scripted(patch, scores)
+        killed_after(patch, kill)
+        with pytest.raises(Killed):
+            training.train(tiny_model, rows, select, plan, tmp_path / "killed")
+    scripted(monkeypatch, scores[kill + 1 :])
+    again = training.train(tiny_model, rows, select, plan, tmp_path / "killed")
+    assert quiet["steps"] == 30 == quiet["stopped_at"]
+    assert {**again, "pairs_per_second": 0} == {**quiet, "pairs_per_second": 0}
+    assert difference(tmp_path / "killed/model", tmp_path / "quiet/model") == 0
+    told = [[(row["step"], *sorted(row.keys() - {"time"})) for row in curves(tmp_path / name)]
+            for name in ("killed", "quiet")]  # fmt: skip
+    assert told[0] == told[1]
+
+
+def test_a_training_killed_after_its_last_checkpoint_takes_no_further_step(
+    tiny_model, rows, select, tmp_path, monkeypatch
+):
+    plan = settings(epochs=1.5, checkpoints=2)  # 12 steps end in the middle of an epoch
+    for name in ("quiet", "killed"):
+        (tmp_path / name).mkdir()
+    quiet = training.train(tiny_model, rows, select, plan, tmp_path / "quiet")
+    with monkeypatch.context() as patch:
+        killed_after(patch, 2)
+        with pytest.raises(Killed):
+            training.train(tiny_model, rows, select, plan, tmp_path / "killed")
+    again = training.train(tiny_model, rows, select, plan, tmp_path / "killed")
+    assert again["steps"] == quiet["steps"] == 12 and again["best"] == quiet["best"]
+    assert difference(tmp_path / "killed/model", tmp_path / "quiet/model") == 0
 
 
 def test_a_base_that_was_half_copied_is_copied_again(tiny_model, rows, select, tmp_path):

@@ -18,7 +18,7 @@ def learnable_domain(folder: Path, model: Path, topics: int = 16, queries: int =
     """
     dev = folder / "dev"
     dev.mkdir(parents=True)
-    letters = _letters(model)
+    letters = known_letters(model)
     noise = letters[100:140]
     asked = [letters[2 * k : 2 * k + 2] for k in range(topics)]
     told = [letters[40 + 2 * k : 42 + 2 * k] for k in range(topics)]
@@ -40,7 +40,7 @@ def learnable_domain(folder: Path, model: Path, topics: int = 16, queries: int =
     return folder
 
 
-def _letters(model: Path) -> str:
+def known_letters(model: Path) -> str:
     """The Chinese characters that the model knows."""
     vocabulary = json.loads((model / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
     return "".join(sorted(token for token in vocabulary if "\u4e00" <= token <= "\u9fff"))

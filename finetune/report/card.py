@@ -164,9 +164,11 @@ def _data(facts: Facts) -> str:
 
 def _limits(facts: Facts, report: Mapping[str, Any]) -> str:
     notes = [f"- {_cell(note)}" for note in report["notes"]]
-    notes.append(
-        "- Measured on this domain only: what tuning did to other domains and tasks is unknown."
-    )
+    if facts.general_set:
+        notes.append(
+            f"- Measured on this domain and on {_cell(facts.general_set)} only: what tuning did to "
+            "other domains and tasks is unknown."
+        )
     notes.append(f"- Contamination: {_contamination(facts.model.trained_on)}")
     return "## Limits\n\n" + "\n".join(notes)
 

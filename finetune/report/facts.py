@@ -32,13 +32,15 @@ class Facts:
         speeds: ``latency_ms``, ``texts_per_second`` and ``bytes`` by artifact.
         data_summary: What the data step read, kept and dropped, by reason.
         mining: What mining kept and dropped; None without mining.
-        training: ``base``, ``best``, ``best_step``, ``improved``, ``steps``,
+        training: ``base``, ``best``, ``best_step``, ``improved``, ``steps``, ``stopped_at``,
             ``pairs_per_second``, ``parameters``, ``trainable_parameters`` and, where the model
             loads with a package only, ``requires``; None where nothing was trained.
         curves: JSON Lines with ``step``, ``loss``, ``learning_rate``, ``eval_ndcg@10``.
         parity: By precision, ``min_cosine`` and ``mean_cosine`` of the exported model with torch.
         sets: The report half: the texts of the examples.
         domain_set: Name of the set that the verdict and the gain gate are about.
+        general_set: Name of the set on which forgetting was measured; None where it was not.
+        merge: Content of ``merge.json``; None where the tuned model was left as it is.
     """
 
     recipe: str
@@ -55,6 +57,13 @@ class Facts:
     parity: Mapping[str, Any]
     sets: Sequence[EvaluationSet]
     domain_set: str
+    general_set: str | None = None
+    merge: Mapping[str, Any] | None = None
+
+    @property
+    def kept_base(self) -> bool:
+        """True when the guard found nothing better than the base."""
+        return self.training is not None and not self.training["improved"]
 
     @property
     def base_model(self) -> str:

@@ -4,7 +4,7 @@ Only ``failed`` changes the exit code. A gate whose artifacts were not measured 
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -43,7 +43,15 @@ class Gate:
     detail: str
 
 
-def judge(outcomes: Outcomes, domain_set: str, settings: Evaluate, seed: int) -> list[Gate]:
+def judge(
+    outcomes: Outcomes,
+    domain_set: str,
+    settings: Evaluate,
+    seed: int,
+    general_set: str | None = None,
+    *,
+    kept_base: bool = False,
+) -> list[Gate]:
     """Judge every gate whose artifacts were measured.
 
     Args:
@@ -51,11 +59,17 @@ def judge(outcomes: Outcomes, domain_set: str, settings: Evaluate, seed: int) ->
         domain_set: The set that must gain.
         settings: Thresholds.
         seed: Of the resampling.
+        general_set: The set that must not lose.
+        kept_base: The guard kept the base: whatever the scores, nothing was gained.
     """
     gates = []
-    base, tuned = (outcomes.get(name, {}).get(domain_set) for name in ("base", "tuned"))
-    if base and tuned:
-        gates.append(gain(*paired(base, tuned), settings, seed, domain_set))
+    base, tuned = (outcomes.get(name, {}) for name in ("base", "tuned"))
+    if domain_set in base and domain_set in tuned:
+        gate = gain(*paired(base[domain_set], tuned[domain_set]), settings, seed, domain_set)
+        gates.append(_not_improved(gate) if kept_base else gate)
+    if general_set is not None and general_set in base and general_set in tuned:
+        values = paired(base[general_set], tuned[general_set])
+        gates.append(general(*values, settings, seed, general_set))
     fp32, quantised = (outcomes.get(f"onnx-{name}", {}) for name in ("fp32", "int8-dynamic"))
     shared = [name for name in fp32 if name in quantised]
     if shared:
@@ -93,6 +107,25 @@ def gain(base: Values, tuned: Values, settings: Evaluate, seed: int, set_name: s
     )  # fmt: skip
 
 
+def general(base: Values, tuned: Values, settings: Evaluate, seed: int, set_name: str) -> Gate:
+    """Gate what the tuned model loses in NDCG@10 on questions outside the domain.
+
+    Passed up to ``max_general_drop``; failed where the drop's whole interval lies above it;
+    between, the set is too small to tell.
+    """
+    difference = compare(tuned, base, settings.samples, seed)
+    drop, limit = difference.delta, settings.max_general_drop
+    detail = (
+        f"tuned against base on {set_name}: {_points(-drop)} points NDCG@10 "
+        f"[{_points(-difference.ci_high)}, {_points(-difference.ci_low)}], {len(base)} queries; "
+        f"it may lose {100 * limit:.1f}."
+    )
+    return Gate(
+        "general", _within(drop, difference.ci_low, limit), drop, limit, len(base),
+        difference.ci_low, difference.ci_high, difference.p_value, detail,
+    )  # fmt: skip
+
+
 def int8(fp32: Values, quantised: Values, settings: Evaluate, seed: int) -> Gate:
     """Gate the relative drop in mean NDCG@10 from fp32 to INT8.
 
@@ -106,12 +139,7 @@ def int8(fp32: Values, quantised: Values, settings: Evaluate, seed: int) -> Gate
         value / scale for value in (difference.delta, difference.ci_low, difference.ci_high)
     )
     limit = settings.max_int8_drop
-    if drop <= limit:
-        status = Status.passed
-    elif low > limit:
-        status = Status.failed
-    else:
-        status = Status.inconclusive
+    status = _within(drop, low, limit)
     ends = f"[{_percent(-high)}, {_percent(-low)}]"
     detail = (
         f"INT8 changes NDCG@10 by {_percent(-drop)} % of fp32 {ends}, {len(fp32)} queries; "
@@ -134,6 +162,18 @@ def by_question(pairs: list[tuple[Outcome, Outcome]]) -> tuple[Values, Values]:
             rows[query].append((float(values[0]), float(values[1])))
     means = np.array([np.mean(values, axis=0) for values in rows.values()])
     return means[:, 0], means[:, 1]
+
+
+def _within(drop: float, low: float, limit: float) -> Status:
+    if drop <= limit:
+        return Status.passed
+    return Status.failed if low > limit else Status.inconclusive
+
+
+def _not_improved(gate: Gate) -> Gate:
+    """Two exports of the same weights may differ in the last digits; that is no gain."""
+    detail = f"not improved: the guard kept the base. As exported, {gate.detail}"
+    return replace(gate, status=Status.failed, detail=detail)
 
 
 def _points(fraction: float) -> str:

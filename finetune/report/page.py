@@ -43,6 +43,7 @@ def render(
         plots=[{"caption": caption, "svg": svg} for caption, svg in plots.values()],
         changed=changed,
         facts=list(_fact_tables(facts)),
+        merge=facts.merge,
         alpha=facts.evaluate.alpha,
     )  # fmt: skip
 
@@ -119,6 +120,8 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
     if isinstance(value, float):
         return f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,31 +1,27 @@
 """The first line of the report: what came out, in plain words."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from finetune.config import Evaluate
 from finetune.records import Score
 from finetune.report.facts import MAIN, Facts
-from finetune.report.gates import Gate
+from finetune.report.gates import Gate, Status
 
 
 def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> str:
-    """Say whether the tuned model is better than the base, by how much, and what INT8 costs."""
-    gain = next((gate for gate in gates if gate.name == "gain"), None)
+    """Say whether the tuned model is better than its base, by how much, and at what cost."""
+    named = {gate.name: gate for gate in gates}
+    gain = named.get("gain")
     if gain is None:
         first = f"Nothing to compare on {facts.domain_set}: base and tuned were not both measured"
-    elif _kept_base(facts.training):
+    elif facts.kept_base:
         first = (
             f"Not improved: the guard kept the base (no checkpoint beat it on the select half of "
             f"{facts.domain_set})"
         )
     else:
         first = _comparison(gain, facts.domain_set, facts.evaluate)
-    return f"{first}{_int8(scores, facts.domain_set)}."
-
-
-def _kept_base(training: Mapping[str, Any] | None) -> bool:
-    return training is not None and not training["improved"]
+    return f"{first}{_general(facts, named)}{_int8(scores, facts.domain_set)}."
 
 
 def _comparison(gain: Gate, name: str, settings: Evaluate) -> str:
@@ -44,6 +40,20 @@ def _comparison(gain: Gate, name: str, settings: Evaluate) -> str:
     if 0 < gain.value <= settings.min_gain:
         text += f", less than the {100 * settings.min_gain:.1f} points asked for"
     return text
+
+
+def _general(facts: Facts, gates: Mapping[str, Gate]) -> str:
+    gate = gates.get("general")
+    if gate is None or facts.kept_base:
+        return ""
+    half = 50 * (gate.ci_high - gate.ci_low)
+    judged = {
+        Status.passed: "",
+        Status.failed: f" (it may lose {100 * gate.threshold:.1f})",
+        Status.inconclusive: " (too few queries to tell whether it forgot)",
+    }[gate.status]
+    change = round(-100 * gate.value, 1) + 0.0  # + 0.0 turns -0.0 into 0.0
+    return f"; {change:+.1f} ± {half:.1f} points on {facts.general_set}{judged}"
 
 
 def _int8(scores: Iterable[Score], name: str) -> str:

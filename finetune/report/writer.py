@@ -32,7 +32,8 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
     """
     outcomes = read_outcomes(facts)
     rows = measure(outcomes, facts.evaluate.samples, facts.seed)
-    gates = judge(outcomes, facts.domain_set, facts.evaluate, facts.seed)
+    gates = judge(outcomes, facts.domain_set, facts.evaluate, facts.seed, facts.general_set,
+                  kept_base=facts.kept_base)  # fmt: skip
     scores = [row for row in rows if row.artifact not in BASELINES]
     report: dict[str, Any] = {
         "verdict": verdict(facts, scores, gates),
@@ -45,6 +46,7 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
         "data": dict(facts.data_summary),
         "mining": facts.mining and dict(facts.mining),
         "training": facts.training and dict(facts.training),
+        "merge": facts.merge and dict(facts.merge),
         "parity": dict(facts.parity),
         "notes": list(_notes(facts, rows)),
     }
@@ -90,6 +92,13 @@ def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[str]:
             f"BM25, which only counts shared characters, scores {100 * lexical:.1f} points on "
             f"{facts.domain_set}, the tuned model {100 * tuned:.1f}: consider BM25, or both."
         )
+    if facts.general_set is None:
+        yield (
+            "Forgetting was not measured: what tuning did to questions outside the domain is "
+            "unknown. To measure it, name a BEIR-shaped folder of them: evaluate.general=<folder>."
+        )
+    if facts.merge:
+        yield f"Merged with the base: {facts.merge['why']}."
     for name in facts.contaminated:
         yield f"The base saw {name} in training: its score there is too good, and so may others be."
     if "unknown" in facts.model.trained_on:

@@ -15,6 +15,7 @@ SETTINGS = dataclasses.replace(
     min_gain=0.0,
     enough_queries=200,
     max_int8_drop=0.005,
+    max_general_drop=0.005,
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 from synthetic import SETTINGS
 
 from finetune.evaluation.artifacts import Outcome
-from finetune.report.gates import Status, by_question, gain, int8, judge
+from finetune.report.gates import Status, by_question, gain, general, int8, judge
 
 
 def outcome(values, prefix="q"):
@@ -79,6 +79,38 @@ def test_int8(n, drops, status):
     assert gate.threshold == 0.005
 
 
+@pytest.mark.parametrize(
+    ("n", "drops", "status"),
+    [
+        (40, lambda n: np.zeros(n), Status.passed),
+        (40, lambda n: np.full(n, -0.01), Status.passed),  # better than the base
+        # Half a point is allowed, of whatever the base scores.
+        (40, lambda n: np.full(n, 0.0049), Status.passed),
+        (40, lambda n: np.full(n, 0.0051), Status.failed),
+        # 1 point in the mean, from one query in 40 or in 200: the interval reaches down to 0.
+        (40, lambda n: np.eye(n)[0] * 0.4, Status.inconclusive),
+        (200, lambda n: np.eye(n)[0] * 2.0, Status.inconclusive),
+    ],
+)
+def test_general(n, drops, status):
+    base = spread(n)
+    gate = general(base, base - drops(n), SETTINGS, 0, "elsewhere")
+    assert gate.status is status and gate.name == "general"
+    assert gate.value == pytest.approx(drops(n).mean()) and gate.threshold == 0.005
+    assert gate.ci_low <= gate.value <= gate.ci_high
+    assert "base on elsewhere" in gate.detail and "it may lose 0.5." in gate.detail
+
+
+def test_a_base_that_was_kept_has_gained_nothing_whatever_its_exports_score():
+    # Two exports of the same weights, one query of 40 apart: few queries cannot tell, we can.
+    base = spread(40)
+    outcomes = {"base": {"s": outcome(base)}, "tuned": {"s": outcome(base + np.eye(40)[0] * 0.1)}}
+    (gate,) = judge(outcomes, "s", SETTINGS, 0)
+    assert gate.status is Status.inconclusive
+    (gate,) = judge(outcomes, "s", SETTINGS, 0, kept_base=True)
+    assert gate.status is Status.failed and gate.detail.startswith("not improved: the guard kept")
+
+
 def test_int8_of_a_model_that_finds_nothing():
     assert int8(np.zeros(40), np.zeros(40), SETTINGS, 0).status is Status.passed
 
@@ -103,5 +135,9 @@ def test_gates_without_their_artifacts_are_left_out():
     assert [g.name for g in judge({"base": sets, "tuned": sets}, "statutes", SETTINGS, 0)] == [
         "gain"
     ]
+    both = {"base": sets, "tuned": sets}
+    assert [g.name for g in judge(both, "statutes", SETTINGS, 0, "general")] == ["gain"]
+    both = {name: {**sets, "general": outcome(spread(40))} for name in both}
+    assert [g.name for g in judge(both, "statutes", SETTINGS, 0, "general")] == ["gain", "general"]
     exported = {"onnx-fp32": sets, "onnx-int8-dynamic": sets}
     assert [g.name for g in judge(exported, "statutes", SETTINGS, 0)] == ["int8"]

@@ -161,8 +161,10 @@ def test_verdict_better(built):
 
 
 def test_verdict_not_improved(not_improved, tmp_path):
-    verdict = report.build(not_improved, tmp_path)["verdict"]
-    assert verdict.startswith("Not improved: the guard kept the base")
+    content = report.build(not_improved, tmp_path)
+    assert content["verdict"].startswith("Not improved: the guard kept the base")
+    gates = {gate["name"]: gate["status"] for gate in content["gates"]}
+    assert gates == {"gain": "failed", "int8": "passed"}  # though the fixture's scores rose
 
 
 def rebuilt(facts: Facts, tmp_path, *, base, tuned, int8=None):
@@ -188,6 +190,56 @@ def test_verdict_noise_and_worse(facts, tmp_path):
     assert worse["verdict"].startswith("Worse than the base on statutes by 10.0 ± 0.0 points")
 
 
+def with_general(facts: Facts, tmp_path, change) -> dict:
+    """Build with a general set on which tuning changed every query by what ``change`` gives."""
+    each = make_set("everything")
+    base = [0.2, 0.4, 0.6, 0.8] * 12
+    tuned = [value + change(row) for row, value in enumerate(base)]
+    folder = tmp_path / "general"
+    for artifact, values in (("base", base), ("tuned", tuned)):
+        write_outcomes(folder, artifact, each, values)
+    return report.build(
+        dataclasses.replace(facts, outcomes=[*facts.outcomes, folder], sets=[*facts.sets, each],
+                            general_set="everything"), tmp_path,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        (lambda row: 0.001, "passed", "+0.1 ± 0.0 points on everything; INT8"),
+        (lambda row: -0.02, "failed", "-2.0 ± 0.0 points on everything (it may lose 0.5); INT8"),
+        (lambda row: -0.48 if row == 3 else 0, "inconclusive", "(too few queries to tell"),
+    ],
+)
+def test_the_general_set_has_its_gate_and_a_place_in_the_verdict(
+    facts, tmp_path, change, status, said
+):
+    content = with_general(facts, tmp_path, change)
+    assert {gate["name"]: gate["status"] for gate in content["gates"]} == {
+        "gain": "passed", "general": status, "int8": "passed"
+    }  # fmt: skip
+    assert said in content["verdict"]
+    assert {row["artifact"] for row in content["scores"] if row["set"] == "everything"} == {
+        "base", "tuned"
+    }  # fmt: skip
+    assert not any("Forgetting was not" in note for note in content["notes"])
+    assert f"general: {status}" in shown(report.terminal(content), width=80)
+
+
+def test_the_merge_is_told(facts, tmp_path):
+    merge = {
+        "weight": 0.5, "why": "0.5 of the tuned weights and 0.5 of the base's", "sets": ["a", "b"],
+        "table": [{"weight": w, "scores": [0.5 + w / 10, 0.8 - w / 10]} for w in (0.0, 0.5, 1.0)],
+    }  # fmt: skip
+    content = report.build(dataclasses.replace(facts, merge=merge), tmp_path)
+    assert content["merge"] == merge
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "<tr><td>0.5</td><td>55.0</td><td>75.0</td>\n<td>published</td></tr>" in page
+    assert page.count("published</td>") == 1
+    assert "Merged with the base: 0.5 of the tuned" in (tmp_path / "README.md").read_text("utf-8")
+
+
 def test_without_training_and_tuned(facts, tmp_path):
     only_base = dataclasses.replace(
         facts, outcomes=facts.outcomes[:1], training=None, mining=None, curves=None,
@@ -204,6 +256,7 @@ def test_notes(facts, tmp_path):
     notes = report.build(dataclasses.replace(facts, model=model), tmp_path)["notes"]
     assert any(note.startswith("The base saw statutes in training") for note in notes)
     assert any("is unknown" in note for note in notes)
+    assert any("evaluate.general=<folder>" in note for note in notes)
     each = make_set()
     write_outcomes(tmp_path / "lexical", "bm25", each, [0.9] * 48)
     write_outcomes(tmp_path / "lexical", "tuned", each, [0.5] * 48)
