@@ -277,6 +277,21 @@ def test_without_a_general_set_the_report_says_how_to_measure(arguments, tmp_pat
     assert by_weight.pop(0) and by_weight[report["merge"]["weight"]] == max(by_weight.values())
 
 
+def test_merged_lora_is_merged_with_the_base_too(arguments, tmp_path):
+    line = arguments("adapter.layers=2", "train.epochs=3", "train.learning_rate=2e-2",
+                     "merge=interpolate", "evaluate.general=null", "merge.weights=[0.5]",
+                     f"run_dir={tmp_path}/run", recipe="lora")  # fmt: skip
+    report = pipeline.run(compose(line))
+    assert report["training"]["improved"] and len(report["merge"]["table"]) == 3
+    # The adapter that training kept gives the tuned model, not the one that was published.
+    assert not (tmp_path / "run/adapter").exists()
+
+
+def test_a_prefix_cannot_be_merged_and_the_run_says_so_before_any_work():
+    with pytest.raises(UserError, match="a prefix cannot be merged with the base"):
+        compose(["recipes=prefix", "merge=interpolate"])
+
+
 def test_where_the_guard_kept_the_base_there_is_nothing_to_merge(arguments, tmp_path):
     line = arguments("train.learning_rate=1e-12", "merge=interpolate", f"run_dir={tmp_path}/run")
     report = pipeline.run(compose(line))
