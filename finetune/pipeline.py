@@ -171,7 +171,8 @@ def run(config: Config) -> dict[str, Any] | None:
             done: dict[str, Done] = {}
             for each in planned:
                 if each.step.call is steps.train and not each.cached:
-                    tracked.watch(each.partial / "curves.jsonl", rounds.steps_before(done))
+                    places = [folder / "curves.jsonl" for folder in (each.partial, each.folder)]
+                    tracked.watch(places, rounds.steps_before(done))
                 folders = {name: finished.folder for name, finished in done.items()}
                 done[each.step.name] = execute(each, folders)
                 if each.step.name == config.until:

@@ -4,7 +4,7 @@ Nothing here decides how a run ends: where the server is away, the run goes on w
 """
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,9 +19,10 @@ _SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databric
 class Run(Protocol):
     """A run that is being recorded."""
 
-    def watch(self, curves: Path, before: int = 0) -> None:
+    def watch(self, curves: Sequence[Path], before: int = 0) -> None:
         """Follow a JSON Lines file that training is about to write; call it before training.
 
+        ``curves`` are the places where it may lie: while training writes it, and afterwards.
         ``before`` counts the training steps of earlier rounds. Not needed where training is
         cached: then MLflow is not even imported.
         """
@@ -35,7 +36,7 @@ class Run(Protocol):
 class Untracked:
     """A run that nobody records."""
 
-    def watch(self, curves: Path, before: int = 0) -> None:
+    def watch(self, curves: Sequence[Path], before: int = 0) -> None:
         """Do nothing."""
 
     def finish(self, report: Mapping[str, Any]) -> None:

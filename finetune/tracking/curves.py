@@ -4,7 +4,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,23 +16,24 @@ _NOT_METRICS = ("step", "time", "epoch")
 class Follower:
     """Reads the rows that came new to a JSON Lines file.
 
-    The file stays open, so that it is found after its folder is renamed; it is read from the
-    start each time, because a resumed training rewrites it. ``before`` counts the steps of earlier
-    rounds, by which this file's steps are behind.
+    The file is at one of ``places``: where training writes it, and where it lies once training is
+    done, which may be before the first look. It is read from the start each time, because a resumed
+    training rewrites it. ``before`` counts the steps of earlier rounds, by which this file's steps
+    are behind.
     """
 
-    def __init__(self, path: Path, before: int = 0) -> None:
+    def __init__(self, places: Sequence[Path], before: int = 0) -> None:
         self.before = before
-        self._path = path
+        self._places = places
         self._file: TextIO | None = None
         self._sent: set[str] = set()
 
     def new(self) -> list[str]:
         """Return whole lines that `sent` has not been told about."""
         if self._file is None:
-            if not self._path.is_file():
-                return []
-            self._file = self._path.open(encoding="utf-8")
+            self._file = _open_first(self._places)
+        if self._file is None:
+            return []
         self._file.seek(0)
         lines = [line for line in self._file if line.endswith("\n")]
         return [line for line in dict.fromkeys(lines) if line not in self._sent]
@@ -65,6 +66,15 @@ class Repeat(threading.Thread):
         """Stop, after the call that is under way."""
         self._stopped.set()
         self.join()
+
+
+def _open_first(places: Sequence[Path]) -> TextIO | None:
+    for place in places:
+        try:
+            return place.open(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+    return None
 
 
 def metrics(row: Mapping[str, Any]) -> dict[str, float]:

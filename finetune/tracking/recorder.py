@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -55,7 +55,7 @@ class Recorder:
         self._away = False  # how the last attempt ended
         self._warned = False
 
-    def watch(self, curves: Path, before: int = 0) -> None:
+    def watch(self, curves: Sequence[Path], before: int = 0) -> None:
         """Send the rows of a JSON Lines file as they are written, ``before`` added to each step."""
         prepare()  # imported here, not in the thread: training imports much at the same time
         self._followers.append(Follower(curves, before))

@@ -82,7 +82,7 @@ def recorded(config, run_dir, report, client, monkeypatch):
     partial = run_dir.parent / ".partial-key"
     partial.mkdir()
     with track(config, run_dir) as run:
-        run.watch(partial / "curves.jsonl")
+        run.watch([partial / "curves.jsonl"])
         write_rows(partial / "curves.jsonl", {"step": 0, "eval_ndcg@10": 0.5, "time": 1.0})
         wait_for(lambda: runs(client))
         wait_for(lambda: "select/ndcg_at_10" in only_run(client).data.metrics)
@@ -190,7 +190,7 @@ def test_an_exception_marks_the_run_as_failed(config, run_dir, client, tmp_path)
     def fail():
         with track(config, run_dir) as run:
             write_rows(tmp_path / "curves.jsonl", {"step": 0, "loss": 1.0, "time": 1.0})
-            run.watch(tmp_path / "curves.jsonl")
+            run.watch([tmp_path / "curves.jsonl"])
             wait_for(lambda: client.get_experiment_by_name("statutes"))
             raise RuntimeError("out of memory")
 
@@ -202,7 +202,7 @@ def test_an_exception_marks_the_run_as_failed(config, run_dir, client, tmp_path)
 def test_a_run_that_stops_early_is_finished(config, run_dir, client, tmp_path):
     write_rows(tmp_path / "curves.jsonl", {"step": 0, "loss": 1.0, "time": 1.0})
     with track(config, run_dir) as run:
-        run.watch(tmp_path / "curves.jsonl")
+        run.watch([tmp_path / "curves.jsonl"])
         wait_for(lambda: client.get_experiment_by_name("statutes"))
     assert only_run(client).info.status == "FINISHED"
 
@@ -217,7 +217,7 @@ def test_a_dead_server_costs_one_warning_and_no_time(
     with caplog.at_level(logging.INFO), track(
         with_tracking(config, uri="http://user:secret@127.0.0.1:9"), run_dir
     ) as run:  # fmt: skip
-        run.watch(tmp_path / "curves.jsonl")
+        run.watch([tmp_path / "curves.jsonl"])
         run.finish(report)
     assert time.monotonic() - start < 15
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
@@ -233,7 +233,7 @@ def test_a_server_that_hangs_costs_two_requests(config, run_dir, report, caplog,
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
         start = time.monotonic()
         with track(with_tracking(config, uri=uri), run_dir) as run:
-            run.watch(run_dir / "curves.jsonl")
+            run.watch([run_dir / "curves.jsonl"])
             run.finish(report)
         assert time.monotonic() - start < 5
     assert [r.getMessage() for r in caplog.records if "no answer in time" in r.getMessage()]
@@ -257,7 +257,7 @@ from finetune.tracking import track
 config, report = pickle.loads({pickle.dumps(
     (with_tracking(config, kind=Tracker.none), report))!r})
 with track(config, Path({str(run_dir)!r})) as run:
-    run.watch(Path("curves.jsonl"))
+    run.watch([Path("curves.jsonl")])
     run.finish(report)
 sys.exit("mlflow" in sys.modules)
 """  # fmt: skip
@@ -310,7 +310,7 @@ def test_rows_become_metrics():
 
 def test_follower(tmp_path):
     path = tmp_path / "curves.jsonl"
-    follower = Follower(path)
+    follower = Follower([path])
     assert follower.new() == []
     path.write_text('{"step": 0}\n{"step": 1}\n{"st')
     assert follower.new() == ['{"step": 0}\n', '{"step": 1}\n'], "the last line is not whole"
@@ -323,6 +323,15 @@ def test_follower(tmp_path):
     follower.close()
 
 
+def test_a_training_that_is_done_before_the_first_look(tmp_path):
+    partial, done = tmp_path / ".partial-key", tmp_path / "key"
+    follower = Follower([partial / "curves.jsonl", done / "curves.jsonl"])
+    done.mkdir()
+    write_rows(done / "curves.jsonl", {"step": 0})
+    assert follower.new() == ['{"step": 0}\n']
+    follower.close()
+
+
 def test_a_later_rounds_steps_follow_those_before(tmp_path):
     sent = []
 
@@ -330,7 +339,7 @@ def test_a_later_rounds_steps_follow_those_before(tmp_path):
         def log_batch(self, run_id, metrics):
             sent.extend((each.key, each.step) for each in metrics)
 
-    follower = Follower(tmp_path / "curves.jsonl", before=48)
+    follower = Follower([tmp_path / "curves.jsonl"], before=48)
     rows = [{"step": 0, "eval_ndcg@10": 0.5}, {"step": 2, "loss": 1.0}]
     content.log_rows(Client(), "run", rows, follower.before)
     assert sent == [("select/ndcg_at_10", 48), ("train/loss", 50)]
