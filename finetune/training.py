@@ -132,6 +132,8 @@ def train(
         callbacks=[curves, Patience(plan.train.patience, curves), MarkComplete()],
     )
     trainer.remove_callback(PrinterCallback)  # `Curves` logs the same, in a line
+    if not processes.first():  # another dropout for other rows
+        torch.manual_seed(plan.seed + processes.rank())
     start = time.perf_counter()
     if resume and ended(resume, plan.train.patience):
         trainer.restore(resume)
@@ -254,6 +256,8 @@ def _attach(
         texts += [passage + negative for negative in row.negatives]
     guarded = [query + text for text in select.queries.values()]
     guarded += [passage + text for text in select.corpus.values()]
+    if not processes.first():
+        guarded = []
     reads = adapters.Reads(texts, guarded, plan.train.epochs, _autocast(plan.precision), out)
     adapter: adapters.Adapter = instantiate(plan.adapter, _convert_="all")
     return adapter.attach(model, reads)

@@ -1,7 +1,4 @@
-"""Several processes of one run: functions without a launcher, and ``train.py`` with a mishap.
-
-``launched.py <mishap> <key=value> ...`` is what test_distributed.py gives to a real launcher.
-"""
+"""Several processes of one run, started without a launcher and with what it would tell them."""
 
 import multiprocessing
 import os
@@ -13,7 +10,6 @@ from typing import Any
 import tiny_runs
 
 from finetune import processes
-from finetune.cli import train
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["finetune.training"])
@@ -53,6 +49,17 @@ def _child(
     sys.exit(target(*arguments))
 
 
+def run_together(arguments: list[str], mishap: str = "none") -> int:
+    """Run a pipeline in all processes, with one of `MISHAPS`; for `in_processes`."""
+    MISHAPS[mishap]()
+
+    def lead() -> int:
+        tiny_runs.run(arguments)
+        return 0
+
+    return processes.run(lead)
+
+
 def fail_in_the_first() -> None:
     """Raise in the first process, in the middle of training."""
     from finetune import training
@@ -64,12 +71,11 @@ def fail_in_the_first() -> None:
     training.Curves.on_log = on_log
 
 
-MISHAPS = {
+MISHAPS: dict[str, Callable[[], None]] = {
+    "none": lambda: None,
     # 24 steps in 3 epochs, a line every step, the guard (another line) and a checkpoint every 5
-    "killed in the second epoch": lambda: tiny_runs._on("finetune.training:Curves", "on_log", 15),
-    "first fails": fail_in_the_first,
+    "all killed in the second epoch": lambda: tiny_runs._on(
+        "finetune.training:Curves", "on_log", 15
+    ),
+    "the first fails": fail_in_the_first,
 }
-
-if __name__ == "__main__":
-    MISHAPS[sys.argv[1]]()
-    sys.exit(train(sys.argv[2:]))

@@ -6,12 +6,11 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import tiny_runs
-from launched import free_port
+from launched import free_port, in_processes, run_together
 from safetensors.torch import load_file
 
 from finetune import pipeline, training
@@ -127,7 +126,6 @@ def test_several_processes_make_one_run(one, two, work):
     assert [name for name in cached if cached[name]] == [
         "data", "base", "export-base", "embed", "pool"  # as `one` left them
     ]  # fmt: skip
-    assert sorted(path.name for path in work.iterdir()) == ["cache", "mlflow.db", "one", "two"]
     with sqlite3.connect(work / "mlflow.db") as store:
         assert store.execute("select status from runs").fetchall() == [("FINISHED",)]
         losses = "select count(*), count(distinct step) from metrics where key = 'train/loss'"
@@ -136,14 +134,18 @@ def test_several_processes_make_one_run(one, two, work):
     assert leftovers == []
 
 
+def cache_without_training(work: Path, other: Path) -> str:
+    shutil.copytree(work / "cache", other / "cache", ignore=shutil.ignore_patterns("train"))
+    return f"paths.cache={other}/cache"
+
+
 def test_killed_and_resumed_on_two_machines(two, arguments, work):
     folder, _ = two
     other = work / "killed"
-    shutil.copytree(work / "cache", other / "cache", ignore=shutil.ignore_patterns("train"))
-    line = arguments("killed/run", "until=train", f"paths.cache={other}/cache")
-    said = finish(start(here(), "tests/launched.py", "killed in the second epoch", *line), 1)
-    assert "step 13 of 24" in said and "step 14 of 24" not in said and "Signal 9" in said
+    line = arguments("killed/run", "until=train", cache_without_training(work, other))
+    assert in_processes(run_together, line, "all killed in the second epoch") == [-9, -9]
     (partial,) = (other / "cache/train").glob(".partial-*")
+    assert max(rows(partial, "loss")) == 13
     assert {path.name for path in partial.glob("checkpoints/checkpoint-10/rng_state*")} == {
         "rng_state_0.pth", "rng_state_1.pth"
     }  # fmt: skip
@@ -157,6 +159,21 @@ def test_killed_and_resumed_on_two_machines(two, arguments, work):
         assert rows(resumed, kind) == pytest.approx(rows(folder, kind), abs=1e-6)
 
 
+@pytest.mark.parametrize("recipe", ["lora", "prefix"])
+def test_adapters_train_in_two_processes_as_in_one(recipe, one, tiny_model, domain, work):
+    common = ("train.epochs=2", "until=train")
+    if recipe == "lora":
+        common = (*common, "adapter.layers=1")
+    line = tiny_runs.overrides(tiny_model, domain, work, recipe, *common)
+    before = set((work / "cache/train").glob("[!.]*"))
+    pipeline.run(compose(line))
+    (alone,) = set((work / "cache/train").glob("[!.]*")) - before
+    assert in_processes(run_together, line) == [0, 0]
+    (shared,) = set((work / "cache/train").glob("[!.]*")) - before - {alone}
+    assert rows(shared, "loss") == pytest.approx(rows(alone, "loss"), abs=LOSS)
+    assert rows(shared, "eval_ndcg@10") == pytest.approx(rows(alone, "eval_ndcg@10"), abs=LOSS)
+
+
 def test_a_mistake_of_the_user_is_told_once(arguments):
     said = finish(start(here(), "train.py", *arguments("wrong", "train.batch_size=7")), 1)
     assert said.count("error: train.batch_size=7: cannot be shared evenly by 2 processes") == 1
@@ -165,13 +182,10 @@ def test_a_mistake_of_the_user_is_told_once(arguments):
     assert "the first process failed" not in said
 
 
-def test_where_the_first_process_fails_the_others_end(one, arguments, work):
-    line = arguments("failing", "until=train", f"paths.cache={work}/failing/cache")
-    begin = time.monotonic()
-    agents = [start(launcher, "tests/launched.py", "first fails", *line)
-              for launcher in two_machines()]  # fmt: skip
-    first, second = (finish(agent, 1) for agent in agents)
-    assert "RuntimeError: a mishap of the first process" in first
-    assert "process 1 ends: the first process failed" in second
-    assert "a mishap" not in second
-    assert time.monotonic() - begin < 90
+def test_where_the_first_process_fails_the_others_end(two, arguments, work, capfd):
+    other = work / "failing"
+    line = arguments("failing/run", "until=train", cache_without_training(work, other))
+    assert in_processes(run_together, line, "the first fails", machines=2) == [1, 1]
+    said = capfd.readouterr().err
+    assert said.count("RuntimeError: a mishap of the first process") == 1
+    assert said.count("process 1 ends: the first process") == 1
