@@ -4,7 +4,6 @@ The guard scores the select half on a pooled corpus before the first step and at
 the best checkpoint is kept, and where none beats the base, the base is kept and the run says so.
 """
 
-import inspect
 import logging
 import os
 import shutil
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from numpy.typing import NDArray
 from sentence_transformers import (
     SentenceTransformer,
@@ -34,7 +33,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from finetune import adapter as adapters
 from finetune import model as models
-from finetune import processes
+from finetune import processes, strategy
 from finetune.adapter.prefix import PrefixTransformer
 from finetune.batching import BucketSampler, Share
 from finetune.checkpoints import (
@@ -127,10 +126,11 @@ def train(
         model=model,
         args=_arguments(plan, len(sampler), model, checkpoints),
         train_dataset=_dataset(rows),
-        loss=instantiate(_gathering(plan.loss), model=model),
+        loss=instantiate(strategy.gathering(plan.loss), model=model),
         evaluator=guard,
         callbacks=[curves, Patience(plan.train.patience, curves), MarkComplete()],
     )
+    strategy.check(trainer, plan.precision)
     trainer.remove_callback(PrinterCallback)  # `Curves` logs the same, in a line
     if not processes.first():  # another dropout for other rows
         torch.manual_seed(plan.seed + processes.rank())
@@ -316,21 +316,6 @@ def _arguments(
     # With several GPUs in one process, torch's DataParallel would cut batches up behind our back.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
-
-
-def _gathering(loss: Mapping[str, Any]) -> dict[str, Any]:
-    """Let in-batch losses take negatives from the shares of all processes, gradients included.
-
-    Each process then computes its rows' part of the whole batch's loss, and the mean of their
-    gradients is that of the whole batch.
-    """
-    node = {
-        key: _gathering(value) if isinstance(value, Mapping) and "_target_" in value else value
-        for key, value in loss.items()
-    }
-    if "gather_across_devices" in inspect.signature(get_class(loss["_target_"])).parameters:
-        node["gather_across_devices"] = processes.count() > 1
-    return node
 
 
 def _base_score(curves: Curves, guard: Guard, model: SentenceTransformer) -> float:

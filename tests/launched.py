@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tiny_runs
@@ -23,9 +24,17 @@ def free_port() -> int:
 
 
 def in_processes(
-    target: Callable[..., int | None], *arguments: Any, count: int = 2, machines: int = 1
-) -> list[int | None]:
+    target: Callable[..., int | None], *arguments: Any, count: int = 2, machines: int = 1,
+    said: Path = Path(os.devnull),
+) -> list[int | None]:  # fmt: skip
     """Call a function in all processes of a run, told apart as a launcher does it.
+
+    Args:
+        target: The function, of a module.
+        *arguments: Its arguments.
+        count: How many processes.
+        machines: How many machines they believe to be on.
+        said: Gets what they write to standard error; nothing else shows it.
 
     Returns:
         Their exit codes.
@@ -34,7 +43,7 @@ def in_processes(
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": here, "MASTER_ADDR": "127.0.0.1",
               "MASTER_PORT": free_port()}  # fmt: skip
     ranks = [{**shared, "RANK": n, "LOCAL_RANK": n % here} for n in range(count)]
-    children = [FORKS.Process(target=_child, args=(own, target, arguments)) for own in ranks]
+    children = [FORKS.Process(target=_child, args=(own, said, target, arguments)) for own in ranks]
     for each in children:
         each.start()
     for each in children:
@@ -43,8 +52,11 @@ def in_processes(
 
 
 def _child(
-    environment: dict[str, Any], target: Callable[..., int | None], arguments: tuple[Any, ...]
-) -> None:
+    environment: dict[str, Any], said: Path, target: Callable[..., int | None],
+    arguments: tuple[Any, ...],
+) -> None:  # fmt: skip
+    with said.open("a") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
     os.environ.update({name: str(value) for name, value in environment.items()})
     sys.exit(target(*arguments))
 

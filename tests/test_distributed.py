@@ -182,10 +182,11 @@ def test_a_mistake_of_the_user_is_told_once(arguments):
     assert "the first process failed" not in said
 
 
-def test_where_the_first_process_fails_the_others_end(two, arguments, work, capfd):
+def test_where_the_first_process_fails_the_others_end(two, arguments, work):
     other = work / "failing"
     line = arguments("failing/run", "until=train", cache_without_training(work, other))
-    assert in_processes(run_together, line, "the first fails", machines=2) == [1, 1]
-    said = capfd.readouterr().err
+    told = other / "said"
+    assert in_processes(run_together, line, "the first fails", machines=2, said=told) == [1, 1]
+    said = told.read_text()
     assert said.count("RuntimeError: a mishap of the first process") == 1
     assert said.count("process 1 ends: the first process") == 1

@@ -1,6 +1,7 @@
 """What the processes of a run tell each other; started here without a launcher, as it would."""
 
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,9 @@ from sentence_transformers.sentence_transformer.losses import (
 from tiny_runs import die
 
 from finetune import model as models
-from finetune import processes, training
+from finetune import processes, strategy, training
+from finetune.config import Precision
+from finetune.errors import UserError
 from finetune.processes import everywhere
 
 # --- how a run ends ---
@@ -42,12 +45,22 @@ def mishap():
 
 
 @pytest.mark.parametrize(
-    ("ending", "codes"),
-    [(done, [0, 0, 0]), (gate_failed, [3, 3, 3]), (mishap, [1, 1, 1]), (die, [-9, 1, 1])],
+    ("ending", "codes", "told"),
+    [
+        (done, [0, 0, 0], ""),
+        (gate_failed, [3, 3, 3], ""),
+        (mishap, [1, 1, 1], "ends: the first process failed"),
+        (die, [-9, 1, 1], "ends: the first process is gone"),
+    ],
 )
-def test_only_the_first_works_and_all_end_as_it_does(tmp_path, ending, codes):
-    assert in_processes(work, tmp_path, ending, count=3) == codes
-    assert [path.name for path in tmp_path.iterdir()] == ["worked-0"]
+def test_only_the_first_works_and_all_end_as_it_does(tmp_path, ending, codes, told):
+    said = tmp_path / "said"
+    assert in_processes(work, tmp_path, ending, count=3, said=said) == codes
+    assert [path.name for path in tmp_path.glob("worked*")] == ["worked-0"]
+    if told:
+        assert said.read_text().count(told) == said.read_text().count("ends: ") == 2
+    else:
+        assert said.read_text() == ""
 
 
 def test_one_process_needs_no_other(monkeypatch):
@@ -87,9 +100,11 @@ def test_all_join_a_step_in_order_with_what_the_first_decided(tmp_path, monkeypa
     }  # fmt: skip
 
 
-def test_a_process_that_fails_alone_ends_with_its_own_error(tmp_path, capfd):
-    assert in_processes(notes, tmp_path, {"name": "a", "fails in": 1}) == [0, 1]
-    assert {path.name for path in tmp_path.iterdir()} == {"a-0"}
+def test_a_process_that_fails_alone_ends_with_its_own_error(tmp_path):
+    said = tmp_path / "said"
+    assert in_processes(notes, tmp_path, {"name": "a", "fails in": 1}, said=said) == [0, 1]
+    assert [path.name for path in tmp_path.glob("a-*")] == ["a-0"]
+    assert "ValueError: no" in said.read_text()
 
 
 def test_a_step_keeps_its_name():
@@ -160,11 +175,30 @@ OTHER = "sentence_transformers.sentence_transformer.losses"
 def test_losses_that_can_gather_do_also_inside_others(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     inner = {"_target_": MNRL, "scale": 50.0}
-    assert training._gathering(inner) == {**inner, "gather_across_devices": True}
+    assert strategy.gathering(inner) == {**inner, "gather_across_devices": True}
     outer = {"_target_": f"{OTHER}.MatryoshkaLoss", "loss": inner, "matryoshka_dims": [8]}
-    assert training._gathering(outer)["loss"]["gather_across_devices"] is True
+    assert strategy.gathering(outer)["loss"]["gather_across_devices"] is True
     alone = {"_target_": f"{OTHER}.CoSENTLoss", "scale": 20.0}
-    assert training._gathering(alone) == alone
+    assert strategy.gathering(alone) == alone
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "stage", "precision", "problem"),
+    [
+        (False, None, Precision.bf16, None),
+        (False, 2, Precision.fp32, None),
+        (True, None, Precision.fp32, "shard the weights"),
+        (False, 3, Precision.fp32, "shard the weights"),
+        (False, 2, Precision.bf16, "hardware.precision=bf16: DeepSpeed would keep the weights"),
+    ],
+)
+def test_accelerate_configurations_that_would_spoil_the_model(fsdp, stage, precision, problem):
+    state = SimpleNamespace(deepspeed_plugin=stage and SimpleNamespace(zero_stage=stage))
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(state=state), is_fsdp_enabled=fsdp
+    )  # fmt: skip
+    with pytest.raises(UserError, match=problem) if problem else nullcontext():
+        strategy.check(trainer, precision)
 
 
 # --- what a launcher says ---
