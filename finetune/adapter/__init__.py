@@ -56,6 +56,11 @@ def is_frozen(model: torch.nn.Module) -> bool:
     return not all(parameter.requires_grad for parameter in model.parameters())
 
 
+def is_trained(model: torch.nn.Module) -> bool:
+    """True when a part of the model is trained."""
+    return any(parameter.requires_grad for parameter in model.parameters())
+
+
 def counts(model: torch.nn.Module) -> dict[str, int]:
     """Number of parameters in training: all, adapter included, and those that are trained."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]

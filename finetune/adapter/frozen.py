@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import BertModel, RobertaModel, XLMRobertaModel
 from transformers.masking_utils import create_bidirectional_mask
 
+from finetune.adapter import is_trained
 from finetune.inference import token_budget_batches
 from finetune.progress import bar
 
@@ -159,11 +160,14 @@ class _Passed(nn.Module):
         return hidden_states
 
 
-def obstacle(model: SentenceTransformer) -> str | None:
+def obstacle(model: SentenceTransformer, count: int) -> str | None:
     """Say why a model's lower layers cannot be run apart; None when they can."""
-    inner, tokenizer = model[0].model, model.tokenizer
+    inner: Any = model[0].model
+    tokenizer = model.tokenizer
     if not isinstance(inner, BERT_LIKE):
         return f"{type(inner).__name__} is not built like BERT"
+    if any(is_trained(part) for part in (inner.embeddings, *inner.encoder.layer[:count])):
+        return "a part of them is trained"
     if model[0].can_flatten_inputs:
         return "flash attention joins the texts of a batch"
     # `Lower` sees token ids only: all that is padding must be told from them.

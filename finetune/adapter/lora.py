@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from sentence_transformers import SentenceTransformer
 
 from finetune.adapter import Finish, Reads
@@ -71,7 +72,7 @@ class Lora:
             )
         config.layers_to_transform = list(layers)
         try:
-            return get_peft_model(inner, config)
+            adapted = get_peft_model(inner, config)
         except ValueError as error:
             names = {name.rpartition(".")[2] for name, module in inner.named_modules()
                      if isinstance(module, torch.nn.Linear)}  # fmt: skip
@@ -80,12 +81,17 @@ class Lora:
                 f"its linear modules are called {', '.join(sorted(names))}: name some of them in "
                 "adapter.peft.target_modules"
             ) from error
+        for module in inner.modules():
+            if isinstance(module, LoraLayer):
+                # Autocast casts inputs itself; by way of fp32 first, they take a tenth more memory.
+                module.cast_input_dtype_enabled = False
+        return adapted
 
     def _split(self, model: SentenceTransformer, frozen: int, reads: Reads) -> Lower | None:
         """Run the frozen layers apart, and once for each text that is read more than once."""
         if not frozen:
             return None
-        reason = obstacle(model)
+        reason = obstacle(model, frozen)
         if reason:
             log.info("lora: the frozen layers run at every step: %s", reason)
             return None

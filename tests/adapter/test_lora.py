@@ -134,6 +134,7 @@ def test_every_layer_may_carry_it(make_base, tmp_path):
     [
         ("distilbert", None, "DistilBertModel is not built like BERT"),
         ("bert", ("padding_side", "left"), "pad on the right"),
+        ("bert", "+adapter.peft.bias=all", "a part of them is trained"),
     ],
 )
 def test_models_whose_layers_cannot_be_split_train_as_usual(
@@ -141,10 +142,11 @@ def test_models_whose_layers_cannot_be_split_train_as_usual(
 ):
     caplog.set_level(logging.INFO)
     model = models.load(make_base(kind))
-    if change:
+    line = [change] if isinstance(change, str) else []
+    if isinstance(change, tuple):
         setattr(model.tokenizer, *change)
     names = "q_lin" if kind == "distilbert" else "query"
-    lora(f"adapter.peft.target_modules=[{names}]").attach(model, reads(tmp_path))
+    lora(f"adapter.peft.target_modules=[{names}]", *line).attach(model, reads(tmp_path))
     assert not any(isinstance(module, frozen.Lower) for module in model.modules())
     (line,) = [r.getMessage() for r in caplog.records if "frozen layers" in r.getMessage()]
     assert reason in line
@@ -251,7 +253,7 @@ def test_what_is_kept_changes_neither_losses_nor_weights(
     # 16 characters a text and 2 special tokens, 32 float32 values each: some 128 texts in all
     room = {"kept": 1, "room for some": 2e-5, "computed": 0, "not split": 1}[how]
     if how == "not split":
-        monkeypatch.setattr("finetune.adapter.lora.obstacle", lambda model: "a test")
+        monkeypatch.setattr("finetune.adapter.lora.obstacle", lambda model, count: "a test")
     settings = plan("lora", f"adapter.cache_gb={room}")
     result = training.train(make_base(), rows, select, settings, tmp_path)
     assert difference(tmp_path / "model", trained[0] / "model") <= 1e-6
