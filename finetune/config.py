@@ -198,6 +198,7 @@ class Tracking:
     kind: Tracker
     uri: str
     experiment: str
+    parent: Optional[str]  # noqa: UP045
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,16 @@ class Run(Protocol):
         ...
 
 
+class Group(Protocol):
+    """The run above those of a sweep or a search; theirs name it in ``tracking.parent``."""
+
+    run_id: str | None
+
+    def finish(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Record what came out of all of them."""
+        ...
+
+
 class Untracked:
     """A run that nobody records."""
 
@@ -62,6 +72,42 @@ def track(config: Config, run_dir: Path) -> Iterator[Run]:
     from finetune.tracking.recorder import Recorder
 
     recorder = Recorder(config, run_dir)
+    completed = False
+    try:
+        yield recorder
+        completed = True
+    finally:
+        recorder.close(completed=completed)
+
+
+class Ungrouped:
+    """No run above others."""
+
+    run_id: str | None = None
+
+    def finish(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def group(tracking: Tracking, folder: Path, parameters: Mapping[str, str]) -> Iterator[Group]:
+    """Keep a run open above those that are made inside the block.
+
+    Args:
+        tracking: Where they are recorded.
+        folder: Gives the run its name, and holds the file by which a repeated call finds it.
+        parameters: Of the group.
+
+    Raises:
+        UserError: As `track`.
+    """
+    if tracking.kind is Tracker.none:
+        yield Ungrouped()
+        return
+    _check(tracking)
+    from finetune.tracking.groups import GroupRecorder
+
+    recorder = GroupRecorder(tracking, folder, parameters)
     completed = False
     try:
         yield recorder

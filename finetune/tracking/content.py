@@ -40,13 +40,15 @@ def open_run(
     name: str,
     run_id: str | None,
     params: Mapping[str, str],
+    parent: str | None = None,
 ) -> str:
-    """Continue a run, or create it with its parameters; return its id."""
+    """Continue a run, or create it with its parameters, below a parent or not; return its id."""
     from mlflow.exceptions import MlflowException
 
     if run_id is not None:
         try:
             client.update_run(run_id, status="RUNNING")
+            adopt(client, run_id, parent)
             return run_id
         except MlflowException as error:
             # Deleted, or the database was; anything else (away) is the caller's business.
@@ -61,7 +63,14 @@ def open_run(
     }
     run = client.create_run(experiment_id, run_name=name, tags=tags)
     _log(client, run.info.run_id, params=params)
+    adopt(client, run.info.run_id, parent)
     return str(run.info.run_id)
+
+
+def adopt(client: "MlflowClient", run_id: str, parent: str | None) -> None:
+    """Put a run below another; nothing where there is none."""
+    if parent is not None:
+        client.set_tag(run_id, "mlflow.parentRunId", parent)
 
 
 def log_rows(
@@ -84,6 +93,11 @@ def log_report(client: "MlflowClient", run_id: str, report: Mapping[str, Any]) -
     values = [(metric_name(key), value, now, 0) for key, value in _scores(report)]
     _log(client, run_id, values=values, tags=tags)
     _log_data(client, run_id, report)
+
+
+def log_values(client: "MlflowClient", run_id: str, values: Mapping[str, float], now: int) -> None:
+    """Log single values, at a time in milliseconds."""
+    _log(client, run_id, values=[(metric_name(key), v, now, 0) for key, v in values.items()])
 
 
 def log_files(client: "MlflowClient", run_id: str, run_dir: Path) -> None:

@@ -46,8 +46,8 @@ class Recorder:
         self._run_dir = run_dir
         self._parameters = content.parameters(config)
         tracking = config.tracking
-        self._target = _digest([tracking.uri, tracking.experiment, self._parameters])
-        self._memory = _read_memory(run_dir / MEMORY, self._target)
+        self._target = digest_of([tracking.uri, tracking.experiment, self._parameters])
+        self._memory = read_memory(run_dir / MEMORY, self._target)
         self._run_id: str | None = None  # set once the run is open in this process
         self._followers: list[Follower] = []
         self._thread: Repeat | None = None
@@ -68,6 +68,7 @@ class Recorder:
         digest = content.report_digest(report)
         if digest == self._memory.get("report") and not self._followers:
             log.info("mlflow: this run is recorded already")
+            self._move()
             return
         prepare()
         self._stop_thread()
@@ -104,6 +105,15 @@ class Recorder:
         registry.register(bundle, name, run_id, self._config.tracking.uri)
         self._remember(bundle=digest)
 
+    def _move(self) -> None:
+        """Put a run that is recorded already below the parent that it has now."""
+        parent = self._config.tracking.parent
+        if parent is None or parent == self._memory.get("parent"):
+            return
+        prepare()
+        if self._attempt(lambda: content.adopt(self._client(), self._memory["run_id"], parent)):
+            self._remember(parent=parent)
+
     def _send_rows(self) -> None:
         """Send the curves' new rows; also opens the run, so that it shows from the start."""
         client, run_id = self._client(), self._open()
@@ -122,8 +132,9 @@ class Recorder:
                     self._run_dir.name,
                     self._memory.get("run_id"),
                     self._parameters,
+                    self._config.tracking.parent,
                 )
-                self._remember(run_id=self._run_id)
+                self._remember(run_id=self._run_id, parent=self._config.tracking.parent or "")
             return self._run_id
 
     def _end(self, status: str) -> None:
@@ -138,22 +149,15 @@ class Recorder:
 
     def _attempt(self, work: Callable[[], None]) -> bool:
         """Do something that needs the server; where it fails, say so once and go on."""
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            work()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            if not self._warned:
-                log.warning(
-                    "mlflow: %s: %s; the run goes on without it. It is tried again at the end; the "
-                    "same command records the run later.",
-                    _without_password(self._config.tracking.uri), _reason(error),
-                )  # fmt: skip
-            log.debug("mlflow failed", exc_info=error)
-            self._away = self._warned = True
-        else:
-            self._away = False
+        reason = failure(work)
+        if reason and not self._warned:
+            log.warning(
+                "mlflow: %s: %s; the run goes on without it. It is tried again at the end; the "
+                "same command records the run later.",
+                without_password(self._config.tracking.uri), reason,
+            )  # fmt: skip
+            self._warned = True
+        self._away = reason is not None
         return not self._away
 
     def _stop_thread(self) -> None:
@@ -168,8 +172,8 @@ class Recorder:
     def _where(self) -> str:
         uri = self._config.tracking.uri
         if uri.startswith("http"):
-            return _without_password(uri)
-        return f"mlflow ui --backend-store-uri {_without_password(uri)}"
+            return without_password(uri)
+        return f"mlflow ui --backend-store-uri {without_password(uri)}"
 
 
 def prepare() -> None:
@@ -182,7 +186,20 @@ def prepare() -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def _read_memory(path: Path, target: str) -> dict[str, str]:
+def failure(work: Callable[[], None]) -> str | None:
+    """Do something that needs the server; say why it could not be done, or nothing."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        work()
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        log.debug("mlflow failed", exc_info=error)
+        return _reason(error)
+    return None
+
+
+def read_memory(path: Path, target: str) -> dict[str, str]:
     """What an earlier call recorded, if it was to the same place with the same parameters."""
     try:
         memory: dict[str, str] = read_json(path)
@@ -191,7 +208,8 @@ def _read_memory(path: Path, target: str) -> dict[str, str]:
     return memory if memory.get("target") == target else {}
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """SHA-256 of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -207,6 +225,7 @@ def _reason(error: Exception) -> str:
     return (text.strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """The address as it may be shown."""
     password = urlsplit(uri).password
     return uri.replace(f":{password}@", ":***@") if password else uri

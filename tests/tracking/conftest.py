@@ -25,6 +25,26 @@ def config(tmp_path) -> Config:
     ])  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """A database with MLflow's tables: making them takes seconds, so it is done once."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(config, empty_store, tmp_path, monkeypatch):
+    """A client of the store that `config` names; artifacts go to the temporary folder."""
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    return MlflowClient(tracking_uri=config.tracking.uri, registry_uri=config.tracking.uri)
+
+
 @pytest.fixture
 def report() -> dict:
     row = {"set": "statutes", "n": 48, "ci_low": 0.4, "ci_high": 0.6}

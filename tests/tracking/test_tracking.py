@@ -26,26 +26,6 @@ def with_tracking(config, **changes):
     return dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, **changes))
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """A database with MLflow's tables: making them takes seconds, so it is done once."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def client(config, empty_store, tmp_path, monkeypatch):
-    """A client of the store that `config` names; artifacts go to the temporary folder."""
-    from mlflow import MlflowClient
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
-    return MlflowClient(tracking_uri=config.tracking.uri, registry_uri=config.tracking.uri)
-
-
 def python(code, **environment):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
@@ -273,7 +253,7 @@ def test_mlflow_that_is_not_installed(config, run_dir, monkeypatch):
 
 
 def test_a_uri_that_is_none(config, run_dir):
-    wrong = dataclasses.replace(config, tracking=Tracking(Tracker.mlflow, "./mlruns", "x"))
+    wrong = dataclasses.replace(config, tracking=Tracking(Tracker.mlflow, "./mlruns", "x", None))
     with pytest.raises(UserError, match=r"tracking\.uri=\./mlruns: expected a database"):
         with track(wrong, run_dir):
             pass
