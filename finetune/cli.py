@@ -6,12 +6,10 @@ but a gate failed; 1 anything else.
 
 import argparse
 import errno
-import itertools
 import logging
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,36 +95,16 @@ def _train(argv: Sequence[str]) -> int:
         raise UserError(f"command line: unknown option {flags}; write key=value, or -m for a sweep")
     if not flags:
         return _run(compose(overrides))
-    # Every job is checked before the first one starts.
-    configs = [compose(job) for job in expand(overrides)]
-    _check_run_dirs(configs)
-    return max(map(_run, configs))
+    from finetune import sweep
+
+    return sweep.run(overrides, _job)
 
 
-def expand(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the overrides of each job of a sweep: ``a=1,2 b=3`` gives two."""
-    from finetune.compose import parse
+def _job(overrides: Sequence[str]) -> int:
+    """One job of a sweep, perhaps in a process of its own."""
+    from finetune.compose import compose
 
-    options = []
-    for override in parse(overrides):
-        line = override.input_line or ""
-        key = line.partition("=")[0]
-        sweep = override.is_sweep_override()
-        values = override.sweep_string_iterator() if sweep else ()
-        options.append([f"{key}={value}" for value in values] if sweep else [line])
-    yield from (list(job) for job in itertools.product(*options))
-
-
-def _check_run_dirs(configs: "Sequence[Config]") -> None:
-    named = Counter(config.run_dir for config in configs if config.run_dir)
-    shared = [
-        f"run_dir={folder}: {count} jobs of this sweep would overwrite each other there; leave "
-        "run_dir out (each job gets its own below paths.runs), or name what differs: "
-        "'run_dir=runs/${recipe}-${seed}'"
-        for folder, count in named.items() if count > 1
-    ]  # fmt: skip
-    if shared:
-        raise UserError(*shared)
+    return guarded(lambda: _run(compose(overrides)))
 
 
 def _run(config: "Config") -> int:

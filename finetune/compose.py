@@ -45,9 +45,6 @@ class FinetuneSearchPath(SearchPathPlugin):
         search_path.append("finetune", ROOT.as_uri())
 
 
-Plugins.instance().register(FinetuneSearchPath)
-
-
 def choices(group: str) -> list[str]:
     """Names that ``<group>=`` accepts, sorted."""
     folder = ROOT / group if group == "recipes" else ROOT / "configs" / group
@@ -68,6 +65,8 @@ def compose(overrides: Sequence[str]) -> Config:
         problems.append("recipes: none named; " + nearest("", choices("recipes")))
     if problems:
         raise UserError(*problems)
+    # Here and not once for all: Hydra's launchers make its plugins anew in their processes.
+    Plugins.instance().register(FinetuneSearchPath)
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         try:
             raw = hydra_compose("default", overrides)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from finetune import cli, stage, steps
-from finetune.cli import expand, main, train, usage
+from finetune import stage, steps
+from finetune.cli import main, train, usage
 from finetune.compose import ROOT, choices, compose
 from finetune.inference import OnnxEncoder
+from finetune.sweep import expand
 
 DONE, BAD_INPUT, GATE_FAILED = 0, 2, 3
 
@@ -187,75 +188,6 @@ def test_other_failures_are_not_taken_for_the_users(line, monkeypatch, tmp_path)
     monkeypatch.setattr(steps, "write_jsonl", broken)
     with pytest.raises(PermissionError):
         train(line(f"paths.cache={tmp_path}", f"run_dir={tmp_path}/run", "until=embed"))
-
-
-# --- sweeps ---
-
-
-@pytest.mark.parametrize(
-    ("overrides", "jobs"),
-    [
-        (["a=1"], [["a=1"]]),
-        (["a=1,2", "b=3"], [["a=1", "b=3"], ["a=2", "b=3"]]),
-        (["a=x,y", "b=1,2"], [["a=x", "b=1"], ["a=x", "b=2"], ["a=y", "b=1"], ["a=y", "b=2"]]),
-        (["a=[1,2]"], [["a=[1,2]"]]),
-        (["a=range(1,3)"], [["a=1"], ["a=2"]]),
-        (["+a.b=1,2"], [["+a.b=1"], ["+a.b=2"]]),
-    ],
-)
-def test_a_sweep_is_one_job_after_the_other(overrides, jobs):
-    assert list(expand(overrides)) == jobs
-
-
-def test_a_sweep_over_files_with_chinese_names_composes():
-    jobs = list(expand(["recipes=full", "domain.train=甲.jsonl,乙.jsonl"]))
-    assert [compose(job).domain.train for job in jobs] == ["甲.jsonl", "乙.jsonl"]
-
-
-def test_a_sweep_ends_with_its_worst_job(line, monkeypatch):
-    ran = []
-
-    def run(config):
-        ran.append((config.recipe, config.seed))
-        return GATE_FAILED if config.seed == 1 else DONE
-
-    monkeypatch.setattr(cli, "_run", run)
-    arguments = [a for a in line() if not a.startswith("recipes=")]
-    assert train(["-m", "recipes=full,contrastive", *arguments, "seed=1,2"]) == GATE_FAILED
-    assert ran == [("full", 1), ("full", 2), ("contrastive", 1), ("contrastive", 2)]
-    ran.clear()
-    assert train(["--multirun", "recipes=full", *arguments, "seed=3,2"]) == DONE
-
-
-def test_no_job_starts_before_all_are_checked(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_run", lambda config: pytest.fail("started"))
-    assert train(["-m", "recipes=full,contrastive", "train.epochs=1,0"]) == BAD_INPUT
-    assert "train.epochs=0" in told(capsys)[0]
-
-
-def test_jobs_that_would_overwrite_each_other_do_not_start(line, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(cli, "_run", lambda config: pytest.fail("started"))
-    arguments = [a for a in line(f"run_dir={tmp_path}/run") if not a.startswith("recipes=")]
-    assert train(["-m", "recipes=full,contrastive", *arguments]) == BAD_INPUT
-    (error,) = told(capsys)
-    assert error.startswith(f"run_dir={tmp_path}/run: 2 jobs of this sweep would overwrite")
-    assert "run_dir=runs/${recipe}-${seed}" in error
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["recipes=full,contrastive", "seed=1", "run_dir=runs/${recipe}-${seed}"],
-        ["recipes=full", "run_dir=runs/a,runs/b"],
-        ["recipes=full", "run_dir=runs/a"],
-    ],
-)
-def test_a_run_dir_for_each_job(monkeypatch, arguments):
-    ran = []
-    monkeypatch.setattr(cli, "_run", lambda config: ran.append(str(config.run_dir)) or DONE)
-    assert train(["-m", *arguments]) == DONE
-    assert ran in (["runs/full-1", "runs/contrastive-1"], ["runs/a", "runs/b"], ["runs/a"])
 
 
 # --- evaluate ---
