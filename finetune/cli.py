@@ -1,4 +1,4 @@
-"""The command line: ``finetune train | evaluate | encode | doctor`` and ``train.py``.
+"""The command line: ``finetune train | tune | evaluate | encode | doctor`` and ``train.py``.
 
 Exit codes: 0 done and no gate failed; 2 the input or configuration is at fault; 3 the work is done
 but a gate failed; 1 anything else.
@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:
         return train(arguments[1:])
+    if arguments[:1] == ["tune"]:
+        return guarded(lambda: _tune(arguments[1:]))
     parsed = _parser().parse_args(arguments)
     return guarded(lambda: parsed.run(parsed))
 
@@ -77,6 +80,7 @@ def usage() -> str:
         "  python train.py recipes=contrastive domain=legal paths.data=<folder> model=m3e-base",
         "  python train.py recipes=full domain=custom domain.train=pairs.jsonl domain.dev=<folder>",
         "  python train.py -m recipes=full,contrastive               # one run after the other",
+        "  finetune tune recipes=full                                # search for better settings",
         "  limit=300 for a quick trial; until=mine to stop after a step; seed=1; run_dir=<folder>",
     ])  # fmt: skip
 
@@ -107,6 +111,17 @@ def _job(overrides: Sequence[str]) -> int:
     return guarded(lambda: _run(compose(overrides)))
 
 
+def _tune(overrides: Sequence[str]) -> int:
+    if find_spec("optuna") is None:
+        raise UserError("finetune tune: optuna is not installed: pip install 'finetune[tune]'")
+    from finetune import ranges, tune
+
+    outcome = tune.run(ranges.read_search(overrides))
+    tune.show(outcome)
+    print(outcome.command)
+    return DONE
+
+
 def _run(config: "Config") -> int:
     from finetune import pipeline
     from finetune.report import show, terminal
@@ -120,8 +135,9 @@ def _run(config: "Config") -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("finetune", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="train|evaluate|encode|doctor")
+    commands = parser.add_subparsers(required=True, metavar="train|tune|evaluate|encode|doctor")
     commands.add_parser("train", help="run a recipe (the same as train.py)")
+    commands.add_parser("tune", help="search for the best settings of a recipe")
     evaluate = commands.add_parser("evaluate", help="score a model or bundle on folders")
     evaluate.add_argument("artifact", type=Path, help="model folder, or bundle folder")
     evaluate.add_argument("--data", type=Path, action="append", required=True,

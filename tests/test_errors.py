@@ -17,6 +17,7 @@ from finetune.data.load import read_pairs
 from finetune.data.prepare import prepare
 from finetune.errors import UserError
 from finetune.model import build_base
+from finetune.ranges import read_search
 
 DOCS = (Path(__file__).parents[1] / "docs/errors.md").read_text(encoding="utf-8")
 GOOD = b'{"query": "\xe9\x97\xae", "positive": "\xe7\xad\x94"}\n'
@@ -214,6 +215,21 @@ def test_configuration(overrides, phrase, parts):
     with pytest.raises(UserError) as caught:
         compose(overrides)
     check(caught.value, phrase, parts)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "phrase"),
+    [
+        (["loss.scale=50", "train.learning_rate=2e-5"], "nothing to search"),
+        (["train.warmup=interval(1,0)"], "expected the lower end first"),
+        (["train.warmup=tag(log,interval(0,1))"], "needs a lower end greater than 0"),
+        (["until=train"], "finetune tune sets"),
+    ],
+)
+def test_a_search(overrides, phrase):
+    with pytest.raises(UserError) as caught:
+        read_search(["recipes=full", *overrides])
+    check(caught.value, phrase, [])
 
 
 def test_jobs_that_would_overwrite_each_other(capsys):
