@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["train"]:
         return train(arguments[1:])
     if arguments[:1] == ["tune"]:
-        return guarded(lambda: _tune(arguments[1:]))
+        return processes.run(lambda: guarded(lambda: _tune(arguments[1:])))
     parsed = _parser().parse_args(arguments)
     return guarded(lambda: parsed.run(parsed))
 

@@ -76,12 +76,12 @@ def load(folder: Path, device: str = "cpu") -> SentenceTransformer:
 def save(model: SentenceTransformer, folder: Path) -> None:
     """Save as a plain sentence-transformers folder that loads without a random pooler anywhere."""
     model.save(str(folder), create_model_card=False, safe_serialization=True)
-    if "add_pooling_layer" in inspect.signature(type(inner(model)).__init__).parameters:
+    if pooler := _no_pooler(model):
         # sentence-transformers hands these to transformers when it loads, and forgets them when it
         # saves; without them BERT gets a pooler of random weights.
         path = folder / "sentence_bert_config.json"
         settings = read_json(path)
-        settings["model_kwargs"] = {"add_pooling_layer": False}
+        settings["model_kwargs"] = pooler
         write_json(path, settings)
 
 
@@ -171,6 +171,12 @@ def _read(source: Path, model: Model) -> SentenceTransformer:
         ) from error
 
 
+def _no_pooler(model: SentenceTransformer) -> dict[str, bool]:
+    """What to tell transformers so that it makes no pooler, where it makes any."""
+    makes_one = "add_pooling_layer" in inspect.signature(type(inner(model)).__init__).parameters
+    return {"add_pooling_layer": False} if makes_one else {}
+
+
 def _without_pooler(model: SentenceTransformer) -> SentenceTransformer:
     """Drop BERT's pooler: unused here, and random where the checkpoint has none."""
     if getattr(inner(model), "pooler", None) is not None:
@@ -187,7 +193,7 @@ def _check_weights(model: SentenceTransformer, folder: Path) -> None:
     transformer: Any = type(inner(model))  # its types do not know output_loading_info
     _, found = transformer.from_pretrained(
         folder, config=inner(model).config, local_files_only=True, device_map="meta",
-        output_loading_info=True,
+        output_loading_info=True, **_no_pooler(model),
     )  # fmt: skip
     missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
     if missing:

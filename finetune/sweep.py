@@ -32,7 +32,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune import tracking
+from finetune import processes, tracking
 from finetune.compose import ROOT, compose, parse
 from finetune.config import Config, Tracking
 from finetune.errors import UserError, first_line, nearest
@@ -168,6 +168,9 @@ def _check_launcher(overrides: Sequence[str], there: Sequence[str]) -> None:
         if key.startswith(("hydra/sweeper", "hydra.sweeper")):
             problems.append(f"{override.input_line}: only Hydra's launchers are used; to search "
                             "for the best values: finetune tune")  # fmt: skip
+        elif key == _GROUP and name != "basic" and processes.count() > 1:
+            problems.append(f"{key}={name}: its jobs cannot share the processes that this command "
+                            "was started in; leave out the one or the other")  # fmt: skip
         elif key == _GROUP and name not in there and name in _PLUGINS:
             problems.append(f"{key}={name}: not installed: pip install 'finetune[sweep]'")
         elif key == _GROUP and name not in there:

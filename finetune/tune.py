@@ -177,7 +177,8 @@ def _next(
         if left.params.keys() == ranges.keys():
             return left.number, left.params
         study.tell(left.number, state=TrialState.FAIL)  # killed before its values were drawn
-    study.sampler = TPESampler(seed=seed + len(study.get_trials(deepcopy=False)))
+    before = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+    study.sampler = TPESampler(seed=seed + len(before))
     trial = study.ask(dict(ranges))
     return trial.number, trial.params
 

@@ -20,8 +20,14 @@ def test_the_default_search():
     assert search.trials == 20 and search.fixed == ["recipes=full", "seed=7"]
     assert list(search.space) == ["train.learning_rate", "loss.scale"]
     rate = search.space["train.learning_rate"]
-    assert (rate.low, rate.high, rate.log, rate.whole) == (5e-6, 2e-4, True, False)
+    assert (rate.low, rate.high, rate.log, rate.whole) == (5e-6, 5e-4, True, False)
     assert search.as_is == compose(["recipes=full", "seed=7"])
+
+
+def test_the_rank_is_searched_where_there_is_one():
+    space = read_search(["recipes=lora"]).space
+    assert space["adapter.peft.r"].choices == ("4", "8", "16", "32")
+    assert "adapter.peft.r" not in read_search(["recipes=prefix"]).space
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -12,6 +12,7 @@ import tiny_runs
 from finetune import cli, sweep, tracking
 from finetune.cli import BAD_INPUT, DONE, train
 from finetune.compose import ROOT, compose
+from finetune.errors import UserError
 from finetune.sweep import expand
 
 LAUNCHERS = ["basic", "joblib", "submitit_local"]
@@ -146,6 +147,12 @@ def test_a_launcher_that_is_not_installed(monkeypatch, capsys, name):
     assert train(["-m", "recipes=full", f"hydra/launcher={name}"]) == BAD_INPUT
     (error,) = told(capsys)
     assert error == f"hydra/launcher={name}: not installed: pip install 'finetune[sweep]'"
+
+
+def test_a_launcher_inside_another(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="leave out the one or the other"):
+        sweep.run(["recipes=full", "hydra/launcher=joblib"], noted)
 
 
 def test_slurm_on_a_machine_without_it(monkeypatch, capsys):

@@ -53,8 +53,9 @@ def test_the_first_trial_is_the_run_as_it_is():
 
 def test_it_is_made_first(study):
     study.enqueue_trial({"loss.scale": 50.0})
-    tune._make_trials(study, search("tune.trials=1"), far)
-    assert made(study)[0]["loss.scale"] == 50
+    tune._make_trials(study, search("tune.trials=3"), far)
+    assert [each["loss.scale"] == 50 for each in made(study)] == [True, False, False]
+    assert len({each["train.learning_rate"] for each in made(study)}) == 3
 
 
 def test_a_search_finds_what_is_good(study):
