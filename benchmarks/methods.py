@@ -1,0 +1,134 @@
+"""Every training method on the same data: legal and finance, 4,000 pairs, one epoch.
+
+python benchmarks/methods.py --data ../shared/data [--only legal-full] [--seeds 1]
+
+Writes one JSON a run to ``benchmarks/results/methods/`` as it ends, and the table that the README
+quotes; a run that is there is not repeated, so a benchmark that was stopped goes on. Seeds come one
+after the other, so that an early stop leaves the whole table with fewer of them. About 12 minutes a
+run on 2 cores, 8 hours in all. Pairs a second are of these runs, with their guard and checkpoints.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runs import RESULTS, ROOT, run
+
+FOLDER = RESULTS / "methods"
+DOMAINS = ("legal", "finance")
+# The methods that are compared over three seeds; the others are run once.
+SEEDED = ("full", "lora", "prefix", "contrastive")
+METHODS = {
+    **{name: [f"recipes={name}"] for name in (*SEEDED, "matryoshka", "distill", "simcse")},
+    "warmup": ["recipes=full", "generate=documents", "generate.use=warmup", "generate.pairs=2000"],
+    "rounds": ["recipes=contrastive", "mine.rounds=2"],
+    "merge": ["recipes=full", "merge=interpolate"],
+}
+SCORED = ("afqmc", "stsb_zh")
+COMMON = ["model=starter", "limit=4000", "train.epochs=1", "export.precisions=[fp32]"]
+
+
+def variants(data: Path, seeds: int) -> Iterator[tuple[str, list[str]]]:
+    """Names and overrides of all runs, the first seed of every method before the second of any."""
+    for seed in range(1, seeds + 1):
+        common = [*COMMON, f"paths.data={data.resolve()}", f"seed={seed}"]
+        for domain in DOMAINS:
+            for method, words in METHODS.items():
+                if seed == 1 or method in SEEDED:
+                    yield f"{domain}-{method}-{seed}", [*words, f"domain={domain}", *common]
+        for domain in SCORED if seed == 1 else ():
+            yield f"{domain}-cosent-1", ["recipes=cosent", f"domain={domain}", *common]
+
+
+def rows(results: Mapping[str, Mapping[str, Any]], domain: str, metric: str) -> Iterator[str]:
+    """The table's lines of one domain: the base, then a line a method, seeds together."""
+    first = next((r for name, r in results.items() if name.startswith(f"{domain}-")), None)
+    if first is None:
+        return
+    base = _score(first, "base", domain, metric)
+    general = _score(first, "base", "general", "ndcg@10")
+    yield f"| {domain} | base | {_points(base['value'])} | | | {_general(general)} | | | | | |"
+    for method in [*METHODS, "cosent"]:
+        same = [r for name, r in results.items() if name.startswith(f"{domain}-{method}-")]
+        if same:
+            yield f"| {domain} | {method} | {' | '.join(_cells(same, domain, metric))} |"
+
+
+def _cells(same: Sequence[Mapping[str, Any]], domain: str, metric: str) -> Iterator[str]:
+    """Score, gain, largest p, general, step, pairs/s, memory, trainable parameters, size."""
+    tuned = [_score(each, "tuned", domain, metric) for each in same]
+    training = [each["training"] for each in same]
+    half = statistics.mean(50 * (row["ci_high"] - row["ci_low"]) for row in tuned)
+    yield f"{_points(statistics.mean(row['value'] for row in tuned))} ± {half:.1f}"
+    yield ", ".join(f"{100 * row['delta']:+.1f}" for row in tuned)
+    yield f"{max(row['p_value'] for row in tuned):.4f}"
+    general = [_score(each, "tuned", "general", "ndcg@10") for each in same]
+    yield _general(*general)
+    yield ", ".join(f"{t['best_step']} of {t['steps']}" if t["improved"] else "base"
+                    for t in training)  # fmt: skip
+    yield f"{statistics.median(t['pairs_per_second'] for t in training):.1f}"
+    yield f"{max(each['peak_bytes'] for each in same) / 2**30:.1f} GiB"
+    yield f"{training[0]['trainable_parameters'] / 1e6:.2f} M"
+    speeds = {row["artifact"]: row for row in same[0]["speed"]}
+    yield f"{speeds['tuned']['bytes'] / 1e6:.0f} MB"
+
+
+def _general(*found: Mapping[str, Any] | None) -> str:
+    values = [row["value"] for row in found if row]
+    return _points(statistics.mean(values)) if values else ""
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _score(
+    result: Mapping[str, Any], artifact: str, wanted: str, metric: str
+) -> Mapping[str, Any] | None:
+    asked = (artifact, wanted, metric)
+    found = (row for row in result["scores"]
+             if (row["artifact"], row["set"], row["metric"]) == asked)  # fmt: skip
+    return next(found, None)
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The Markdown table; points are hundredths of NDCG@10, of Spearman's rho for scored pairs."""
+    head = ["set", "method", "report half", "gain, by seed", "p, largest", "general", "best step",
+            "pairs/s", "peak memory", "trained", "size"]  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for domain in DOMAINS:
+        lines += rows(results, domain, "ndcg@10")
+    for domain in SCORED:
+        lines += rows(results, domain, "spearman")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run what is missing; print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="runs whose name begins so")
+    asked = parser.parse_args()
+    if not (asked.data / "legal").is_dir():
+        print(f"skipped: no folder {asked.data / 'legal'}; name the data with --data")
+        return 0
+    results: dict[str, Mapping[str, Any]] = {}
+    failed = []
+    for name, words in variants(asked.data, asked.seeds):
+        kept = FOLDER / f"{name}.json"
+        found = run(name, words, FOLDER) if name.startswith(asked.only) or kept.is_file() else None
+        if found is not None:
+            results[name] = found
+            (FOLDER / "table.md").write_text(table(results) + "\n", encoding="utf-8")
+        elif name.startswith(asked.only):
+            failed.append(name)
+    print(table(results))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
