@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from finetune.config import Config, Generate, Use
+from finetune.config import Config, Generate, Kind, Use
 from finetune.errors import first_line, nearest
 
 GENERATORS = tuple(  # the fields of a share
@@ -47,6 +47,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "evaluate.max_general_drop": (-1e-9, 1),
 }
 _ADAPTER_SIZES = ("layers", "length", "peft.r")
+# Losses of sentence-transformers that learn from two texts and a score.
+_SCORED_LOSSES = ("CoSENTLoss", "AnglELoss", "CosineSimilarityLoss")
 _CHOICES = {"model.pooling": ("mean", "cls"), "hardware.device": ("auto", "cpu", "cuda"),
             "export.precisions": PRECISIONS}  # fmt: skip
 
@@ -81,6 +83,24 @@ def problems(config: Config) -> Iterator[str]:
             f"mine.negatives={config.mine.negatives}: only mine.candidates="
             f"{config.mine.candidates} neighbours are looked at; raise mine.candidates"
         )
+    if config.domain.kind is Kind.scored:
+        yield from _scored_problems(config)
+
+
+def _scored_problems(config: Config) -> Iterator[str]:
+    if config.mine.rounds:
+        yield f"mine.rounds={config.mine.rounds}: scored pairs take no negatives; set mine=none"
+    if config.generate.use is not Use.none:
+        yield (
+            f"generate.use={config.generate.use.value}: makes pairs of a query and its answer, and "
+            f"domain={config.domain.name} holds scored pairs; set generate=none"
+        )
+
+
+def kind_of(loss: Mapping[str, Any]) -> Kind:
+    """Say what rows a loss learns from, by the name of its target."""
+    name = str(loss.get("_target_", "")).rpartition(".")[2]
+    return Kind.scored if name in _SCORED_LOSSES else Kind.pairs
 
 
 def _adapter_problems(adapter: Mapping[str, Any]) -> Iterator[str]:

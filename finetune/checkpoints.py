@@ -14,7 +14,6 @@ from finetune import processes
 
 log = logging.getLogger(__name__)
 
-SELECT_SCORE = "eval_ndcg@10"  # the trainer's name for the guard's score
 _COMPLETE = "complete"
 
 
@@ -23,11 +22,13 @@ class Curves(TrainerCallback):
 
     Args:
         path: The file.
+        score: The trainer's name for the guard's score.
         keep_until: Rows after this step are dropped: a resumed run writes them again.
     """
 
-    def __init__(self, path: Path, keep_until: int) -> None:
+    def __init__(self, path: Path, score: str, keep_until: int) -> None:
         self.path = path
+        self.score = score
         rows = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         # The last line may be cut short by a kill.
         self.rows = [json.loads(row) for row in rows if row.endswith("}")]
@@ -36,7 +37,7 @@ class Curves(TrainerCallback):
 
     def base_score(self) -> float | None:
         """The score before the first step, where an earlier attempt measured it."""
-        return next((row[SELECT_SCORE] for row in self.rows if row["step"] == 0), None)
+        return next((row[self.score] for row in self.rows if row["step"] == 0), None)
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row."""
@@ -56,7 +57,7 @@ class Curves(TrainerCallback):
         if state.is_world_process_zero and "train_runtime" not in (logs or {}):
             row = {"step": state.global_step, **(logs or {})}
             self.write(row)
-            shown = [f"{name} {row[name]:.4f}" for name in ("loss", SELECT_SCORE) if name in row]
+            shown = [f"{name} {row[name]:.4f}" for name in ("loss", self.score) if name in row]
             log.info("step %d of %d: %s", state.global_step, state.max_steps, ", ".join(shown))
 
 
@@ -92,7 +93,7 @@ class Patience(TrainerCallback):
     ) -> None:
         """End it; the checkpoint of this step is still written."""
         # Another machine's score may differ in its last digits, and all must end together.
-        fell = processes.once(lambda: _falling(state, self.checkpoints))
+        fell = processes.once(lambda: _falling(state, self.checkpoints, self.curves.score))
         if fell and state.global_step < state.max_steps:
             control.should_training_stop = True
             if state.is_world_process_zero:
@@ -103,15 +104,18 @@ class Patience(TrainerCallback):
             )  # fmt: skip
 
 
-def ended(checkpoint: Path, patience: int) -> bool:
-    """True when training had ended with this checkpoint, early or not."""
+def ended(checkpoint: Path, patience: int, score: str) -> bool:
+    """True when training had ended with this checkpoint, early or not.
+
+    ``score`` is the trainer's name for the guard's score.
+    """
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    return state.global_step >= state.max_steps or _falling(state, patience)
+    return state.global_step >= state.max_steps or _falling(state, patience, score)
 
 
-def _falling(state: TrainerState, patience: int) -> bool:
+def _falling(state: TrainerState, patience: int, score: str) -> bool:
     """Decided from the trainer's own history, which a resumed training has again."""
-    scores = [row[SELECT_SCORE] for row in state.log_history if SELECT_SCORE in row]
+    scores = [row[score] for row in state.log_history if score in row]
     return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
 
 

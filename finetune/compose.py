@@ -15,7 +15,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune import check
-from finetune.config import Config
+from finetune.config import Config, Kind
 from finetune.errors import UserError, first_line, nearest
 
 _PACKAGE = Path(__file__).parent
@@ -34,6 +34,7 @@ GROUPS = ("recipes", "domain", "generate", "model", "adapter", "loss", "mine", "
 
 # What Hydra's grammar takes for no part of a plain value: Chinese, and signs that paths hold.
 _ODD = re.compile(r"[^\x00-\x7f]|[~#&!;=]")
+_OPEN = "domain.columns."
 _WORD = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s,:'\"\[\]{}()]+")
 
 
@@ -58,7 +59,7 @@ def compose(overrides: Sequence[str]) -> Config:
         UserError: With every problem found.
     """
     parsed = parse(overrides)
-    overrides = [override.input_line or "" for override in parsed]
+    overrides = [_opened(override) for override in parsed]
     problems = [problem for override in parsed for problem in _override_problems(override)]
     recipe = next((o.value() for o in parsed if o.key_or_group == "recipes"), None)
     if recipe is None:
@@ -95,6 +96,13 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             f"command line: {what!r} cannot be read; write key=value, and quote values that hold "
             "spaces, commas or brackets: 'key=\"a, b\"'"
         ) from error
+
+
+def _opened(override: Override) -> str:
+    """Let ``domain.columns`` name any field; reading the data tells one that no row has."""
+    line = override.input_line or ""
+    inside = f"{override.key_or_group}.".startswith(_OPEN)
+    return f"++{line}" if inside and override.type is OverrideType.CHANGE else line
 
 
 def _quoted(override: str) -> str:
@@ -134,10 +142,32 @@ def typed(raw: DictConfig) -> Config:
     if problems:
         raise UserError(*problems)
     config = Config(**values)
-    problems = list(check.problems(config))
+    problems = [*check.problems(config), *_kind_problems(config)]
     if problems:
         raise UserError(*problems)
     return config
+
+
+_ROWS = {Kind.pairs: "pairs of a query and its answer", Kind.scored: "scored pairs"}
+
+
+def _kind_problems(config: Config) -> Iterator[str]:
+    """Say that the loss cannot learn from the rows that the domain holds, and what could."""
+    domain, wanted = config.domain, check.kind_of(config.loss)
+    if domain.kind is wanted:
+        return
+    domains = [name for name in choices("domain") if _load("domain", name).kind == wanted.value]
+    losses = [name for name in choices("loss") if check.kind_of(_load("loss", name)) is domain.kind]
+    loss = str(config.loss["_target_"]).rpartition(".")[2]
+    yield (
+        f"recipes={config.recipe}: its loss {loss} learns from {_ROWS[wanted]}, and domain="
+        f"{domain.name} holds {_ROWS[domain.kind]}; choose a domain that holds {_ROWS[wanted]}: "
+        f"{', '.join(domains)} (your own: domain.kind={wanted.value}), or loss={', '.join(losses)}"
+    )
+
+
+def _load(group: str, name: str) -> DictConfig:
+    return cast(DictConfig, OmegaConf.load(ROOT / "configs" / group / f"{name}.yaml"))
 
 
 def _typed_part(schema: Any, content: Mapping[str, Any], prefix: str) -> tuple[Any, list[str]]:

@@ -15,6 +15,17 @@ class Source(Enum):
     statutes = "statutes"
 
 
+class Kind(Enum):
+    """What a domain's training rows hold, and with it how the domain is evaluated.
+
+    A query and a text that answers it, evaluated by retrieval; or two texts and a score of how
+    alike they are, evaluated by the similarity of pairs.
+    """
+
+    pairs = "pairs"
+    scored = "scored"
+
+
 class Hub(Enum):
     """Where a base model comes from."""
 
@@ -71,6 +82,7 @@ class Domain:
 
     name: str
     source: Source
+    kind: Kind
     train: Optional[str]  # noqa: UP045
     dev: Optional[Path]  # noqa: UP045
     test: Optional[Path]  # noqa: UP045

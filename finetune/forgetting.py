@@ -10,7 +10,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from finetune import steps
 from finetune.config import Config, Precision, Source
@@ -129,7 +129,7 @@ def evaluate_general(settings: Settings, inputs: Inputs, out: Path) -> None:
 
     artifact = settings["artifact"]
     encoder = encoder_of(artifact, settings, inputs, out)
-    halves = {part: only_set(inputs["general"] / part) for part in ("select", "report")}
+    halves = {part: _half(inputs, part) for part in ("select", "report")}
     corpus = halves["report"].corpus
     with bar(f"{artifact}: encode {halves['report'].name}", len(corpus)) as progress:
         vectors = encoder.encode(list(corpus.values()), progress=progress)
@@ -139,6 +139,11 @@ def evaluate_general(settings: Settings, inputs: Inputs, out: Path) -> None:
         path.parent.mkdir(parents=True)
         ranking = retrieval.rank(encoder, each, corpus=vectors)
         write_outcome(path, outcome(ranking, each.qrels))
+
+
+def _half(inputs: Inputs, part: str) -> EvaluationSet:
+    """A half of the general set, which `folder_of` found to be BEIR-shaped."""
+    return cast(EvaluationSet, only_set(inputs["general"] / part))
 
 
 def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -188,7 +193,7 @@ def _pool(settings: Settings, inputs: Inputs) -> EvaluationSet:
     from finetune.evaluation.artifacts import read_outcome
     from finetune.evaluation.guard import pooled
 
-    select = only_set(inputs["general"] / "select")
+    select = _half(inputs, "select")
     known = read_outcome(inputs["evaluate_base"] / "select" / "base" / f"{select.name}.jsonl")
     top = dict(zip(known.queries, known.top, strict=True))
     return pooled(

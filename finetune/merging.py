@@ -31,7 +31,7 @@ _KNOWN_MODULES = "sentence_transformers."
 
 @dataclass(frozen=True)
 class Candidate:
-    """NDCG@10 of each query that one weight gets: on the domain, and on the general set if any."""
+    """What one weight gets, a value a query or pair: on the domain, on the general set if any."""
 
     weight: float
     domain: Values

@@ -14,7 +14,7 @@ as good as the positive.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.inference import top_k
-from finetune.records import Mined, Pair, normalised
+from finetune.records import AnyRow, Mined, Pair, Scored, normalised
 
 
 @dataclass(frozen=True)
@@ -119,36 +119,38 @@ def mine(
         yield (_mined(pair, audit) if len(kept) == negatives else None), audit
 
 
-def known_answers(pairs: Sequence[Pair | Mined]) -> dict[str, set[str]]:
+def known_answers(rows: Iterable[AnyRow]) -> dict[str, set[str]]:
     """What answers each text, all normalised: its positives, what it is a positive of, and itself.
 
     In pairs of paraphrases a text is the query of one and the positive of another; it answers its
     own query then, and the pair holds in both directions. Where passages never are queries, this
-    comes to the positives alone.
+    comes to the positives alone. Of scored pairs no text answers another.
     """
     answers: dict[str, set[str]] = {}
-    for pair in pairs:
+    for pair in (row for row in rows if not isinstance(row, Scored)):
         query, positive = normalised(pair.query), normalised(pair.positive)
         answers.setdefault(query, {query}).add(positive)
         answers.setdefault(positive, {positive}).add(query)
     return answers
 
 
-def without_known(
-    rows: Sequence[Pair | Mined], answers: Mapping[str, set[str]]
-) -> list[Pair | Mined]:
+def without_known(rows: Sequence[AnyRow], answers: Mapping[str, set[str]]) -> list[AnyRow]:
     """Take known answers out of the rows' negatives; give all rows as many as the poorest has.
 
-    Training takes a column for each negative, so that rows must have equally many.
+    Training takes a column for each negative, so that rows must have equally many. Scored pairs
+    have none.
     """
+    pairs = [row for row in rows if not isinstance(row, Scored)]
+    if len(pairs) < len(rows):
+        return list(rows)
     kept = [
         tuple(n for n in row.negatives if normalised(n) not in answers[normalised(row.query)])
-        for row in rows
+        for row in pairs
     ]
     fewest = min(map(len, kept), default=0)
     return [
         dataclasses.replace(row, negatives=own[:fewest])
-        for row, own in zip(rows, kept, strict=True)
+        for row, own in zip(pairs, kept, strict=True)
     ]
 
 

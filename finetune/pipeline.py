@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune import forgetting, hardware, processes, rounds, steps, tracking
 from finetune.check import target_problems
-from finetune.config import Config, Export, Hub, Source, Use, to_dict
+from finetune.config import Config, Export, Hub, Kind, Source, Use, to_dict
 from finetune.errors import UserError, nearest
 from finetune.records import read_json, write_json
 from finetune.stage import Done, Planned, Step, execute, own_folder, plan, publish
@@ -50,7 +50,8 @@ def resolve(config: Config) -> Config:
 
 def steps_of(config: Config) -> list[Step]:
     """Return the steps of a run, in order."""
-    mined = config.mine.rounds > 0
+    scored = config.domain.kind is Kind.scored
+    mined = config.mine.rounds > 0 and not scored
     generated = config.generate.use is not Use.none
     warm = config.generate.use is Use.warmup
     own = "generate" if generated and not warm else "data"
@@ -72,9 +73,11 @@ def steps_of(config: Config) -> list[Step]:
             _export_settings(config, ["fp32"], config.model.name, texts=100) | machine,
             {"model": "base", "data": "data"},
         ),
-        Step("embed", steps.embed, 1, machine,
-             {"model": "base", "export": "export-base", "data": "data", "pairs": own}),
     ]  # fmt: skip
+    embed = Step(
+        "embed", steps.embed, 1, machine,
+        {"model": "base", "export": "export-base", "data": "data", "pairs": own},
+    )  # fmt: skip
     mine = Step(
         "mine", steps.mine, 3, rounds.mine_settings(config, machine),
         {"embed": "embed", "pairs": own}, files=rounds.filter_files(config),
@@ -87,18 +90,21 @@ def steps_of(config: Config) -> list[Step]:
         "train", steps.train, 4, _train_settings(config, mined=mined) | machine,
         {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"}, resumes=True,
     )  # fmt: skip
-    later = rounds.later([*first[-2:], mine, train], config.mine.rounds)
+    later = rounds.later([first[-1], embed, mine, train], config.mine.rounds)
     trained = later[-1].name if later else "train"
     merging = bool(config.merge.weights)
     tuned = "merge" if merging else trained
+    # Scored pairs take no negatives, and have no corpus to search.
+    searched = {} if scored else {"embed": "embed"}
     return [
         *first,
+        *([embed] if searched else []),
         *([mine] if mined else []),
         Step(
             "pool", steps.pool, 1,
             {"guard_share": config.train.guard_share, "epochs": config.train.epochs,
              "checkpoints": config.train.checkpoints, "seed": config.seed},
-            {"embed": "embed", "data": "data", "pairs": pairs},
+            {"data": "data", "pairs": pairs} | searched,
         ),
         *([warmup] if warm else []),
         train,
@@ -113,8 +119,8 @@ def steps_of(config: Config) -> list[Step]:
         ),
         Step(
             "evaluate-base", steps.evaluate, 1,
-            _evaluate_settings(config, ["bm25", "base"]) | machine,
-            {"model": "base", "export": "export-base", "embed": "embed", "data": "data"},
+            _evaluate_settings(config, ["base"] if scored else ["bm25", "base"]) | machine,
+            {"model": "base", "export": "export-base", "data": "data"} | searched,
         ),
         Step(
             "evaluate", steps.evaluate, 1,
@@ -124,7 +130,7 @@ def steps_of(config: Config) -> list[Step]:
         ),
         *([forgetting.tuned_step(tuned, machine)] if general else []),
         Step(
-            "report", steps.report, 2,
+            "report", steps.report, 3,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
              "mined": mined},
@@ -294,13 +300,14 @@ def _missing_data(config: Config) -> list[str]:
             f"domain={domain.name}: set paths.data=<folder>, in which are expected: "
             + "; ".join(files)
         ]
+    from finetune.data.parts import EXPECTED
+
     return [
         f"domain.{key}: not set; {what}"
         for key, missing, what in (
             ("train", no_pairs, "name a jsonl, csv or parquet file of pairs, or a hub id; "
              "recipes=documents makes pairs from documents alone"),
-            ("dev", not domain.dev,
-             "name a folder with corpus.jsonl, queries.jsonl and qrels.tsv"),
+            ("dev", not domain.dev, f"name a folder with {EXPECTED[domain.kind]}"),
         )
         if missing
     ]  # fmt: skip

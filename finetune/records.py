@@ -7,9 +7,14 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 Row = TypeVar("Row")
+# The texts that make up a question: a query, or both sides of a scored pair.
+Question = tuple[str, ...]
+# The name of a prompt, query or passage, and a text.
+Prompted = tuple[str, str]
+_PAIRS = "pairs.jsonl"
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,16 @@ class Pair:
     positive: str
     source: str
     negatives: tuple[str, ...] = ()
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What an evaluation set must not ask, so that this pair may be trained on."""
+        return (self.query,), (self.query, self.positive)
+
+    @property
+    def prompted(self) -> list[Prompted]:
+        """Its texts, with the prompts under which they are encoded."""
+        return _prompted(self.query, self.positive, *self.negatives)
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,11 @@ class Mined:
     scores: tuple[float, ...]
     source: str
 
+    @property
+    def prompted(self) -> list[Prompted]:
+        """Its texts, with the prompts under which they are encoded."""
+        return _prompted(self.query, self.positive, *self.negatives)
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -63,6 +83,16 @@ class Scored:
     b: str
     score: float
     source: str
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What an evaluation set must not ask, so that this pair may be trained on."""
+        return (self.a,), (self.b,), (self.a, self.b)
+
+    @property
+    def prompted(self) -> list[Prompted]:
+        """Its texts, with the prompts under which they are encoded: neither answers the other."""
+        return [("query", self.a), ("query", self.b)]
 
 
 @dataclass(frozen=True)
@@ -99,16 +129,61 @@ class Score:
 class EvaluationSet:
     """A BEIR-shaped set: texts by id, and relevance by query id and document id."""
 
+    main: ClassVar[str] = "ndcg@10"  # the metric that decides
+
     name: str
     queries: Mapping[str, str]
     corpus: Mapping[str, str]
     qrels: Mapping[str, Mapping[str, int]]
+
+    @property
+    def questions(self) -> dict[str, Question]:
+        """What is asked, by id."""
+        return {key: (text,) for key, text in self.queries.items()}
+
+    @property
+    def prompted(self) -> list[Prompted]:
+        """Every text of the set, with the prompt under which it is encoded."""
+        queries, passages = self.queries.values(), self.corpus.values()
+        return [*(("query", text) for text in queries), *(("passage", text) for text in passages)]
 
     def only(self, queries: Collection[str]) -> "EvaluationSet":
         """Return the set with these queries alone, in the set's order."""
         kept = {key: text for key, text in self.queries.items() if key in queries}
         qrels = {key: self.qrels[key] for key in kept if key in self.qrels}
         return dataclasses.replace(self, queries=kept, qrels=qrels)
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """An STS-shaped set: pairs of texts, each with how alike they are."""
+
+    main: ClassVar[str] = "spearman"  # the metric that decides
+
+    name: str
+    pairs: tuple[Scored, ...]
+
+    @property
+    def questions(self) -> dict[str, Question]:
+        """What is asked, by id."""
+        return {pair.id: (pair.a, pair.b) for pair in self.pairs}
+
+    @property
+    def prompted(self) -> list[Prompted]:
+        """Every text of the set, with the prompt under which it is encoded."""
+        return [each for pair in self.pairs for each in pair.prompted]
+
+    def only(self, ids: Collection[str]) -> "ScoredSet":
+        """Return the set with these pairs alone, in the set's order."""
+        return dataclasses.replace(self, pairs=tuple(p for p in self.pairs if p.id in ids))
+
+
+AnySet = EvaluationSet | ScoredSet
+AnyRow = Pair | Mined | Scored
+
+
+def _prompted(query: str, *passages: str) -> list[Prompted]:
+    return [("query", query), *(("passage", text) for text in passages)]
 
 
 def half(query_id: str) -> str:
@@ -153,9 +228,12 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
-def write_set(folder: Path, evaluation_set: EvaluationSet) -> None:
-    """Write ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv``."""
+def write_set(folder: Path, evaluation_set: AnySet) -> None:
+    """Write ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv``, or ``pairs.jsonl``."""
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(evaluation_set, ScoredSet):
+        write_jsonl(folder / _PAIRS, evaluation_set.pairs)
+        return
     for name in ("corpus", "queries"):
         texts: Mapping[str, str] = getattr(evaluation_set, name)
         rows = ({"id": key, "text": text} for key, text in texts.items())
@@ -166,8 +244,10 @@ def write_set(folder: Path, evaluation_set: EvaluationSet) -> None:
     (folder / "qrels.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def read_set(folder: Path) -> EvaluationSet:
-    """Read a set that `write_set` wrote. User folders go through `finetune.data.load`."""
+def read_set(folder: Path) -> AnySet:
+    """Read a set that `write_set` wrote. User folders go through `finetune.data.beir`."""
+    if (folder / _PAIRS).is_file():
+        return ScoredSet(folder.name, tuple(read_jsonl(folder / _PAIRS, Scored)))
     texts = {
         name: {row["id"]: row["text"] for row in read_dicts(folder / f"{name}.jsonl")}
         for name in ("corpus", "queries")
@@ -179,7 +259,7 @@ def read_set(folder: Path) -> EvaluationSet:
     return EvaluationSet(folder.name, texts["queries"], texts["corpus"], qrels)
 
 
-def only_set(folder: Path) -> EvaluationSet:
+def only_set(folder: Path) -> AnySet:
     """Read the evaluation set that lies in a folder alone."""
     return read_set(min(path for path in folder.iterdir() if path.is_dir()))
 

@@ -1,27 +1,23 @@
 """`finetune evaluate`: score a model folder or a bundle on BEIR- and STS-shaped folders."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from finetune import report
-from finetune.data import beir
+from finetune.config import Kind
+from finetune.data import beir, parts
 from finetune.errors import UserError
-from finetune.evaluation import retrieval, sts
-from finetune.evaluation.artifacts import Outcome, outcome
+from finetune.evaluation.artifacts import score
 from finetune.inference import BundleInfo, Encoder, OnnxEncoder
 from finetune.inference.bundle import is_bundle
 from finetune.progress import bar
-from finetune.records import EvaluationSet, Score, Scored, half, write_json
+from finetune.records import AnySet, Score, write_json
 from finetune.report.scores import measure
-
-Metric = Callable[[NDArray[np.floating], NDArray[np.floating]], float]
 
 _SAMPLES = 2_000
 _SEED = 0
@@ -35,7 +31,8 @@ def evaluate(
     Args:
         artifact: A bundle (every precision in it, or the one named), or a model folder.
         folders: BEIR- or STS-shaped; all are read, and their mistakes told, before any encoding.
-        split: ``all``, or one half of a BEIR-shaped folder's queries.
+        split: ``all``, or what selects or reports: a half of a BEIR-shaped folder's queries, of an
+            STS-shaped one ``dev`` or ``test``, or a half where it has one of them only.
         precision: Of a bundle.
 
     Raises:
@@ -45,15 +42,11 @@ def evaluate(
     sets = [_read(folder, split) for folder in folders]
     rows: list[Score] = []
     for name, encoder in encoders:
-        retrieved: dict[str, Outcome] = {}
+        outcomes = {}
         for each in sets:
-            if isinstance(each, EvaluationSet):
-                with bar(f"{name}: {each.name}", len(each.queries) + len(each.corpus)) as progress:
-                    ranking = retrieval.rank(encoder, each, progress=progress)
-                retrieved[each.name] = outcome(ranking, each.qrels)
-            else:
-                rows += _score_pairs(name, encoder, *each)
-        rows += measure({name: retrieved}, _SAMPLES, _SEED)
+            with bar(f"{name}: {each.name}", len(each.prompted)) as progress:
+                outcomes[each.name] = score(encoder, each, progress=progress)
+        rows += measure({name: outcomes}, _SAMPLES, _SEED)
     return rows
 
 
@@ -99,30 +92,11 @@ def _encoders(artifact: Path, precision: str | None) -> Iterator[tuple[str, Enco
     yield "tuned" if tuned else "base", TorchEncoder(load(artifact))
 
 
-def _read(folder: Path, split: str) -> EvaluationSet | tuple[str, list[Scored]]:
-    if beir.kind(folder) == "sts":
-        return folder.name, beir.read_sts(folder)
-    found = beir.read_folder(folder)
+def _read(folder: Path, split: str) -> AnySet:
+    splits = parts.read(folder, Kind.scored if beir.kind(folder) == "sts" else Kind.pairs)
     if split == "all":
-        return found
-    kept = found.only({query for query in found.queries if half(query) == split})
-    if not kept.queries:
-        raise UserError(f"{folder}: no query falls into the {split} half; use --split all")
+        return splits.get("test") or splits["dev"]
+    kept = parts.part(splits, split)
+    if not kept.questions:
+        raise UserError(f"{folder}: nothing falls into the {split} half; use --split all")
     return kept
-
-
-def _score_pairs(
-    artifact: str, encoder: Encoder, name: str, rows: Sequence[Scored]
-) -> Iterator[Score]:
-    cosines = sts.similarities(encoder, rows)
-    truth = np.array([row.score for row in rows])
-    metrics: dict[str, Metric] = {"spearman": sts.spearman}
-    if set(truth.tolist()) == {0.0, 1.0}:
-        metrics["ap"] = sts.average_precision
-    rng = np.random.default_rng(_SEED)
-    samples = [rng.integers(0, len(rows), len(rows)) for _ in range(_SAMPLES // 10)]
-    for metric, function in metrics.items():
-        resampled = [function(cosines[sample], truth[sample]) for sample in samples]
-        low, high = np.nanpercentile(resampled, [2.5, 97.5])
-        value = function(cosines, truth)
-        yield Score(artifact, name, metric, value, len(rows), float(low), float(high))

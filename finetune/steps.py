@@ -8,16 +8,20 @@ import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from finetune.config import Precision
 from finetune.processes import everywhere
 from finetune.records import (
+    AnyRow,
+    AnySet,
     EvaluationSet,
     Mined,
     Pair,
+    Scored,
+    ScoredSet,
     only_set,
     read_dicts,
     read_json,
@@ -87,7 +91,7 @@ def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
 
     encoder = encoder_of("base", settings, inputs, out)
     pairs = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
-    select = _select(inputs["data"])
+    select = cast(EvaluationSet, _select(inputs["data"]))  # domains of pairs have this step
     pool = list(dict.fromkeys([*(pair.positive for pair in pairs), *select.corpus.values()]))
     write_jsonl(out / "pool.jsonl", ({"text": text} for text in pool))
     for name, texts, prompt in (
@@ -139,26 +143,27 @@ def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 
 def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Make the guard's corpus: the select half's golds, and the top of the base and of BM25."""
-    from finetune.evaluation.guard import pooled
+    """Make the guard's set: pairs of the select half, or its golds and the top of base and BM25."""
+    from finetune.evaluation.guard import guard_texts, pooled, sampled
     from finetune.inference import top_k
 
     select = _select(inputs["data"])
+    texts_trained = sum(
+        2 + len(row.get("negatives", ())) for row in read_dicts(inputs["pairs"] / "train.jsonl")
+    )
+    size = guard_texts(texts_trained, settings["guard_share"], settings["epochs"],
+                       settings["checkpoints"])  # fmt: skip
+    if isinstance(select, ScoredSet):
+        write_set(out / select.name, sampled(select, max_texts=size, seed=settings["seed"]))
+        return
     texts = [row["text"] for row in read_dicts(inputs["embed"] / "pool.jsonl")]
     ids = {text: key for key, text in select.corpus.items()}
     vectors = np.load(inputs["embed"] / "pool.npy")
     rows = [index for index, text in enumerate(texts) if text in ids]
     _, found = top_k(np.load(inputs["embed"] / "select.npy"), vectors[rows], 10)
     base_top = [[ids[texts[rows[i]]] for i in line] for line in found.tolist()]
-    texts_trained = sum(
-        2 + len(row.get("negatives", ())) for row in read_dicts(inputs["pairs"] / "train.jsonl")
-    )
-    size = settings["guard_share"] * 3 * texts_trained * settings["epochs"]
-    write_set(
-        out / select.name,
-        pooled(select, base_top, max_texts=int(size / (settings["checkpoints"] + 1)),
-               seed=settings["seed"]),
-    )  # fmt: skip
+    small = pooled(select, base_top, max_texts=size, seed=settings["seed"])
+    write_set(out / select.name, small)
 
 
 @everywhere
@@ -166,13 +171,15 @@ def train(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Train, guarded by the select half."""
     from finetune import training
 
-    kind: type[Pair] | type[Mined] = Mined if settings["mined"] else Pair
-    rows: list[Pair | Mined] = list(read_jsonl(inputs["pairs"] / "train.jsonl", kind))
+    select = only_set(inputs["select"])
+    trained: type[AnyRow] = Mined if settings["mined"] else Pair
+    kind = Scored if isinstance(select, ScoredSet) else trained
+    rows: list[AnyRow] = list(read_jsonl(inputs["pairs"] / "train.jsonl", kind))
     plan = training.Plan(
         settings["train"], dict(settings["loss"]), Precision(settings["precision"]),
         settings["device"], settings["threads"], settings["seed"], dict(settings["adapter"]),
     )  # fmt: skip
-    training.train(inputs["model"] / "model", rows, only_set(inputs["select"]), plan, out,
+    training.train(inputs["model"] / "model", rows, select, plan, out,
                    others=read_known(inputs["pairs"]))  # fmt: skip
 
 
@@ -184,13 +191,13 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
 
     sets = [read_set(folder) for folder in sorted((inputs["data"] / "report").iterdir())]
     passages = _sample(inputs["data"], settings["speed_texts"], settings["seed"])
-    queries = list(sets[0].queries.values())
+    queries = [question[0] for question in sets[0].questions.values()]
     speeds = {}
     outcomes = out / "outcomes"
     for artifact in settings["artifacts"]:
         if artifact == "bm25":
             (outcomes / artifact).mkdir(parents=True)
-            for each in sets:
+            for each in (each for each in sets if isinstance(each, EvaluationSet)):
                 path = outcomes / artifact / f"{each.name}.jsonl"
                 write_outcome(path, outcome(bm25.rank(each), each.qrels))
             continue
@@ -215,6 +222,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
 
     data_folder = inputs["sets"]
     sets = [read_set(folder) for folder in sorted((data_folder / "report").iterdir())]
+    names, selected = [each.name for each in sets], _select(data_folder).name
     general = only_set(inputs["general"] / "report") if "general" in inputs else None
     build(
         Facts(
@@ -232,7 +240,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             curves=rounds.curves(inputs, out),
             parity=read_json(inputs["export"] / "parity.json"),
             sets=[*sets, general] if general else sets,
-            domain_set=_select(data_folder).name,
+            domain_set=selected if selected in names else names[0],  # that of domain.test
             general_set=general.name if general else None,
             merge=read_json(inputs["merge"] / "merge.json") if "merge" in inputs else None,
         ),
@@ -290,14 +298,13 @@ def _set_threads(settings: Settings) -> None:
     torch.set_num_threads(settings["threads"])
 
 
-def _select(data_folder: Path) -> EvaluationSet:
+def _select(data_folder: Path) -> AnySet:
     return only_set(data_folder / "select")
 
 
 def _sample(data_folder: Path, count: int, seed: int) -> list[str]:
-    """Draw passages and queries of the select half, seeded."""
-    select = _select(data_folder)
-    texts = [*select.queries.values(), *select.corpus.values()]
+    """Draw texts of the select half, seeded."""
+    texts = [text for _, text in _select(data_folder).prompted]
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(texts), min(count, len(texts)), replace=False)
     return [texts[index] for index in sorted(chosen.tolist())]

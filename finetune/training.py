@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ from finetune import processes, strategy
 from finetune.adapter.prefix import PrefixTransformer
 from finetune.batching import BucketSampler, Share
 from finetune.checkpoints import (
-    SELECT_SCORE,
     Curves,
     MarkComplete,
     Patience,
@@ -47,15 +46,23 @@ from finetune.checkpoints import (
 )
 from finetune.config import Precision, Train
 from finetune.errors import UserError
-from finetune.evaluation import retrieval
+from finetune.evaluation.artifacts import score
 from finetune.mining import known_answers, without_known
-from finetune.records import EvaluationSet, Mined, Pair, normalised, read_json, write_json
+from finetune.records import (
+    AnyRow,
+    AnySet,
+    Mined,
+    Pair,
+    Scored,
+    normalised,
+    read_json,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
 
 CURVES = "curves.jsonl"
 RESULT = "training.json"
-_METRIC = "ndcg@10"
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,8 @@ class Plan:
 
 def train(
     base: Path,
-    rows: Sequence[Pair | Mined],
-    select: EvaluationSet,
+    rows: Sequence[AnyRow],
+    select: AnySet,
     plan: Plan,
     out: Path,
     others: Sequence[Pair] = (),
@@ -86,7 +93,7 @@ def train(
     Args:
         base: Folder of the model to start from.
         rows: Training rows; of their negatives, as many are used as the poorest has.
-        select: Queries of the select half on a pooled corpus.
+        select: Queries of the select half on a pooled corpus, or scored pairs of it.
         plan: Settings.
         out: Gets ``model/`` (the best checkpoint, or the base), ``curves.jsonl`` and
             ``training.json`` (what this function returns); of LoRA also ``adapter/``, unmerged.
@@ -117,14 +124,16 @@ def train(
     resume = processes.once(lambda: last_complete(checkpoints))
     guard = Guard(select, plan.precision)
     curves = Curves(
-        out / CURVES if processes.first() else Path(os.devnull), keep_until=step_of(resume)
+        out / CURVES if processes.first() else Path(os.devnull),
+        guard.score,
+        keep_until=step_of(resume),
     )
     base_score = processes.once(lambda: _base_score(curves, guard, model))
     finish = _attach(model, rows, select, plan, out)
     trainer = Trainer(
         sampler,
         model=model,
-        args=_arguments(plan, len(sampler), model, checkpoints),
+        args=_arguments(plan, len(sampler), model, checkpoints, guard.score),
         train_dataset=_dataset(rows),
         loss=instantiate(strategy.gathering(plan.loss), model=model),
         evaluator=guard,
@@ -135,7 +144,7 @@ def train(
     if not processes.first():  # another dropout for other rows
         torch.manual_seed(plan.seed + processes.rank())
     start = time.perf_counter()
-    if resume and ended(resume, plan.train.patience):
+    if resume and ended(resume, plan.train.patience, guard.score):
         trainer.restore(resume)
     else:
         with _columns(plan.device):
@@ -211,11 +220,12 @@ class Trainer(SentenceTransformerTrainer):
 class Guard(BaseEvaluator):
     """Scores a model on the select half; the trainer keeps the checkpoint that scores best."""
 
-    def __init__(self, select: EvaluationSet, precision: Precision) -> None:
+    def __init__(self, select: AnySet, precision: Precision) -> None:
         super().__init__()
         self.select = select
         self.autocast = _autocast(precision)
-        self.primary_metric = _METRIC
+        self.primary_metric = select.main
+        self.score = f"eval_{select.main}"  # the trainer's name for it
 
     def __call__(  # type: ignore[override] # our trainer hands over nothing else
         self,
@@ -224,14 +234,13 @@ class Guard(BaseEvaluator):
         epoch: float = -1,
         steps: int = -1,
     ) -> dict[str, float]:
-        """Return mean NDCG@10; the other arguments are the trainer's and not used."""
-        return {_METRIC: float(self.values(model).mean())}
+        """Return mean NDCG@10 or Spearman; the other arguments are the trainer's and not used."""
+        return {self.select.main: float(self.values(model).mean())}
 
     def values(self, model: SentenceTransformer) -> NDArray[np.float64]:
-        """Return each query's NDCG@10, ``[n]``."""
+        """Return ``[n]`` values, one a query or pair, whose mean is the score."""
         encoder = models.TorchEncoder(model, autocast=self.autocast)
-        ranking = retrieval.rank(encoder, self.select)
-        return retrieval.score(ranking, self.select.qrels)[_METRIC]
+        return score(encoder, self.select).metrics[self.select.main]
 
 
 def _autocast(precision: Precision) -> torch.dtype | None:
@@ -241,21 +250,17 @@ def _autocast(precision: Precision) -> torch.dtype | None:
 
 def _attach(
     model: SentenceTransformer,
-    rows: Sequence[Pair | Mined],
-    select: EvaluationSet,
+    rows: Sequence[AnyRow],
+    select: AnySet,
     plan: Plan,
     out: Path,
 ) -> adapters.Finish:
     """Add the adapter that the plan names; return what brings the model into its saved form."""
     if not plan.adapter:
         return lambda folder: None
-    query, passage = (model.prompts.get(name) or "" for name in ("query", "passage"))
-    texts: list[str] = []
-    for row in rows:
-        texts += [query + row.query, passage + row.positive]
-        texts += [passage + negative for negative in row.negatives]
-    guarded = [query + text for text in select.queries.values()]
-    guarded += [passage + text for text in select.corpus.values()]
+    prompts = {name: model.prompts.get(name) or "" for name in ("query", "passage")}
+    texts = [prompts[name] + text for row in rows for name, text in row.prompted]
+    guarded = [prompts[name] + text for name, text in select.prompted]
     if not processes.first():
         guarded = []
     reads = adapters.Reads(texts, guarded, plan.train.epochs, _autocast(plan.precision), out)
@@ -279,12 +284,12 @@ def _columns(device: str) -> AbstractContextManager[None]:
 
 
 def _arguments(
-    plan: Plan, batches: int, model: SentenceTransformer, folder: Path
+    plan: Plan, batches: int, model: SentenceTransformer, folder: Path, score_name: str
 ) -> SentenceTransformerTrainingArguments:
     train = plan.train
     steps = max(1, round(batches * train.epochs))
     every = max(1, -(-steps // train.checkpoints))
-    passage = model.prompts.get("passage") or ""
+    query, passage = (model.prompts.get(name) or "" for name in ("query", "passage"))
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -297,7 +302,8 @@ def _arguments(
         fp16=plan.precision is Precision.fp16,
         use_cpu=plan.device == "cpu",
         seed=plan.seed,
-        prompts={"query": model.prompts.get("query") or "", "positive": passage}
+        # Both texts of a scored pair as queries, as they are evaluated.
+        prompts={"query": query, "positive": passage, "a": query, "b": query}
         | {f"negative_{i}": passage for i in range(1, 33)},
         eval_strategy="steps",
         eval_steps=every,
@@ -305,7 +311,7 @@ def _arguments(
         save_steps=every,
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model=SELECT_SCORE,
+        metric_for_best_model=score_name,
         greater_is_better=True,
         logging_steps=max(1, every // 5),
         report_to=[],
@@ -323,25 +329,28 @@ def _base_score(curves: Curves, guard: Guard, model: SentenceTransformer) -> flo
     known = curves.base_score()
     if known is not None:
         return known
-    score = guard(model)[_METRIC]
-    curves.write({"step": 0, SELECT_SCORE: score})
+    score = guard(model)[guard.select.main]
+    curves.write({"step": 0, guard.score: score})
     return score
 
 
-def _dataset(rows: Sequence[Pair | Mined]) -> Dataset:
-    columns = {"query": [row.query for row in rows], "positive": [row.positive for row in rows]}
-    for index in range(len(rows[0].negatives)):
-        columns[f"negative_{index + 1}"] = [row.negatives[index] for row in rows]
+def _dataset(rows: Sequence[AnyRow]) -> Dataset:
+    if isinstance(rows[0], Scored):
+        names = ("a", "b", "score")
+        return Dataset.from_dict({name: [getattr(row, name) for row in rows] for name in names})
+    pairs = cast(Sequence[Pair | Mined], rows)
+    columns = {"query": [row.query for row in pairs], "positive": [row.positive for row in pairs]}
+    for index in range(len(pairs[0].negatives)):
+        columns[f"negative_{index + 1}"] = [row.negatives[index] for row in pairs]
     return Dataset.from_dict(columns)
 
 
-def _sampler(
-    rows: Sequence[Pair | Mined], known: Mapping[str, set[str]], plan: Plan
-) -> BucketSampler:
+def _sampler(rows: Sequence[AnyRow], known: Mapping[str, set[str]], plan: Plan) -> BucketSampler:
     if len(rows) < processes.count():
         raise UserError(f"only {len(rows)} training pairs for {processes.count()} processes")
-    texts = [[normalised(t) for t in (row.query, row.positive, *row.negatives)] for row in rows]
-    answers = [known[text[0]] for text in texts]
+    # A text of a scored pair is no other pair's negative, so that any batch will do.
+    texts = [[normalised(text) for _, text in row.prompted] for row in rows]
+    answers = [known.get(text[0], set()) for text in texts]
     return BucketSampler(texts, answers, plan.train.batch_size, plan.seed)
 
 

@@ -30,15 +30,17 @@ from rich.text import Text
 
 from finetune import pipeline, report, steps, tracking
 from finetune.compose import GROUPS, compose
-from finetune.config import Config
+from finetune.config import Config, Kind
 from finetune.errors import UserError
 from finetune.ranges import Range, Search, Value, value_of
-from finetune.records import read_json, write_json
+from finetune.records import EvaluationSet, ScoredSet, read_json, write_json
+from finetune.report.facts import METRIC_NAMES
 from finetune.stage import Planned, own_folder, plan
 
 log = logging.getLogger(__name__)
 
-_METRIC = "select/ndcg@10"
+# The metric of the select half, by what the domain holds.
+_METRICS = {Kind.pairs: EvaluationSet.main, Kind.scored: ScoredSet.main}
 
 
 @dataclass(frozen=True)
@@ -90,25 +92,27 @@ def run(search: Search) -> Outcome:
         _make_trials(study, search, partial(_train, search, folder, group.run_id))
         outcome = _outcome(study, search)
         write_json(folder / "trials.json", [dataclasses.asdict(each) for each in outcome.trials])
-        group.finish({f"best/{_METRIC}": outcome.trials[0].score, f"base/{_METRIC}": outcome.base},
-                     [folder / "trials.json"])  # fmt: skip
+        metric = _METRICS[search.as_is.domain.kind]
+        group.finish({f"best/select/{metric}": outcome.trials[0].score,
+                      f"base/select/{metric}": outcome.base}, [folder / "trials.json"])  # fmt: skip
     return outcome
 
 
 def show(outcome: Outcome) -> None:
     """Print the trials, best first, and the command that trains with the best values."""
+    metric = METRIC_NAMES[_METRICS[outcome.search.as_is.domain.kind]]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("trial", justify="right", no_wrap=True)
     for key in outcome.search.space:
         table.add_column(Text(key.lstrip("+")), overflow="fold")
-    table.add_column("NDCG@10", justify="right", no_wrap=True)
+    table.add_column(metric, justify="right", no_wrap=True)
     table.add_column("Δ", justify="right", no_wrap=True)
     for trial in outcome.trials:
         values = [Text(each.partition("=")[2]) for each in trial.overrides]
         score, gain = f"{100 * trial.score:.2f}", f"{100 * (trial.score - outcome.base):+.2f}"
         table.add_row(str(trial.number + 1), *values, score, gain)
     report.show(table)
-    report.show(Text(f"NDCG@10 in points on the select half; Δ: difference to the base, "
+    report.show(Text(f"{metric} in points on the select half; Δ: difference to the base, "
                      f"{100 * outcome.base:.2f}", style="dim"))  # fmt: skip
 
 
@@ -162,7 +166,7 @@ def _make_trials(
             study.tell(number, state=TrialState.FAIL)  # another call tries other values
             raise
         study.tell(number, found)
-        log.info("trial %d of %d: %s %.4f", made + 1, search.trials, _METRIC, found)
+        log.info("trial %d of %d: select score %.4f", made + 1, search.trials, found)
 
 
 def _next(

@@ -11,10 +11,14 @@ import yaml
 from finetune import check
 from finetune.check import target_problems
 from finetune.compose import GROUPS, ROOT, choices, compose, known_keys
-from finetune.config import Config, Precision, to_dict
+from finetune.config import Config, Kind, Precision, to_dict
 from finetune.errors import UserError, nearest
 
 PARTS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
+KINDS = {
+    name: yaml.safe_load((ROOT / f"configs/domain/{name}.yaml").read_text("utf-8"))["kind"]
+    for name in choices("domain")
+}
 # configs/tune is no part of a run; tests/test_ranges.py covers it.
 FILES = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name != "tune")
 
@@ -27,17 +31,41 @@ def problems(*overrides: str) -> list[str]:
 
 @pytest.mark.parametrize("domain", choices("domain"))
 @pytest.mark.parametrize("recipe", choices("recipes"))
-def test_every_recipe_composes_with_every_domain(recipe, domain):
-    config = compose([f"recipes={recipe}", f"domain={domain}", "paths.data=/data"])
-    assert (config.recipe, config.domain.name) == (recipe, domain)
-    json.dumps(to_dict(config))
+def test_every_recipe_composes_with_every_domain_whose_rows_it_can_learn_from(recipe, domain):
+    line = [f"recipes={recipe}", f"domain={domain}", "paths.data=/data"]
+    wanted, held = check.kind_of(compose([f"recipes={recipe}"]).loss).value, KINDS[domain]
+    if wanted == held:
+        config = compose(line)
+        assert (config.recipe, config.domain.name) == (recipe, domain)
+        json.dumps(to_dict(config))
+        return
+    told = next(each for each in problems(*line) if each.startswith(f"recipes={recipe}: its loss"))
+    assert f"domain={domain} holds" in told and f"domain.kind={wanted}" in told
+    listed = told.split("choose a domain that holds ")[1].split(": ")[1].split(" (")[0]
+    assert listed.split(", ") == [name for name, kind in KINDS.items() if kind == wanted]
+
+
+def test_another_loss_lets_a_recipe_learn_from_the_other_rows():
+    assert compose(["recipes=full", "domain=stsb_zh", "loss=cosent"]).domain.kind is Kind.scored
+    assert compose(["recipes=cosent", "domain=legal", "loss=mnrl"]).domain.kind is Kind.pairs
+    for loss in ("AnglELoss", "CosineSimilarityLoss"):
+        target = f"loss._target_=sentence_transformers.sentence_transformer.losses.{loss}"
+        assert compose(["recipes=full", "domain=atec", target]).loss["scale"] == 50
+
+
+def test_scored_pairs_are_neither_mined_nor_generated():
+    mined, generated = problems("recipes=cosent", "mine=positive_aware", "generate=documents")
+    assert mined == "mine.rounds=1: scored pairs take no negatives; set mine=none"
+    assert generated.startswith("generate.use=join: makes pairs") and "generate=none" in generated
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_part_composes_and_has_just_the_keys_of_its_schema(path):
     group = path.parent.name
-    config = compose(["recipes=full", f"{group}={path.stem}"])
     content = yaml.safe_load(path.read_text("utf-8"))
+    scored = content.get("kind") == "scored" or check.kind_of(content) is Kind.scored
+    recipe = "cosent" if scored else "full"
+    config = compose([f"recipes={recipe}", f"{group}={path.stem}"])
     if group in PARTS:
         assert set(content) == {f.name for f in dataclasses.fields(PARTS[group])}
         assert getattr(config, group) is not None
@@ -212,10 +240,27 @@ def test_the_examples_in_the_comments_of_the_configs_work(tmp_path):
     (example,) = re.findall(r"'domain.columns=.*?}'", text)
     config = compose(["recipes=full", "domain=custom", *shlex.split(example)])
     assert config.domain.columns == {"query": "问题", "positive": "回答"}
+    (example,) = re.findall(r"or scored ({.*?})", text)
+    line = ["recipes=cosent", "domain=custom", "domain.kind=scored", f"domain.columns={example}"]
+    assert compose(line).domain.columns == {"a": "句子1", "b": "句子2", "score": "分数"}
     assert compose(["recipes=full", "domain.columns={query: 问, positive: ''}"]).domain.columns == {
         "query": "问",
         "positive": "",
     }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "columns"),
+    [
+        (["domain.columns.source=来源"], {"source": "来源"}),
+        (["domain.columns={query: 问, source: 来源}"], {"query": "问", "source": "来源"}),
+        (["domain.columns={query: 问}", "domain.columns.id=号"], {"query": "问", "id": "号"}),
+        (["+domain.columns.id=号"], {"id": "号"}),
+        (["++domain.columns.id=号"], {"id": "号"}),
+    ],
+)
+def test_any_field_of_the_rows_can_be_mapped(overrides, columns):
+    assert compose(["recipes=full", "domain=custom", *overrides]).domain.columns == columns
 
 
 def test_values_that_follow_from_others():

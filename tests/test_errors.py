@@ -10,7 +10,7 @@ import pytest
 from finetune import cli, hub, pipeline, stage
 from finetune.check import GENERATORS
 from finetune.compose import compose
-from finetune.config import BadRows, Check, Domain, Hub, Model, Source
+from finetune.config import BadRows, Check, Domain, Hub, Kind, Model, Source
 from finetune.data import beir
 from finetune.data.documents import read_documents
 from finetune.data.load import read_pairs
@@ -18,6 +18,7 @@ from finetune.data.prepare import prepare
 from finetune.errors import UserError
 from finetune.model import build_base
 from finetune.ranges import read_search
+from finetune.records import half
 
 DOCS = (Path(__file__).parents[1] / "docs/errors.md").read_text(encoding="utf-8")
 GOOD = b'{"query": "\xe9\x97\xae", "positive": "\xe7\xad\x94"}\n'
@@ -63,6 +64,21 @@ PAIRS = {
     "duplicate id": ("a.jsonl", b'{"query": "a", "positive": "b", "id": 1}\n'
                      b'{"query": "c", "positive": "d", "id": "1"}\n',
                      "expected ids that occur once", ["a.jsonl:2", "'1'", "line 1"]),
+}  # fmt: skip
+
+SCORED_GOOD = b'{"a": "x", "b": "y", "score": 1}\n'
+SCORED = {
+    "no score": ("a.jsonl", b'{"a": "x", "b": "y"}\n', "no column",
+                 ["'score'", "domain.columns.score="]),
+    "score in words": ("a.csv", b"a,b,score\nx,y,high\n", "expected a finite number",
+                       ["a.csv:2", "'high'", "bad_rows=drop"]),
+    "not finite": ("a.jsonl", SCORED_GOOD + b'{"a": "x", "b": "z", "score": NaN}',
+                   "expected a finite number", ["a.jsonl:2", "nan"]),
+    "no first text": ("a.jsonl", b'{"a": null, "b": "y", "score": 1}', "expected text: fill it in",
+                      ["a.jsonl:1", "a is null"]),
+    "ids of scored pairs": ("a.jsonl", b'{"a": "x", "b": "y", "score": 1, "id": 1}\n'
+                            b'{"a": "x", "b": "z", "score": 1, "id": 1}',
+                            "expected ids that occur once", ["a.jsonl:2", "line 1"]),
 }  # fmt: skip
 
 TEXTS = '{"id": "c", "text": "篇"}\n'
@@ -112,6 +128,14 @@ def test_pairs(tmp_path, name, raw, phrase, parts):
         path.write_bytes(raw)
     with pytest.raises(UserError) as caught:
         read_pairs(str(path), {}, BadRows.stop)
+    check(caught.value, phrase, parts)
+
+
+@pytest.mark.parametrize(("name", "raw", "phrase", "parts"), SCORED.values(), ids=SCORED)
+def test_scored_pairs(tmp_path, name, raw, phrase, parts):
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(UserError) as caught:
+        read_pairs(str(tmp_path / name), {}, BadRows.stop, Kind.scored)
     check(caught.value, phrase, parts)
 
 
@@ -169,13 +193,57 @@ def test_domains(tmp_path, changes, phrase, parts):
                            "qrels.tsv": JUDGED}.items():  # fmt: skip
             (test / name).write_text(text, encoding="utf-8")
     settings = {
-        "name": "custom", "source": Source.files, "train": str(tmp_path / "train.jsonl"),
-        "dev": tmp_path / "dev", "documents": None, "columns": {}, "sources": None, "full": False,
+        "name": "custom", "source": Source.files, "kind": Kind.pairs,
+        "train": str(tmp_path / "train.jsonl"), "dev": tmp_path / "dev", "documents": None,
+        "columns": {}, "sources": None, "full": False,
     }  # fmt: skip
     with pytest.raises(UserError) as caught:
         prepare(
             Domain(**(settings | changes | {"test": test})), Check(BadRows.stop), None, 0, tmp_path
         )
+    check(caught.value, phrase, parts)
+    assert not (tmp_path / "summary.json").exists()
+
+
+def sts_lines(*scores):
+    return "".join(
+        f'{{"sentence1": "e{n}", "sentence2": "f{n}", "label": {score}}}\n'
+        for n, score in enumerate(scores)
+    )
+
+
+# Alike are just the pairs that report.
+HALVED = sts_lines(*(int(half(f"dev-{line}") == "report") for line in range(1, 25)))
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "changes", "phrase", "parts"),
+    [
+        ("1", sts_lines(*[0, 1] * 12), {}, "every score of", ["domain.train", "is 1"]),
+        ("0", sts_lines(0, 1), {}, "falls into the", ["domain.test=<folder>"]),
+        ("0", sts_lines(1, 1), {}, "is 1; expected pairs that are alike", ["dev/test.jsonl"]),
+        ("0", HALVED, {}, "has one score", ["domain.dev", "domain.test=<folder>"]),
+        ("0", None, {}, "is a retrieval set", ["domain.kind=pairs"]),
+        ("0", sts_lines(0, 1), {"kind": Kind.pairs}, "is a similarity set", ["domain.kind=scored"]),
+        ("0", sts_lines(0, 1), {"test": "dev"}, "which only the final scores may see", ["dev"]),
+        ("0", sts_lines(0, 1), {"dev": None}, "not set", ["test.jsonl, dev.jsonl or both"]),
+    ],
+)
+def test_scored_domains(tmp_path, train, dev, changes, phrase, parts):
+    text = f'{{"a": "x", "b": "y", "score": {train}}}\n{{"a": "x", "b": "z", "score": 1}}\n'
+    (tmp_path / "train.jsonl").write_text(text, encoding="utf-8")
+    folder = tmp_path / "dev"
+    folder.mkdir()
+    (folder / ("test.jsonl" if dev else "corpus.jsonl")).write_text(dev or TEXTS, "utf-8")
+    settings = {
+        "name": "custom", "source": Source.files, "kind": Kind.scored,
+        "train": str(tmp_path / "train.jsonl"), "dev": folder, "test": None, "documents": None,
+        "columns": {}, "sources": None, "full": False,
+    } | changes  # fmt: skip
+    if settings["test"]:
+        settings["test"] = folder
+    with pytest.raises(UserError) as caught:
+        prepare(Domain(**settings), Check(BadRows.stop), None, 0, tmp_path)
     check(caught.value, phrase, parts)
     assert not (tmp_path / "summary.json").exists()
 
@@ -209,6 +277,17 @@ def test_documents(tmp_path, name, content, phrase, parts):
         (["recipes=full", "domain=leagl"], "unknown domain", ["did you mean 'legal'?"]),
         (["recipes=full", "train.epoch=3"], "unknown key", ["did you mean 'train.epochs'?"]),
         (["recipes=full", "a b"], "write key=value", ["a b"]),
+        (
+            ["recipes=cosent", "domain=legal"],
+            "learns from scored pairs",
+            ["recipes=cosent", "CoSENTLoss", "domain=legal", "afqmc, atec, medical_qqr, stsb_zh"],
+        ),
+        (
+            ["recipes=full", "domain=atec"],
+            "learns from pairs of a query and its answer",
+            ["MultipleNegativesRankingLoss", "domain=atec", "legal, medical", "loss=cosent"],
+        ),
+        (["recipes=cosent", "mine=positive_aware"], "take no negatives", ["mine=none"]),
     ],
 )
 def test_configuration(overrides, phrase, parts):

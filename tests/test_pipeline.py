@@ -16,7 +16,7 @@ from finetune import pipeline
 from finetune.check import PRECISIONS
 from finetune.compose import choices, compose, known_keys
 from finetune.config import Config, Hub, Source, to_dict
-from finetune.data.card import read_card
+from finetune.data.card import Task, read_card
 from finetune.errors import UserError
 from finetune.export.parity import FLOORS
 from finetune.inference import BundleInfo, OnnxEncoder
@@ -213,8 +213,9 @@ def test_a_step_that_the_plan_does_not_name(arguments, recipe, until, phrase):
     "name", sorted(set(choices("domain")) - {"custom", "statutes", "statutes_full"})
 )
 def test_without_paths_data_the_card_says_what_is_expected(name, until):
+    recipe = "cosent" if read_card(name).task is Task.similarity else "full"
     with pytest.raises(UserError) as caught:
-        pipeline.resolve(compose(["recipes=full", f"domain={name}", *until]))
+        pipeline.resolve(compose([f"recipes={recipe}", f"domain={name}", *until]))
     (problem,) = caught.value.problems
     assert problem.startswith(f"domain={name}: set paths.data=<folder>")
     files = read_card(name).files

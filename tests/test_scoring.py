@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +99,21 @@ def test_labelled_pairs_give_spearman_and_average_precision(tiny_model, tiny_bun
     assert {(row.set, row.n) for row in rows.values()} == {("lcqmc", 120)}
     assert all(row.ci_low <= row.value <= row.ci_high for row in rows.values())
     assert rows["spearman"].ci_low < rows["spearman"].ci_high
-    both = scoring.evaluate(tiny_bundle, [pairs], "report", None)
-    assert len(both) == 4 and {row.n for row in both} == {120}  # pairs are never split
+
+
+def test_pairs_of_one_file_are_halved_and_splits_are_not(tiny_bundle, pairs, tmp_path):
+    def counts(folder):
+        return [scoring.evaluate(tiny_bundle, [folder], split, "fp32")[0].n
+                for split in ("all", "select", "report")]  # fmt: skip
+
+    ids = [f"lcqmc-{line}" for line in range(1, 121)]
+    select = sum(half(key) == "select" for key in ids)
+    assert counts(pairs) == [120, select, 120 - select] and 40 < select < 80
+    both = tmp_path / "both"
+    shutil.copytree(pairs, both)
+    lines = (both / "test.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (both / "dev.jsonl").write_text("".join(lines[:50]), "utf-8")
+    assert counts(both) == [120, 50, 120]
 
 
 def test_graded_pairs_give_spearman_alone(tiny_bundle, tmp_path):

@@ -187,3 +187,10 @@ def test_what_changes_a_trial_begins_another_search(line):
     assert tune._name(read_search([*line, "tune.trials=9"])) == name
     for change in ("seed=1", "train.epochs=2", "mine.candidates=5", "train.warmup=interval(0,1)"):
         assert (tune._name(read_search([*line, change])) == name) == change.startswith("mine")
+
+
+def test_a_search_on_scored_pairs_speaks_of_spearman(capsys):
+    asked = read_search(["recipes=cosent", "train.learning_rate=interval(1e-5,1e-4)"])
+    tune.show(tune.Outcome(asked, [tune.Trial(0, ["train.learning_rate=2e-5"], 0.5)], 0.4))
+    shown = capsys.readouterr().out
+    assert "Spearman" in shown and "NDCG" not in shown

@@ -40,6 +40,35 @@ def learnable_domain(folder: Path, model: Path, topics: int = 16, queries: int =
     return folder
 
 
+def learnable_scores(folder: Path, model: Path, topics: int = 16) -> Path:
+    """Write a domain of scored pairs: 1 where topic k is asked and told, 0 where another is told.
+
+    320 pairs, half of them alike, and a dev folder of 256 others in one file.
+    """
+    dev = folder / "dev"
+    dev.mkdir(parents=True)
+    letters = known_letters(model)
+    noise = letters[100:140]
+    asked = [letters[2 * k : 2 * k + 2] for k in range(topics)]
+    told = [letters[40 + 2 * k : 42 + 2 * k] for k in range(topics)]
+
+    def pairs(first: int, count: int) -> list[tuple[str, str, int]]:
+        return [
+            (f"{asked[k]}{noise[i]}？", f"{told[(k + shift) % topics]}{noise[(i + k) % 40]}。",
+             int(shift == 0))
+            for k in range(topics) for i in range(first, first + count)
+            for shift in (0, 1 + (i + k) % (topics - 1))
+        ]  # fmt: skip
+
+    write_rows(folder / "train.jsonl", [
+        {"a": a, "b": b, "score": score} for a, b, score in pairs(0, 10)
+    ])  # fmt: skip
+    write_rows(dev / "test.jsonl", [
+        {"sentence1": a, "sentence2": b, "label": score} for a, b, score in pairs(10, 8)
+    ])  # fmt: skip
+    return folder
+
+
 def known_letters(model: Path) -> str:
     """The Chinese characters that the model knows."""
     vocabulary = json.loads((model / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
@@ -60,6 +89,8 @@ def overrides(model: Path, domain: Path, work: Path, recipe: str, *more: str) ->
     }  # fmt: skip
     if recipe == "contrastive":
         settings |= {"mine.candidates": "200", "mine.negatives": "1", "mine.relative_margin": "0"}
+    if recipe == "cosent":
+        settings |= {"domain.kind": "scored"}
     settings |= dict(each.split("=", 1) for each in more)
     return [f"{key}={value}" for key, value in settings.items()]
 

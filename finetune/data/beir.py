@@ -12,12 +12,13 @@ from finetune.data.clean import BadRow
 from finetune.data.lines import empty, ending, existing, names, objects, reason, text_lines
 from finetune.data.problems import Problems, listed, meant, printable, shown, type_name
 from finetune.errors import UserError
-from finetune.records import EvaluationSet, Scored
+from finetune.records import EvaluationSet, Scored, ScoredSet
 
 log = logging.getLogger(__name__)
 
 _FILES = ("corpus.jsonl", "queries.jsonl", "qrels.tsv")
-_STS_FILES = ("test.jsonl", "dev.jsonl")
+_STS_SPLITS = ("test", "dev")
+_STS_FILES = tuple(f"{split}.jsonl" for split in _STS_SPLITS)
 _SHAPES = (
     "expected a retrieval set (corpus.jsonl and queries.jsonl with id and text, qrels.tsv with "
     "query id, passage id and score), or a similarity set (test.jsonl or dev.jsonl with "
@@ -55,7 +56,10 @@ def read_folder(folder: Path) -> EvaluationSet:
         UserError: With every problem in all three files.
     """
     if kind(folder) != "beir":
-        raise UserError(f"{printable(str(folder))}: is a similarity set; {_SHAPES}")
+        raise UserError(
+            f"{printable(str(folder))}: is a similarity set, on which domains of scored pairs "
+            f"(domain.kind=scored) are evaluated; {_SHAPES}"
+        )
     problems = Problems()
     changed: Counter[str] = Counter()
     corpus = _texts(folder, "corpus.jsonl", problems, changed)
@@ -72,13 +76,29 @@ def read_folder(folder: Path) -> EvaluationSet:
     return EvaluationSet(name, queries, corpus, qrels).only(judged)
 
 
-def read_sts(path: Path) -> list[Scored]:
-    """Read an STS-shaped folder (``test.jsonl``, else ``dev.jsonl``), or such a file itself.
+def splits(path: Path) -> tuple[str, ...]:
+    """Return which of ``test`` and ``dev`` an STS-shaped folder has; a file is ``test``.
+
+    Raises:
+        UserError: When it is no STS-shaped folder.
+    """
+    if kind(path) != "sts":
+        raise UserError(
+            f"{printable(str(path))}: is a retrieval set, on which domains of pairs "
+            f"(domain.kind=pairs) are evaluated; {_SHAPES}"
+        )
+    there = () if _is_file(path) else _names(path)
+    found = tuple(s for s in _STS_SPLITS if {f"{s}.jsonl", f"{s}.jsonl.gz"} & set(there))
+    return found or _STS_SPLITS[:1]
+
+
+def read_sts(path: Path, split: str | None = None) -> ScoredSet:
+    """Read a split of an STS-shaped folder (else ``test``, else ``dev``), or such a file itself.
 
     Raises:
         UserError: With every problem found.
     """
-    file, name = _sts_file(path)
+    file, name = _sts_file(path, split)
     problems = Problems()
     changed: Counter[str] = Counter()
     rows: list[Scored] = []
@@ -98,7 +118,7 @@ def read_sts(path: Path) -> list[Scored]:
             f"{printable(str(file))}: every {field} is {rows[0].score:g}; expected pairs that are "
             "alike and pairs that are not: name another file"
         )
-    return rows
+    return ScoredSet(name, tuple(rows))
 
 
 def _is_file(path: Path) -> bool:
@@ -134,17 +154,12 @@ def _find(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _sts_file(path: Path) -> tuple[Path, str]:
+def _sts_file(path: Path, split: str | None) -> tuple[Path, str]:
     """Return the file to read and the name of the set."""
     if _is_file(path) or ending(path) == ".jsonl":
         return existing(path), printable(path.name.split(".")[0])
-    there = _names(path)
-    packed = [f"{name}{end}" for name in _STS_FILES for end in ("", ".gz")]
-    found = [name for name in packed if name in there]
-    if not found:
-        raise UserError(f"{printable(str(path))}: holds {listed(there)}; {_SHAPES}")
-    path = path.expanduser()
-    return path / found[0], printable(path.resolve().name)
+    folder = path.expanduser()
+    return existing(folder / f"{split or splits(path)[0]}.jsonl"), printable(folder.resolve().name)
 
 
 def _texts(folder: Path, name: str, problems: Problems, changed: Counter[str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ class Task(Enum):
     """What the evaluation sets of the domain ask for."""
 
     retrieval = "retrieval"
+    similarity = "similarity"
 
 
 class Script(Enum):

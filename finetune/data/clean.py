@@ -21,6 +21,8 @@ SPACE = "white space stripped"
 _SPACES = "\v\f\x1c\x1d\x1e\x1f\x85"
 _CONTROL = re.compile("[\x00-\x08\v\f\x0e-\x1f\x7f-\x9f\ufeff]")
 _INVISIBLE = "\xad\u200b-\u200f\u2060-\u2064\ufeff"
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LARGEST = 1e9  # far beyond any scale of similarity, and exact in arithmetic
 _VISIBLE = re.compile(rf"[^\s{_INVISIBLE}]")
 
 
@@ -63,6 +65,27 @@ def text(field: str, value: Any, changed: Counter[str]) -> str:
     if stripped != cleaned:
         changed[SPACE] += 1
     return stripped
+
+
+def number(field: str, value: Any) -> float:
+    """Return the number, which in a CSV file is text.
+
+    Args:
+        field: Its name in messages.
+        value: Whatever the file holds.
+
+    Raises:
+        BadRow: When it is no finite number.
+    """
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if type(value) not in (int, float) or not abs(value) < _LARGEST:  # NaN fails this too
+        raise BadRow(
+            "bad score",
+            f"{field} is {shown(value)} ({type_name(value)}); expected a finite number, higher for "
+            "texts that are more alike: correct it, or delete the row",
+        )
+    return float(value)
 
 
 def comparable(text: str) -> str:

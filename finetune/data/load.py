@@ -4,15 +4,15 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune.config import BadRows
+from finetune.config import BadRows, Kind
 from finetune.data.hub import is_hub_id, open_hub
 from finetune.data.lines import empty, ending, existing
 from finetune.data.loaded import Loaded
 from finetune.data.problems import Problems, listed, meant, printable, shown
-from finetune.data.rows import FIELDS, REQUIRED, Collector
+from finetune.data.rows import FORMS, Collector, Form
 from finetune.data.tables import READABLE, Table, open_table
 from finetune.errors import UserError, nearest
-from finetune.records import Dropped, Pair
+from finetune.records import Dropped, Pair, Scored
 
 log = logging.getLogger(__name__)
 
@@ -21,29 +21,33 @@ _OTHER_FILES = (".xlsx", ".xls", ".txt", ".md", ".arrow", ".zip", ".gz")
 
 
 def read_pairs(
-    source: str, columns: Mapping[str, str], bad_rows: BadRows
-) -> tuple[list[Pair], list[Dropped]]:
+    source: str, columns: Mapping[str, str], bad_rows: BadRows, kind: Kind = Kind.pairs
+) -> tuple[list[Pair | Scored], list[Dropped]]:
     """Read the pairs of a source; rows read = pairs + dropped rows.
 
     Args:
         source: A JSON Lines, JSON, CSV, TSV or Parquet file, or ``owner/name[@revision][:split]``
             on the Hugging Face hub.
-        columns: The source's column for each of `FIELDS` that it calls by another name.
+        columns: The source's column for each field that it calls by another name.
         bad_rows: Whether rows that cannot be used end the run or are dropped.
+        kind: Whether a row holds a query and a text that answers it, or two texts and a score.
 
     Raises:
         UserError: With every problem found.
     """
-    loaded = load_pairs(source, columns, bad_rows)
+    loaded = load_pairs(source, columns, bad_rows, kind)
     return list(loaded.pairs), list(loaded.dropped)
 
 
-def load_pairs(source: str, columns: Mapping[str, str], bad_rows: BadRows) -> Loaded:
+def load_pairs(
+    source: str, columns: Mapping[str, str], bad_rows: BadRows, kind: Kind = Kind.pairs
+) -> Loaded:
     """Read as `read_pairs`, and keep each pair's line and the count of changes."""
+    form = FORMS[kind]
     problems = Problems()
     table = _open(source, problems)
-    found = _resolve(columns, table, problems)
-    collector = Collector(table, found, bad_rows, problems)
+    found = _resolve(form, columns, table, problems)
+    collector = Collector(form, table, found, bad_rows, problems)
     for number, row in table.rows(sorted(set(found.values()))):
         collector.add(number, row)
     for name in sorted(columns.keys() - collector.found):
@@ -77,21 +81,24 @@ def _open(source: str, problems: Problems) -> Table:
         raise UserError(f"{shown(source)}: cannot be read ({error.strerror})") from error
 
 
-def _resolve(columns: Mapping[str, str], table: Table, problems: Problems) -> dict[str, str]:
+def _resolve(
+    form: Form, columns: Mapping[str, str], table: Table, problems: Problems
+) -> dict[str, str]:
     """Say which of the table's columns holds which field.
 
     Raises:
         UserError: When a field is unknown or a column is not there.
     """
     before = problems.count
-    for name in sorted(columns.keys() - set(FIELDS)):
-        problems.add(f"domain.columns.{printable(name)}: no such field; {nearest(name, FIELDS)}")
+    for name in sorted(columns.keys() - set(form.fields)):
+        meant_field = nearest(name, form.fields)
+        problems.add(f"domain.columns.{printable(name)}: no such field; {meant_field}")
     found = {}
-    for name in FIELDS:
+    for name in form.fields:
         column = columns.get(name, name)
-        if column in table.columns or (table.ragged and name not in REQUIRED):
+        if column in table.columns or (table.ragged and name in form.optional):
             found[name] = column
-        elif name in columns or name in REQUIRED:
+        elif name in columns or name in form.required:
             problems.add(_no_column(table, name, column, mapped=name in columns))
     if problems.count > before:
         problems.check()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from finetune.records import Dropped, EvaluationSet, Pair
+from finetune.records import AnySet, Dropped, Pair, Scored
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Loaded:
         changed: How many texts were changed, by kind of change.
     """
 
-    pairs: Sequence[Pair]
+    pairs: Sequence[Pair | Scored]
     dropped: Sequence[Dropped]
-    select: tuple[EvaluationSet, ...] = ()
-    report: tuple[EvaluationSet, ...] = ()
+    select: tuple[AnySet, ...] = ()
+    report: tuple[AnySet, ...] = ()
     origin: str = ""
     lines: Mapping[str, int] = field(default_factory=dict)
     changed: Mapping[str, int] = field(default_factory=dict)

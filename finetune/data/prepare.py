@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune.config import Check, Domain, Source
-from finetune.data import beir, clean
+from finetune.data import parts
 from finetune.data.load import load_pairs
 from finetune.data.loaded import Loaded
 from finetune.errors import UserError, nearest
 from finetune.records import (
+    AnySet,
     Dropped,
     EvaluationSet,
     Pair,
-    half,
+    Scored,
     normalised,
     write_json,
     write_jsonl,
@@ -32,6 +33,8 @@ Value = TypeVar("Value")
 
 UNSELECTED = "source is not in domain.sources"
 LEAK = "leak: query is an evaluation query"
+PAIR_LEAK = "leak: pair is an evaluation pair"
+_KINDS = {1: "query", 2: "pair"}  # of questions, by how many texts make one
 LIMIT = "limit"
 
 
@@ -40,9 +43,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Write a domain's training pairs and evaluation sets.
 
-    Writes ``train.jsonl`` (`Pair` rows), ``known.jsonl`` (pairs that are not trained on and still
-    tell what answers a training query), ``select/<set>/`` and ``report/<set>/``, ``dropped.jsonl``
-    (`Dropped` rows) and ``summary.json``. Rows read = pairs + dropped rows.
+    Writes ``train.jsonl`` (`Pair` or `Scored` rows), ``known.jsonl`` (pairs that are not trained on
+    and still tell what answers a training query), ``select/<set>/`` and ``report/<set>/``,
+    ``dropped.jsonl`` (`Dropped` rows) and ``summary.json``. Rows read = pairs + dropped rows.
 
     Args:
         domain: Where the data lies.
@@ -64,6 +67,7 @@ def prepare(
     if not loaded.pairs and domain.train is not None:
         raise UserError(_nothing_left(domain, loaded.dropped))
     loaded = _sample(loaded, limit, seed)
+    _check_scores(domain, loaded.pairs)
     write_jsonl(out / "train.jsonl", loaded.pairs)
     write_jsonl(out / "known.jsonl", _known(everything.pairs, loaded.pairs))
     write_jsonl(out / "dropped.jsonl", loaded.dropped)
@@ -92,9 +96,10 @@ def summarise(loaded: Loaded) -> dict[str, Any]:
     sets: dict[str, dict[str, int]] = {}
     for part, evaluation_sets in (("select", loaded.select), ("report", loaded.report)):
         for each in evaluation_sets:
-            counts = sets.setdefault(each.name, {"select": 0, "report": 0, "passages": 0})
-            counts[part] = len(each.queries)
-            counts["passages"] = len(each.corpus)
+            counts = sets.setdefault(each.name, {"select": 0, "report": 0})
+            counts[part] = len(each.questions)
+            if isinstance(each, EvaluationSet):
+                counts["passages"] = len(each.corpus)
     return {
         "pairs": len(loaded.pairs),
         "read": len(loaded.pairs) + len(loaded.dropped),
@@ -120,55 +125,21 @@ def _load_files(domain: Domain, check: Check) -> Loaded:
     if dev is None:
         problems.append(
             f"domain.dev: not set; domain={domain.name} needs an evaluation folder, "
-            "domain.dev=<folder with corpus.jsonl, queries.jsonl, qrels.tsv>"
+            f"domain.dev=<folder with {parts.EXPECTED[domain.kind]}>"
         )
     loaded = attempt(lambda: _train_pairs(train, domain, check))
-    dev_set = dev and attempt(lambda: beir.read_folder(dev))
-    test_set = test and attempt(lambda: beir.read_folder(test))
-    if problems or loaded is None or not dev_set:
+    dev_splits = dev and attempt(lambda: parts.read(dev, domain.kind))
+    test_splits = test and attempt(lambda: parts.read(test, domain.kind))
+    if problems or loaded is None or not dev_splits:
         raise UserError(*problems)
-    select, report = (dev_set, test_set) if test_set else _halves(dev_set)
-    return replace(loaded, select=(_apart(select, report),), report=(report,))
+    select, report = parts.apart(dev_splits, test_splits or None)
+    return replace(loaded, select=(select,), report=(report,))
 
 
 def _train_pairs(train: str | None, domain: Domain, check: Check) -> Loaded:
     if train is None:  # documents alone
         return Loaded((), ())
-    return load_pairs(train, domain.columns, check.bad_rows)
-
-
-def _halves(dev: EvaluationSet) -> tuple[EvaluationSet, EvaluationSet]:
-    """Split a set for good, by a hash of each query's id."""
-    by_half: dict[str, list[str]] = {"select": [], "report": []}
-    for query in dev.queries:
-        by_half[half(query)].append(query)
-    for name, queries in by_half.items():
-        if not queries:
-            raise UserError(
-                f"domain.dev: none of the {len(dev.queries)} queries of {dev.name} falls into the "
-                f"{name} half; expected enough for two halves: add queries, or name a second "
-                "folder, domain.test=<folder>"
-            )
-    return dev.only(set(by_half["select"])), dev.only(set(by_half["report"]))
-
-
-def _apart(select: EvaluationSet, report: EvaluationSet) -> EvaluationSet:
-    """Leave out of ``select`` the questions that ``report`` asks too, under whatever id."""
-    asked = {clean.comparable(text) for text in report.queries.values()}
-    kept = {key for key, text in select.queries.items() if clean.comparable(text) not in asked}
-    left_out = len(select.queries) - len(kept)
-    if left_out:
-        log.warning(
-            "%s: %s queries are in the report half too, and left out of the select half",
-            select.name,
-            f"{left_out:,}",
-        )
-    if not kept:
-        raise UserError(
-            f"domain.dev: every query of {select.name} is also one of {report.name}, which only "
-            "the final scores may see; expected other queries: name another folder"
-        )
-    return select.only(kept)
+    return load_pairs(train, domain.columns, check.bad_rows, domain.kind)
 
 
 def _select_sources(loaded: Loaded, sources: Sequence[str] | None) -> Loaded:
@@ -193,18 +164,31 @@ def _select_sources(loaded: Loaded, sources: Sequence[str] | None) -> Loaded:
 
 
 def _drop_leaks(loaded: Loaded) -> Loaded:
-    """Drop the pairs whose query is, in its comparable form, an evaluation query."""
+    """Drop the pairs that hold, in comparable form, what an evaluation set asks."""
     evaluated = {
-        clean.comparable(text): f"{each.name}: query {key}"
+        parts.comparable(question): f"{each.name}: {_KINDS[len(question)]} {key}"
         for each in (*loaded.select, *loaded.report)
-        for key, text in each.queries.items()
+        for key, question in each.questions.items()
     }
 
-    def leak(pair: Pair) -> tuple[str, str] | None:
-        found = evaluated.get(clean.comparable(pair.query))
-        return None if found is None else (LEAK, found)
+    def leak(pair: Pair | Scored) -> tuple[str, str] | None:
+        for question in map(parts.comparable, pair.questions):
+            if question in evaluated:
+                return LEAK if len(question) == 1 else PAIR_LEAK, evaluated[question]
+        return None
 
     return _drop(loaded, leak)
+
+
+def _check_scores(domain: Domain, pairs: Sequence[Pair | Scored]) -> None:
+    """Raise where all scores are the same: there is no order to learn."""
+    scores = {pair.score for pair in pairs if isinstance(pair, Scored)}
+    if len(scores) == 1:
+        raise UserError(
+            f"domain.train={domain.train}: every score of the {len(pairs):,} pairs left is "
+            f"{scores.pop():g}; expected pairs that are alike and pairs that are not: name other "
+            "training data, or raise limit"
+        )
 
 
 def _sample(loaded: Loaded, limit: int | None, seed: int) -> Loaded:
@@ -217,16 +201,18 @@ def _sample(loaded: Loaded, limit: int | None, seed: int) -> Loaded:
     return _drop(loaded, lambda pair: None if pair.id in chosen else (LIMIT, ""))
 
 
-def _known(everything: Iterable[Pair], kept: Iterable[Pair]) -> Iterator[Pair]:
+def _known(everything: Iterable[Pair | Scored], kept: Iterable[Pair | Scored]) -> Iterator[Pair]:
     """Pairs left out that share a text with the query of one that was kept."""
-    rows = {pair.id: normalised(pair.query) for pair in kept}
+    rows = {pair.id: normalised(pair.query) for pair in kept if isinstance(pair, Pair)}
     asked = set(rows.values())
     for pair in everything:
-        if pair.id not in rows and {normalised(pair.query), normalised(pair.positive)} & asked:
+        if not isinstance(pair, Pair) or pair.id in rows:
+            continue
+        if {normalised(pair.query), normalised(pair.positive)} & asked:
             yield pair
 
 
-def _drop(loaded: Loaded, why: Callable[[Pair], tuple[str, str] | None]) -> Loaded:
+def _drop(loaded: Loaded, why: Callable[[Pair | Scored], tuple[str, str] | None]) -> Loaded:
     """Drop the pairs for which there is a reason (and what they collided with)."""
     kept, dropped = [], list(loaded.dropped)
     for pair in loaded.pairs:
@@ -236,7 +222,7 @@ def _drop(loaded: Loaded, why: Callable[[Pair], tuple[str, str] | None]) -> Load
         else:
             line = loaded.lines.get(pair.id, 0)
             origin = loaded.origin or pair.source
-            dropped.append(Dropped(found[0], origin, line, pair.query, found[1]))
+            dropped.append(Dropped(found[0], origin, line, pair.questions[0][0], found[1]))
     return replace(loaded, pairs=kept, dropped=dropped)
 
 
@@ -249,14 +235,17 @@ def _nothing_left(domain: Domain, dropped: Sequence[Dropped]) -> str:
     )
 
 
-def _write_sets(out: Path, parts: Mapping[str, Sequence[EvaluationSet]]) -> None:
+def _write_sets(out: Path, sets: Mapping[str, Sequence[AnySet]]) -> None:
     """Write each set; a corpus that several share is written once and hard-linked."""
     written: dict[int, Path] = {}
-    for part, evaluation_sets in parts.items():
+    for part, evaluation_sets in sets.items():
         # A run that died may have left links here; writing into one would change the other.
         shutil.rmtree(out / part, ignore_errors=True)
         for each in evaluation_sets:
             folder = out / part / each.name
+            if not isinstance(each, EvaluationSet):
+                write_set(folder, each)
+                continue
             file = folder / "corpus.jsonl"
             shared = written.setdefault(id(each.corpus), file)
             if shared == file:

@@ -2,52 +2,84 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from finetune.config import BadRows
+from finetune.config import BadRows, Kind
 from finetune.data import clean
 from finetune.data.clean import BadRow
 from finetune.data.problems import Problems, listed, printable, shown, type_name
 from finetune.data.tables import Table
-from finetune.records import Dropped, Pair
+from finetune.records import Dropped, Pair, Scored
 
-REQUIRED = ("query", "positive")
-FIELDS = (*REQUIRED, "negatives", "source", "id")
-# Characters of a dropped row's query that are kept; file and line lead to the rest.
+# Characters of a dropped row's first text that are kept; file and line lead to the rest.
 _DROPPED_TEXT = 200
+OTHER_SCORE = "another score for the same texts"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a row must hold, and what it becomes.
+
+    Attributes:
+        required: Fields that every row has; the first two are its texts.
+        optional: Fields that it may have.
+        symmetric: A row with the texts exchanged is the same row, and equal texts are no mistake.
+        wrong: Yields what is wrong with cleaned values, given the second text's comparable form.
+        make: The row of an id, a source and cleaned values.
+    """
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    symmetric: bool
+    wrong: Callable[[Mapping[str, Any], str], Iterator[BadRow]]
+    make: Callable[[str, str, Mapping[str, Any]], Pair | Scored]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """All that ``domain.columns`` may map."""
+        return (*self.required, *self.optional)
 
 
 class Collector:
     """The pairs of one source: rows given to `add` = pairs + dropped, unless `check` raises.
 
     Args:
+        form: What its rows hold.
         table: The source.
-        columns: Its column for each of the `FIELDS` that it has.
+        columns: Its column for each of the form's fields that it has.
         bad_rows: Whether rows that cannot be used end the run or are dropped.
         problems: Where problems of the file were and will be collected.
     """
 
     def __init__(
-        self, table: Table, columns: Mapping[str, str], bad_rows: BadRows, problems: Problems
+        self,
+        form: Form,
+        table: Table,
+        columns: Mapping[str, str],
+        bad_rows: BadRows,
+        problems: Problems,
     ) -> None:
+        self.form = form
         self.table = table
         self.columns = columns
         self.bad_rows = bad_rows
         self.problems = problems
         self.read = 0
-        self.pairs: list[Pair] = []
+        self.pairs: list[Pair | Scored] = []
         self.dropped: list[Dropped] = []
         self.found = set() if table.ragged else set(columns)
         self.lines: dict[str, int] = {}
         self.changed: Counter[str] = Counter()
-        self._seen: dict[bytes, int] = {}
+        self._seen: dict[bytes, tuple[int, float | None]] = {}
         self._refused = False
 
     def add(self, line: int, row: Mapping[str, Any]) -> None:
         """Keep, drop or refuse one row."""
         self.read += 1
-        missing = [self.columns[name] for name in REQUIRED if self.columns[name] not in row]
+        required = [self.columns[name] for name in self.form.required]
+        missing = [column for column in required if column not in row]
         for column in missing:
             self.problems.add(
                 f"{self.table.name}:{line}: no {shown(column)}; found {listed(row)}; expected it "
@@ -56,22 +88,27 @@ class Collector:
         if missing:
             return
         values, bad = self._values(row)
-        sides = [clean.comparable(values[name]) for name in REQUIRED if not bad]
-        if sides and sides[0] == sides[1]:  # teaches nothing; nobody's mistake
+        sides = [] if bad else [clean.comparable(values[name]) for name in self.form.required[:2]]
+        if not (bad or self.form.symmetric) and sides[0] == sides[1]:
+            # It teaches nothing, and is nobody's mistake.
             self._drop("identical sides", line, row)
             return
-        bad = bad or list(_contradictions(values, sides[1]))
+        bad = bad or list(self.form.wrong(values, sides[1]))
         if bad:
             self._refuse(line, row, bad)
             return
-        pair = self._pair(line, values)
-        mark = clean.fingerprint(*sides)
+        name = values.get("id", f"{self.table.stem}-{line}")
+        pair = self.form.make(name, values.get("source", self.table.stem), values)
+        mark = clean.fingerprint(*(sorted(sides) if self.form.symmetric else sides))
         if mark in self._seen:
-            self._drop("duplicate", line, row, f"{self.table.name}:{self._seen[mark]}")
+            first, score = self._seen[mark]
+            reason = "duplicate" if score == values.get("score") else OTHER_SCORE
+            self._drop(reason, line, row, f"{self.table.name}:{first}")
         elif pair.id in self.lines:
             self._refuse(line, row, [self._same_id(pair.id)])
         else:
-            self._seen[mark] = self.lines[pair.id] = line
+            self._seen[mark] = line, values.get("score")
+            self.lines[pair.id] = line
             self.pairs.append(pair)
 
     def check(self) -> None:
@@ -91,25 +128,13 @@ class Collector:
             value = row.get(column)
             if column in row:
                 self.found.add(name)
+            if name in self.form.optional and value in (None, ""):
+                continue
             try:
-                if name in REQUIRED:
-                    values[name] = clean.text(column, value, self.changed)
-                elif name == "negatives":
-                    values[name] = tuple(_negatives(column, value, self.changed))
-                elif value not in (None, ""):
-                    values[name] = _name(column, value, self.changed)
+                values[name] = _CLEANERS.get(name, clean.text)(column, value, self.changed)
             except BadRow as error:
                 bad.append(error)
         return values, bad
-
-    def _pair(self, line: int, values: Mapping[str, Any]) -> Pair:
-        return Pair(
-            values.get("id", f"{self.table.stem}-{line}"),
-            values["query"],
-            values["positive"],
-            values.get("source", self.table.stem),
-            values.get("negatives", ()),
-        )
 
     def _same_id(self, pair_id: str) -> BadRow:
         return BadRow(
@@ -129,15 +154,13 @@ class Collector:
     def _drop(
         self, reason: str, line: int, row: Mapping[str, Any], collided_with: str = ""
     ) -> None:
-        query = row[self.columns["query"]]
-        text = printable(query[:_DROPPED_TEXT]) if isinstance(query, str) else shown(query)
+        first = row[self.columns[self.form.required[0]]]
+        text = printable(first[:_DROPPED_TEXT]) if isinstance(first, str) else shown(first)
         self.dropped.append(Dropped(reason, self.table.name, line, text, collided_with))
 
 
-def _negatives(column: str, value: Any, changed: Counter[str]) -> Iterator[str]:
-    """Yield the cleaned negatives of a list, or of a JSON list in a CSV cell."""
-    if value in (None, ""):
-        return
+def _negatives(column: str, value: Any, changed: Counter[str]) -> tuple[str, ...]:
+    """Return the cleaned negatives of a list, or of a JSON list in a CSV cell."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -149,13 +172,22 @@ def _negatives(column: str, value: Any, changed: Counter[str]) -> Iterator[str]:
             f"{column} is {shown(value)}, {type_name(value)}; expected a list of texts: "
             '["text", "text"]',
         )
-    for position, text in enumerate(value, 1):
-        yield clean.text(f"{column} {position}", text, changed)
+    return tuple(clean.text(f"{column} {n}", text, changed) for n, text in enumerate(value, 1))
 
 
 def _name(column: str, value: Any, changed: Counter[str]) -> str:
     """An id or a source: text, or a whole number."""
     return str(value) if type(value) is int else clean.text(column, value, changed)
+
+
+def _score(column: str, value: Any, changed: Counter[str]) -> float:
+    return clean.number(column, value)
+
+
+# Fields that hold something else than a text.
+_CLEANERS: Mapping[str, Callable[[str, Any, Counter[str]], Any]] = {
+    "negatives": _negatives, "source": _name, "id": _name, "score": _score,
+}  # fmt: skip
 
 
 def _contradictions(values: Mapping[str, Any], positive: str) -> Iterator[BadRow]:
@@ -166,3 +198,21 @@ def _contradictions(values: Mapping[str, Any], positive: str) -> Iterator[BadRow
                 f"{shown(negative)} stands in negatives and is the positive; expected texts that "
                 "do not answer the query: delete it from the list",
             )
+
+
+def _pair(key: str, source: str, values: Mapping[str, Any]) -> Pair:
+    return Pair(key, values["query"], values["positive"], source, values.get("negatives", ()))
+
+
+def _scored(key: str, source: str, values: Mapping[str, Any]) -> Scored:
+    return Scored(key, values["a"], values["b"], values["score"], source)
+
+
+FORMS: Mapping[Kind, Form] = {
+    Kind.pairs: Form(
+        ("query", "positive"), ("negatives", "source", "id"), False, _contradictions, _pair
+    ),
+    Kind.scored: Form(
+        ("a", "b", "score"), ("source", "id"), True, lambda values, b: iter(()), _scored
+    ),
+}

@@ -1,14 +1,26 @@
-"""The small corpus on which a model is scored while it trains."""
+"""The small set on which a model is scored while it trains."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from finetune.evaluation import bm25
-from finetune.records import EvaluationSet
+from finetune.records import EvaluationSet, ScoredSet
 
 _FEWEST_TEXTS = 300
 _DEPTH = 10
+
+
+def guard_texts(trained: int, share: float, epochs: float, checkpoints: int) -> int:
+    """Texts that one scoring may cost, so that all cost a share of the training at most.
+
+    Args:
+        trained: Texts of the training rows; training on one costs as much as scoring three.
+        share: Of the training.
+        epochs: Of the training.
+        checkpoints: Scorings, beside the first of the base.
+    """
+    return int(share * 3 * trained * epochs / (checkpoints + 1))
 
 
 def pooled(
@@ -42,3 +54,16 @@ def pooled(
     corpus = {key: text for key, text in select.corpus.items() if key in documents}
     small = select.only({names[row] for row in kept})
     return EvaluationSet(select.name, small.queries, corpus, small.qrels)
+
+
+def sampled(select: ScoredSet, *, max_texts: int, seed: int) -> ScoredSet:
+    """Draw pairs of a scored select half, in its order.
+
+    Args:
+        select: The select half.
+        max_texts: Texts that one scoring may cost, two a pair; at least 300 are used.
+        seed: Of the choice.
+    """
+    ids = list(select.questions)
+    order = np.random.default_rng(seed).permutation(len(ids)).tolist()
+    return select.only({ids[row] for row in order[: max(max_texts, _FEWEST_TEXTS) // 2]})

@@ -7,15 +7,18 @@ from typing import Any
 import yaml
 
 from finetune.config import Hub
-from finetune.evaluation.retrieval import METRICS
 from finetune.records import Score
-from finetune.report.facts import MAIN, Facts
+from finetune.report.facts import METRIC_NAMES, Facts, counted
 from finetune.report.verdict import p_text
 
 # Licence ids that the hubs know and the project's model configs use; others are named in words.
 _HUB_LICENCES = {"mit", "apache-2.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "unknown"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_METRIC_NAMES = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@100"}
+# What the hubs call what a set measures, by what its metrics count.
+_TASKS = {
+    "queries": {"type": "information-retrieval", "name": "Information Retrieval"},
+    "pairs": {"type": "semantic-similarity", "name": "Semantic Similarity"},
+}
 
 
 def render(facts: Facts, report: Mapping[str, Any]) -> str:
@@ -63,17 +66,17 @@ def _results(facts: Facts, report: Mapping[str, Any]) -> Iterator[dict[str, Any]
     """Scores of the tuned model: a result a set, as ``model-index`` wants them."""
     rows = [Score(**row) for row in report["scores"] if row["artifact"] == "tuned"]
     for name in dict.fromkeys(row.set for row in rows if "/" not in row.set):
+        scores = [row for row in rows if row.set == name]
         yield {
-            "task": {"type": "information-retrieval", "name": "Information Retrieval"},
+            "task": _TASKS[counted(scores[0].metric)],
             "dataset": {"name": name, "type": name, "split": "report"},
             "metrics": [
                 {
                     "type": row.metric.replace("@", "_at_"),
-                    "name": _METRIC_NAMES.get(row.metric, row.metric),
+                    "name": METRIC_NAMES[row.metric],
                     "value": round(row.value, 5),
                 }
-                for row in rows
-                if row.set == name
+                for row in scores
             ],
         }
 
@@ -122,26 +125,28 @@ def _scores(report: Mapping[str, Any]) -> str:
     tables = "\n\n".join(_table(name, [row for row in rows if row.set == name]) for name in sets)
     gates = [f"- **{g['name']}: {g['status']}**. {_cell(g['detail'])}" for g in report["gates"]]
     return (
-        "## Scores\n\nIn points (hundredths) ± half the 95 % interval, on queries kept out of "
+        "## Scores\n\nIn points (hundredths) ± half the 95 % interval, on what was kept out of "
         "training and of the choice of the checkpoint. Δ is the difference to the base.\n\n"
         f"{tables}\n\n" + "\n".join(gates)
     ).rstrip()
 
 
 def _table(name: str, rows: Sequence[Score]) -> str:
-    heads = ["artifact", *(_METRIC_NAMES[metric] for metric in METRICS), "Δ NDCG@10", "p"]
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    main = METRIC_NAMES[metrics[0]]
+    heads = ["artifact", *(METRIC_NAMES[metric] for metric in metrics), f"Δ {main}", "p"]
     lines = [
-        f"{_cell(name)} ({rows[0].n} queries):\n",
+        f"{_cell(name)} ({rows[0].n} {counted(metrics[0])}):\n",
         f"| {' | '.join(heads)} |",
         f"| --- |{' ---: |' * (len(heads) - 1)}",
     ]
     known = {(row.artifact, row.metric): row for row in rows}
     for artifact in dict.fromkeys(row.artifact for row in rows):
-        scores = [known[artifact, metric] for metric in METRICS]
+        scores = [known[artifact, metric] for metric in metrics]
         cells = [f"{100 * s.value:.1f} ± {50 * (s.ci_high - s.ci_low):.1f}" for s in scores]
-        main = known[artifact, MAIN]
-        delta = "–" if main.delta is None else f"{100 * main.delta:+.1f}"
-        p_value = "–" if main.p_value is None else p_text(main.p_value).removeprefix("= ")
+        first = scores[0]
+        delta = "–" if first.delta is None else f"{100 * first.delta:+.1f}"
+        p_value = "–" if first.p_value is None else p_text(first.p_value).removeprefix("= ")
         lines.append(f"| {' | '.join([_cell(artifact), *cells, delta, p_value])} |")
     return "\n".join(lines)
 

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import Evaluate, Model
+from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
-from finetune.records import EvaluationSet
+from finetune.records import AnySet, EvaluationSet, ScoredSet
 
-MAIN = "ndcg@10"
+# The metrics that decide: of retrieval sets, of scored sets.
+MAIN = (EvaluationSet.main, ScoredSet.main)
+METRIC_NAMES = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@100",
+                "spearman": "Spearman", "ap": "AP"}  # fmt: skip
 BASELINES = ("bm25",)
 ARTIFACTS = ("base", "tuned", "onnx-fp32", "onnx-fp16", "onnx-int8-dynamic", "onnx-int8-static",
              "openvino-int8")  # fmt: skip
@@ -35,7 +39,7 @@ class Facts:
         training: ``base``, ``best``, ``best_step``, ``improved``, ``steps``, ``stopped_at``,
             ``pairs_per_second``, ``parameters``, ``trainable_parameters`` and, where the model
             loads with a package only, ``requires``; None where nothing was trained.
-        curves: JSON Lines with ``step``, ``loss``, ``learning_rate``, ``eval_ndcg@10``.
+        curves: JSON Lines with ``step``, ``loss``, ``learning_rate``, ``eval_<metric>``.
         parity: By precision, ``min_cosine`` and ``mean_cosine`` of the exported model with torch.
         sets: The report half: the texts of the examples.
         domain_set: Name of the set that the verdict and the gain gate are about.
@@ -55,7 +59,7 @@ class Facts:
     training: Mapping[str, Any] | None
     curves: Path | None
     parity: Mapping[str, Any]
-    sets: Sequence[EvaluationSet]
+    sets: Sequence[AnySet]
     domain_set: str
     general_set: str | None = None
     merge: Mapping[str, Any] | None = None
@@ -64,6 +68,11 @@ class Facts:
     def kept_base(self) -> bool:
         """True when the guard found nothing better than the base."""
         return self.training is not None and not self.training["improved"]
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides on the domain's set."""
+        return next(each.main for each in self.sets if each.name == self.domain_set)
 
     @property
     def base_model(self) -> str:
@@ -90,6 +99,11 @@ def read_outcomes(facts: Facts) -> dict[str, dict[str, Outcome]]:
         }
         for artifact in in_order(found)
     }
+
+
+def counted(metric: str) -> str:
+    """What a metric is a mean over."""
+    return "pairs" if metric in sts.METRICS else "queries"
 
 
 def in_order(artifacts: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from finetune.config import Evaluate
 from finetune.evaluation.artifacts import Outcome
 from finetune.evaluation.statistics import compare, smallest_difference
-from finetune.report.facts import Outcomes
+from finetune.report.facts import METRIC_NAMES, Outcomes, counted
 from finetune.report.scores import Values, paired
 
 
@@ -65,21 +65,25 @@ def judge(
     gates = []
     base, tuned = (outcomes.get(name, {}) for name in ("base", "tuned"))
     if domain_set in base and domain_set in tuned:
-        gate = gain(*paired(base[domain_set], tuned[domain_set]), settings, seed, domain_set)
+        values = paired(base[domain_set], tuned[domain_set])
+        gate = gain(*values, settings, seed, domain_set, base[domain_set].main)
         gates.append(_not_improved(gate) if kept_base else gate)
     if general_set is not None and general_set in base and general_set in tuned:
         values = paired(base[general_set], tuned[general_set])
         gates.append(general(*values, settings, seed, general_set))
     fp32, quantised = (outcomes.get(f"onnx-{name}", {}) for name in ("fp32", "int8-dynamic"))
-    shared = [name for name in fp32 if name in quantised]
+    shared = [(fp32[name], quantised[name]) for name in fp32 if name in quantised]
     if shared:
-        values = by_question([(fp32[name], quantised[name]) for name in shared])
-        gates.append(int8(*values, settings, seed))
+        metric = shared[0][0].main  # the domain's; sets of the other shape cannot be counted in
+        values = by_question([pair for pair in shared if pair[0].main == metric])
+        gates.append(int8(*values, settings, seed, metric))
     return gates
 
 
-def gain(base: Values, tuned: Values, settings: Evaluate, seed: int, set_name: str) -> Gate:
-    """Gate the gain in NDCG@10 of the tuned model over the base on the domain's set.
+def gain(
+    base: Values, tuned: Values, settings: Evaluate, seed: int, set_name: str, metric: str
+) -> Gate:
+    """Gate the gain in NDCG@10 (or Spearman) of the tuned model over the base on the domain's set.
 
     Passed where the gain exceeds ``min_gain`` and ``p < alpha``; failed where it does not exceed
     ``min_gain``, or where ``enough_queries`` queries still show no significant gain.
@@ -93,14 +97,14 @@ def gain(base: Values, tuned: Values, settings: Evaluate, seed: int, set_name: s
     else:
         status = Status.inconclusive
     detail = (
-        f"tuned against base on {set_name}: {_points(difference.delta)} points NDCG@10 "
-        f"[{_points(difference.ci_low)}, {_points(difference.ci_high)}], "
-        f"p = {difference.p_value:.2g}, {len(base)} queries; to pass, more than "
+        f"tuned against base on {set_name}: {_points(difference.delta)} points "
+        f"{METRIC_NAMES[metric]} [{_points(difference.ci_low)}, {_points(difference.ci_high)}], "
+        f"p = {difference.p_value:.2g}, {len(base)} {counted(metric)}; to pass, more than "
         f"{100 * settings.min_gain:.1f} points and p < {settings.alpha:g}"
     )
     if status is Status.inconclusive:
-        smallest = smallest_difference(tuned - base)
-        detail += f" (so few queries show differences from about {100 * smallest:.1f} points on)"
+        smallest = f"{100 * smallest_difference(tuned - base):.1f} points"
+        detail += f" (so few {counted(metric)} show differences from about {smallest} on)"
     return Gate(
         "gain", status, difference.delta, settings.min_gain, len(base), difference.ci_low,
         difference.ci_high, difference.p_value, detail + ".",
@@ -126,15 +130,15 @@ def general(base: Values, tuned: Values, settings: Evaluate, seed: int, set_name
     )  # fmt: skip
 
 
-def int8(fp32: Values, quantised: Values, settings: Evaluate, seed: int) -> Gate:
-    """Gate the relative drop in mean NDCG@10 from fp32 to INT8.
+def int8(fp32: Values, quantised: Values, settings: Evaluate, seed: int, metric: str) -> Gate:
+    """Gate the relative drop in mean NDCG@10 (or Spearman) from fp32 to INT8.
 
     ``drop = (mean fp32 - mean int8) / mean fp32``. Passed up to ``max_int8_drop``; failed where the
     drop's whole interval lies above it; between, the set is too small to tell.
     """
     difference = compare(quantised, fp32, settings.samples, seed)
     # A model that finds nothing at all has nothing to lose; the gain gate deals with it.
-    scale = float(fp32.mean()) or 1.0
+    scale = abs(float(fp32.mean())) or 1.0
     drop, low, high = (
         value / scale for value in (difference.delta, difference.ci_low, difference.ci_high)
     )
@@ -142,8 +146,8 @@ def int8(fp32: Values, quantised: Values, settings: Evaluate, seed: int) -> Gate
     status = _within(drop, low, limit)
     ends = f"[{_percent(-high)}, {_percent(-low)}]"
     detail = (
-        f"INT8 changes NDCG@10 by {_percent(-drop)} % of fp32 {ends}, {len(fp32)} queries; "
-        f"it may lose {100 * limit:g} %."
+        f"INT8 changes {METRIC_NAMES[metric]} by {_percent(-drop)} % of fp32 {ends}, {len(fp32)} "
+        f"{counted(metric)}; it may lose {100 * limit:g} %."
     )
     return Gate(
         "int8", status, drop, limit, len(fp32), low, high, difference.p_value, detail

@@ -7,10 +7,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from finetune.evaluation.retrieval import METRICS
 from finetune.records import Score
 from finetune.report.examples import Example
-from finetune.report.facts import MAIN, Facts
+from finetune.report.facts import METRIC_NAMES, Facts, counted
 from finetune.report.verdict import p_text
 
 _TEXT = 300  # characters of a passage that an example shows
@@ -35,8 +34,7 @@ def render(
         about=report["about"],
         report=report,
         notes=report["notes"],
-        main=MAIN,
-        metrics=METRICS,
+        metrics={row.metric for row in rows},
         tables=list(_tables(rows)),
         slices=list(_slices(rows)),
         speed=[{**row, "parity": _parity(row["artifact"], facts)} for row in report["speed"]],
@@ -44,6 +42,7 @@ def render(
         changed=changed,
         facts=list(_fact_tables(facts)),
         merge=facts.merge,
+        main=" and ".join(dict.fromkeys(METRIC_NAMES[each.main] for each in facts.sets)),
         alpha=facts.evaluate.alpha,
     )  # fmt: skip
 
@@ -73,15 +72,21 @@ def _tables(rows: Sequence[Score]) -> Iterator[dict[str, Any]]:
     """One table a set: a row for each artifact with all metrics."""
     known = {(row.artifact, row.set, row.metric): row for row in rows}
     for name in dict.fromkeys(row.set for row in rows if "/" not in row.set):
-        artifacts = [row.artifact for row in rows if row.set == name and row.metric == MAIN]
+        metrics = list(dict.fromkeys(row.metric for row in rows if row.set == name))
         lines = []
-        for artifact in artifacts:
-            main = known[artifact, name, MAIN]
-            cells = [known[artifact, name, metric] for metric in METRICS]
+        for artifact in dict.fromkeys(row.artifact for row in rows if row.set == name):
+            cells = [known[artifact, name, metric] for metric in metrics]
+            main = cells[0]
             lines.append({
                 "artifact": artifact, "cells": cells, "delta": main.delta, "p_value": main.p_value,
             })  # fmt: skip
-        yield {"set": name, "n": known[artifacts[0], name, MAIN].n, "rows": lines}
+        yield {
+            "set": name,
+            "n": main.n,
+            "counted": counted(main.metric),
+            "metrics": [METRIC_NAMES[metric] for metric in metrics],
+            "rows": lines,
+        }
 
 
 def _slices(rows: Sequence[Score]) -> Iterator[dict[str, Any]]:
@@ -90,7 +95,8 @@ def _slices(rows: Sequence[Score]) -> Iterator[dict[str, Any]]:
     for name in dict.fromkeys(name for name, _ in sliced):
         base, tuned = sliced.get((name, "base")), sliced.get((name, "tuned"))
         if base and tuned:
-            yield {"set": name, "n": base.n, "base": base, "tuned": tuned}
+            metric = METRIC_NAMES[base.metric]
+            yield {"set": name, "n": base.n, "metric": metric, "base": base, "tuned": tuned}
 
 
 def _parity(artifact: str, facts: Facts) -> str:

@@ -170,9 +170,10 @@ def _svg(parts: Sequence[Markup], height: float, title: str) -> Markup:
 
 def _bar(bar: Bar, y: float, scale: float) -> Markup:
     middle = y + _ROW / 2 - 2
-    low, high = _LEFT + bar.low * scale, _LEFT + bar.high * scale
+    # A correlation may lie below zero; its number then tells it.
+    low, high = (_LEFT + max(0.0, value) * scale for value in (bar.low, bar.high))
     rectangle = Markup('<rect class="{}" x="{}" y="{}" width="{:.1f}" height="{}"/>').format(
-        _kind(bar.artifact), _LEFT, y, bar.value * scale, _ROW - 5
+        _kind(bar.artifact), _LEFT, y, max(0.0, bar.value) * scale, _ROW - 5
     )
     return Markup("").join([
         _text(_LEFT - 6, middle + 4, _short(bar.artifact, 18), "dim", False),

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.evaluation.artifacts import Outcome
-from finetune.evaluation.retrieval import METRICS
 from finetune.evaluation.statistics import compare, interval
 from finetune.records import Score
-from finetune.report.facts import BASELINES, MAIN, Outcomes, in_order
+from finetune.report.facts import BASELINES, Outcomes, in_order
 
 _FEWEST_IN_SLICE = 20  # queries; below, an interval is too wide to say anything
 _SLICES = range(2, 13)  # one slice is the set; more than 12 are ids, not kinds
@@ -24,7 +23,7 @@ def measure(outcomes: Outcomes, samples: int, seed: int) -> list[Score]:
     """Score every artifact on every set and slice, and compare it with the base.
 
     Baselines (BM25) and the base itself are not compared: delta and p-value are None.
-    Slices are scored by NDCG@10 alone.
+    Slices are scored by the metric that decides alone.
     """
     base = outcomes.get("base", {})
     return [
@@ -63,8 +62,8 @@ def speed_rows(speeds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"artifact": artifact, **speeds[artifact]} for artifact in in_order(speeds)]
 
 
-def paired(one: Outcome, other: Outcome, metric: str = MAIN) -> tuple[Values, Values]:
-    """Return the values of two artifacts on the same queries.
+def paired(one: Outcome, other: Outcome, metric: str | None = None) -> tuple[Values, Values]:
+    """Return the values of two artifacts on the same queries, by default of what decides.
 
     Raises:
         ValueError: They were not measured on the same queries in the same order.
@@ -74,15 +73,16 @@ def paired(one: Outcome, other: Outcome, metric: str = MAIN) -> tuple[Values, Va
             f"{len(one.queries)} and {len(other.queries)} queries that differ; expected both "
             "artifacts to be measured on the same set"
         )
-    return one.metrics[metric], other.metrics[metric]
+    return one.metrics[metric or one.main], other.metrics[metric or one.main]
 
 
 def _measure_set(
     artifact: str, name: str, outcome: Outcome, base: Outcome | None, samples: int, seed: int
 ) -> Iterator[Score]:
     everything = np.arange(len(outcome.queries))
-    parts = [(name, metric, everything) for metric in METRICS]
-    parts += [(f"{name}/{key}", MAIN, rows) for key, rows in slices(outcome.queries).items()]
+    parts = [(name, metric, everything) for metric in outcome.metrics]
+    for key, rows in slices(outcome.queries).items():
+        parts.append((f"{name}/{key}", outcome.main, rows))
     for part, metric, rows in parts:
         values = outcome.metrics[metric][rows]
         delta = p_value = None
@@ -90,7 +90,8 @@ def _measure_set(
             before, after = paired(base, outcome, metric)
             difference = compare(before[rows], after[rows], samples, seed)
             delta, p_value = difference.delta, difference.p_value
-        low, high = interval(values, samples, seed)
+        # A resampled mean of a correlation's values may pass its bounds.
+        low, high = np.clip(interval(values, samples, seed), -1, 1).tolist()
         yield Score(
             artifact, part, metric, float(values.mean()), len(rows), low, high, delta, p_value
         )

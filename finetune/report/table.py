@@ -8,12 +8,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.report.facts import MAIN, in_order
+from finetune.report.facts import MAIN, METRIC_NAMES, counted, in_order
 from finetune.report.verdict import p_text
 
 # Columns of text that every number fits into; in a narrower terminal lines go on below.
 _NARROWEST = 72
-_HEADINGS = ("NDCG@10", "Δ", "p", "ms/query", "texts/s", "MB")
+_HEADINGS = ("Δ", "p", "ms/query", "texts/s", "MB")
 _STYLES = {"passed": "green", "failed": "bold red", "inconclusive": "yellow"}
 
 
@@ -33,21 +33,22 @@ def terminal(report: Mapping[str, Any]) -> Group:
         )
         for gate in report["gates"]
     ]
-    note = "NDCG@10 in points ± half the 95 % interval; Δ: difference to the base"
+    note = "scores in points ± half the 95 % interval; Δ: difference to the base"
     return Group(*_tables(report), Text(note, style="dim"), *gates,
                  Text(report["verdict"], style="bold"))  # fmt: skip
 
 
 def _tables(report: Mapping[str, Any]) -> Iterator[Table]:
     """Yield one table a set; speed is the artifact's, not the set's, and told in the first."""
-    rows = [row for row in (*report["baselines"], *report["scores"]) if row["metric"] == MAIN]
+    rows = [row for row in (*report["baselines"], *report["scores"]) if row["metric"] in MAIN]
     speeds = {row["artifact"]: row for row in report["speed"]}
     for name in dict.fromkeys(row["set"] for row in rows if "/" not in row["set"]):
         scores = {row["artifact"]: row for row in rows if row["set"] == name}
-        title = Text(f"{name} ({next(iter(scores.values()))['n']} queries)", style="bold")
+        first = next(iter(scores.values()))
+        title = Text(f"{name} ({first['n']} {counted(first['metric'])})", style="bold")
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("artifact", overflow="fold")
-        for heading in _HEADINGS if speeds else _HEADINGS[:3]:
+        for heading in (METRIC_NAMES[first["metric"]], *(_HEADINGS if speeds else _HEADINGS[:2])):
             table.add_column(heading, justify="right", no_wrap=True)
         for artifact in in_order(scores):
             speed = _speed_cells(speeds.get(artifact)) if speeds else ()

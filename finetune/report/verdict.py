@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from finetune.config import Evaluate
 from finetune.records import Score
-from finetune.report.facts import MAIN, Facts
+from finetune.report.facts import MAIN, METRIC_NAMES, Facts, counted
 from finetune.report.gates import Gate, Status
 
 
@@ -20,22 +19,23 @@ def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> str
             f"{facts.domain_set})"
         )
     else:
-        first = _comparison(gain, facts.domain_set, facts.evaluate)
+        first = _comparison(gain, facts)
     return f"{first}{_general(facts, named)}{_int8(scores, facts.domain_set)}."
 
 
-def _comparison(gain: Gate, name: str, settings: Evaluate) -> str:
+def _comparison(gain: Gate, facts: Facts) -> str:
+    name, settings, metric = facts.domain_set, facts.evaluate, METRIC_NAMES[facts.metric]
     half = (gain.ci_high - gain.ci_low) / 2
     p_value = f"p {p_text(gain.p_value)}"
     if gain.p_value >= settings.alpha:
         return (
-            f"Inside the noise: {100 * gain.value:+.1f} ± {100 * half:.1f} points NDCG@10 against "
-            f"the base on {name} ({p_value}, {gain.n} queries)"
+            f"Inside the noise: {100 * gain.value:+.1f} ± {100 * half:.1f} points {metric} against "
+            f"the base on {name} ({p_value}, {gain.n} {counted(facts.metric)})"
         )
     word = "Better" if gain.value > 0 else "Worse"
     text = (
         f"{word} than the base on {name} by {100 * abs(gain.value):.1f} ± {100 * half:.1f} points "
-        f"NDCG@10 ({p_value})"
+        f"{metric} ({p_value})"
     )
     if 0 < gain.value <= settings.min_gain:
         text += f", less than the {100 * settings.min_gain:.1f} points asked for"
@@ -57,7 +57,7 @@ def _general(facts: Facts, gates: Mapping[str, Gate]) -> str:
 
 
 def _int8(scores: Iterable[Score], name: str) -> str:
-    values = {s.artifact: s.value for s in scores if s.set == name and s.metric == MAIN}
+    values = {s.artifact: s.value for s in scores if s.set == name and s.metric in MAIN}
     if not {"onnx-fp32", "onnx-int8-dynamic"} <= values.keys():
         return ""
     lost = round(100 * (values["onnx-fp32"] - values["onnx-int8-dynamic"]), 1)

@@ -11,7 +11,14 @@ from finetune.config import to_dict
 from finetune.records import Score, read_dicts, write_json
 from finetune.report import card, page
 from finetune.report.examples import Example, changed
-from finetune.report.facts import BASELINES, MAIN, Facts, Outcomes, read_outcomes
+from finetune.report.facts import (
+    BASELINES,
+    MAIN,
+    METRIC_NAMES,
+    Facts,
+    Outcomes,
+    read_outcomes,
+)
 from finetune.report.gates import judge
 from finetune.report.plots import Bar, Dot, bars, curve, scatter
 from finetune.report.scores import measure, speed_rows
@@ -85,7 +92,7 @@ def _about(facts: Facts) -> dict[str, Any]:
 
 def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[str]:
     """What a reader must know before believing the scores."""
-    main = {r.artifact: r.value for r in rows if (r.set, r.metric) == (facts.domain_set, MAIN)}
+    main = {r.artifact: r.value for r in rows if r.set == facts.domain_set and r.metric in MAIN}
     lexical, tuned = main.get("bm25"), main.get("tuned")
     if lexical is not None and tuned is not None and lexical >= tuned:
         yield (
@@ -116,7 +123,7 @@ def _changed(facts: Facts, outcomes: Outcomes) -> list[tuple[str, list[Example]]
 
 def _plots(facts: Facts, rows: Sequence[Score]) -> Plots:
     """Draw what there is to draw; a plot without data is left out."""
-    main = [row for row in rows if row.metric == MAIN]
+    main = [row for row in rows if row.metric in MAIN]
     curves = list(read_dicts(facts.curves)) if facts.curves else []
     best = facts.training["best_step"] if facts.training else None
     values = {row.artifact: row.value for row in main if row.set == facts.domain_set}
@@ -125,17 +132,21 @@ def _plots(facts: Facts, rows: Sequence[Score]) -> Plots:
         for artifact, speed in facts.speeds.items()
         if artifact in values and speed["texts_per_second"] > 0
     ]
+    name = METRIC_NAMES[facts.metric]
+    names = " and ".join(dict.fromkeys(METRIC_NAMES[row.metric] for row in main))
     kinds = [row for row in main if "/" in row.set and row.artifact in ("base", "tuned")]
     drawn = {
-        "scores": ("NDCG@10 with 95 % intervals", _groups(r for r in main if "/" not in r.set)),
-        "kinds": ("NDCG@10 by kind of query", _groups(kinds)),
+        "scores": (f"{names} with 95 % intervals", _groups(r for r in main if "/" not in r.set)),
+        "kinds": (f"{name} by kind of query", _groups(kinds)),
         "select": (
-            "NDCG@10 on the select half while training (pooled corpus); step 0 is the base",
-            curve(curves, f"eval_{MAIN}", "select score over steps", scale=100, best_step=best),
+            f"{name} while training, on a small part of the select half; step 0 is the base",
+            curve(
+                curves, f"eval_{facts.metric}", "select score over steps", scale=100, best_step=best
+            ),
         ),
         "loss": ("Training loss", curve(curves, "loss", "loss over steps")),
         "speed": (
-            f"Speed against quality: NDCG@10 on {facts.domain_set}",
+            f"Speed against quality: {name} on {facts.domain_set}",
             scatter(dots, "quality over throughput"),
         ),
     }

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from finetune.config import BadRows
+from finetune.config import BadRows, Kind
 from finetune.data import beir
 from finetune.data.load import read_pairs
 from finetune.errors import UserError
@@ -27,7 +27,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 KEYS = st.sampled_from(["query", "positive", "negatives", "source", "id", "text", "_id", "title",
-                        "sentence1", "sentence2", "label", "score", "qurey"])  # fmt: skip
+                        "sentence1", "sentence2", "label", "a", "b", "score", "qurey"])  # fmt: skip
 LIKELY = st.fixed_dictionaries(
     {"query": TEXT, "positive": TEXT}, optional={"negatives": JSON, "id": JSON, "source": JSON}
 )
@@ -45,10 +45,16 @@ TABLES = st.lists(st.lists(TEXT, min_size=1, max_size=3), max_size=5).map(
 ENDINGS = st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz"])
 
 
-def check(path, bad_rows):
+LIKELY_SCORED = st.fixed_dictionaries(
+    {"a": TEXT, "b": TEXT, "score": st.integers(0, 3) | st.floats() | JSON},
+    optional={"id": JSON, "source": JSON},
+)
+
+
+def check(path, bad_rows, kind=Kind.pairs):
     """Read; return the number of rows accounted for, or None after a UserError."""
     try:
-        pairs, dropped = read_pairs(str(path), {}, bad_rows)
+        pairs, dropped = read_pairs(str(path), {}, bad_rows, kind)
     except UserError as error:
         str(error).encode("utf-8")  # can be shown on any terminal
         assert error.problems
@@ -73,6 +79,22 @@ def test_rows_in_are_rows_kept_and_rows_dropped(tmp_path, rows):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     assert check(path, BadRows.drop) == len(rows)
+
+
+@settings(FILES, max_examples=100)
+@given(rows=st.lists(LIKELY_SCORED, min_size=1, max_size=8))
+def test_scored_rows_in_are_rows_kept_and_rows_dropped(tmp_path, rows):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert check(path, BadRows.drop, Kind.scored) == len(rows)
+
+
+@settings(FILES, max_examples=60)
+@given(raw=RAW | LINES | ARRAYS | TABLES, end=ENDINGS)
+def test_any_bytes_as_scored_pairs(tmp_path, raw, end):
+    path = tmp_path / f"a{end}"
+    path.write_bytes(gzip.compress(raw) if end.endswith("gz") and len(raw) % 5 else raw)
+    check(path, BadRows.drop, Kind.scored)
 
 
 @settings(FILES, max_examples=100)
@@ -143,7 +165,7 @@ def test_what_is_read_can_be_written_and_read_again(tmp_path, texts):
 def test_any_similarity_file(tmp_path, raw):
     (tmp_path / "test.jsonl").write_bytes(raw)
     try:
-        rows = beir.read_sts(tmp_path)
+        rows = beir.read_sts(tmp_path).pairs
     except UserError as error:
         str(error).encode("utf-8")
     else:

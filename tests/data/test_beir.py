@@ -87,18 +87,32 @@ def sts(tmp_path, *rows, name="test.jsonl"):
 
 def test_labels_and_scores(tmp_path):
     a, b = '{"sentence1": "甲", "sentence2": "乙", ', '{"sentence1": "丙", "sentence2": "丙", '
-    rows = beir.read_sts(sts(tmp_path, a + '"label": 0}', b + '"label": 1}'))
+    rows = beir.read_sts(sts(tmp_path, a + '"label": 0}', b + '"label": 1}')).pairs
     assert [(row.a, row.b, row.score) for row in rows] == [("甲", "乙", 0.0), ("丙", "丙", 1.0)]
     assert {row.source for row in rows} == {tmp_path.name}
     rows = beir.read_sts(sts(tmp_path, a + '"score": 0.5}', b + '"score": 5}', name="x.jsonl")
-                         / "x.jsonl")  # fmt: skip
+                         / "x.jsonl").pairs  # fmt: skip
     assert [row.score for row in rows] == [0.5, 5.0]
 
 
 def test_dev_is_read_where_there_is_no_test(tmp_path):
     row = '{"sentence1": "甲", "sentence2": "乙", "score": '
     sts(tmp_path, row + "1}", row + "2}", name="dev.jsonl")
-    assert len(beir.read_sts(tmp_path)) == 2
+    assert beir.splits(tmp_path) == ("dev",)
+    assert len(beir.read_sts(tmp_path).pairs) == 2
+
+
+def test_each_split_is_read_by_name_packed_or_not(tmp_path):
+    row = '{"sentence1": "甲", "sentence2": "乙", "score": '
+    sts(tmp_path, row + "1}", row + "2}", name="dev.jsonl")
+    text = "\n".join(row + f"{n}}}" for n in range(3)).encode()
+    (tmp_path / "test.jsonl.gz").write_bytes(gzip.compress(text))
+    assert beir.splits(tmp_path) == ("test", "dev")
+    found = {split: beir.read_sts(tmp_path, split) for split in beir.splits(tmp_path)}
+    assert [len(found[split].pairs) for split in ("test", "dev")] == [3, 2]
+    assert {each.name for each in found.values()} == {tmp_path.name}
+    assert beir.read_sts(tmp_path) == found["test"]
+    assert beir.splits(tmp_path / "dev.jsonl") == ("test",)  # a file is what it is given for
 
 
 @pytest.mark.parametrize(
@@ -128,7 +142,9 @@ def test_shapes(tmp_path):
     assert beir.kind(sts(tmp_path / "b", "")) == "sts"
     with pytest.raises(UserError, match="holds nothing; expected a retrieval set"):
         beir.kind(tmp_path / "c")
-    with pytest.raises(UserError, match="is a similarity set"):
+    with pytest.raises(UserError, match="is a similarity set.*domain.kind=scored"):
         beir.read_folder(tmp_path / "b")
+    with pytest.raises(UserError, match="is a retrieval set.*domain.kind=pairs"):
+        beir.read_sts(tmp_path / "a")
     with pytest.raises(UserError, match="no such folder"):
         beir.read_folder(tmp_path / "none")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from finetune.config import Domain
+from finetune.config import Domain, Kind
 from finetune.data.card import Allows, Card, Origin, read_card
 from finetune.errors import UserError
 
@@ -59,6 +59,12 @@ def test_a_model_that_declares_a_source_of_the_card_is_named(card):
     assert declared <= set(card.contamination)
 
 
+FILES = {
+    Kind.pairs: ("corpus.jsonl", "queries.jsonl", "qrels.tsv"),
+    Kind.scored: ("train.jsonl", "test.jsonl"),
+}
+
+
 @pytest.mark.parametrize("path", DOMAINS, ids=stem)
 def test_a_domain_has_the_keys_of_the_schema_and_its_card_tells_its_files(path):
     raw = OmegaConf.create({"paths": {"data": "DATA"}, "domain": OmegaConf.load(path)})
@@ -70,8 +76,14 @@ def test_a_domain_has_the_keys_of_the_schema_and_its_card_tells_its_files(path):
     if domain.train and domain.dev:
         dev = domain.dev.relative_to("DATA").as_posix()
         expected = [Path(domain.train).relative_to("DATA").as_posix()]
-        expected += [f"{dev}/{name}" for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv")]
+        expected += [f"{dev}/{name}" for name in FILES[domain.kind]]
         assert [name for name in expected if name not in told] == []
+
+
+@pytest.mark.parametrize("path", DOMAINS, ids=stem)
+def test_what_a_domain_holds_is_what_its_card_evaluates(path):
+    task = read_card(ROOT / f"data_cards/{path.stem}.md").task.value
+    assert {"pairs": "retrieval", "scored": "similarity"}[OmegaConf.load(path).kind] == task
 
 
 @pytest.mark.parametrize("path", DOMAINS, ids=stem)
@@ -140,7 +152,7 @@ def test_an_empty_value_is_no_fact(tmp_path, key):
     [
         ({"license": "MIT"}, "unknown key 'license'; did you mean 'licence'?"),
         ({"name": "other"}, "name=other: expected toy"),
-        ({"task": "guess"}, "task=guess: expected one of retrieval"),
+        ({"task": "guess"}, "task=guess: expected one of retrieval, similarity"),
         ({"allows": "all"}, "expected one of commercial, research-only, unknown"),
         ({"allows": ["commercial"]}, "expected one of commercial"),
         ({"language": 3}, "language=3: expected a text"),

@@ -1,7 +1,7 @@
 import pytest
 from tiny_runs import write_rows
 
-from finetune.config import Domain, Generate, Source, Use
+from finetune.config import Domain, Generate, Kind, Source, Use
 from finetune.data.generate import generate
 from finetune.data.prepare import LEAK
 from finetune.data.synthesize import GENERATORS
@@ -28,7 +28,7 @@ def data(tmp_path):
 def make(data, out, use=Use.only, documents=None, limit=None, seed=0, **shares):
     out.mkdir()
     settings = Generate(use=use, pairs=100, **(dict.fromkeys(GENERATORS, 0.0) | shares))
-    domain = Domain("law", Source.files, None, None, None, documents, {}, None, False)
+    domain = Domain("law", Source.files, Kind.pairs, None, None, None, documents, {}, None, False)
     summary = generate(settings, domain, data, limit, seed, out)
     assert summary == read_json(out / "summary.json")
     assert read_known(out) == read_known(data)

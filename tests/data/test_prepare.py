@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from finetune.config import BadRows, Check, Domain, Source
+from finetune.config import BadRows, Check, Domain, Kind, Source
 from finetune.data.prepare import LEAK, LIMIT, UNSELECTED, prepare
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, half, read_json, read_jsonl, read_set
@@ -12,9 +12,9 @@ STOP = Check(BadRows.stop)
 
 def domain(tmp_path, **changes):
     settings = {
-        "name": "custom", "source": Source.files, "train": str(tmp_path / "train.jsonl"),
-        "dev": tmp_path / "dev", "test": None, "documents": None, "columns": {},
-        "sources": None, "full": False,
+        "name": "custom", "source": Source.files, "kind": Kind.pairs,
+        "train": str(tmp_path / "train.jsonl"), "dev": tmp_path / "dev", "test": None,
+        "documents": None, "columns": {}, "sources": None, "full": False,
     }  # fmt: skip
     return Domain(**(settings | changes))
 

@@ -1,8 +1,16 @@
 import numpy as np
+import pytest
 
-from finetune.evaluation.artifacts import Outcome, evaluate, outcome, read_outcome, write_outcome
+from finetune.evaluation.artifacts import (
+    Outcome,
+    evaluate,
+    outcome,
+    read_outcome,
+    score,
+    write_outcome,
+)
 from finetune.evaluation.retrieval import METRICS, Ranking
-from finetune.records import EvaluationSet
+from finetune.records import EvaluationSet, Scored, ScoredSet
 
 
 class Lengths:
@@ -71,3 +79,42 @@ def test_top_documents_belong_to_their_query():
     found = outcome(ranking, {"a": {"1": 1}, "c": {"2": 1}})
     assert found.queries == ("a", "c") and found.top == (("1",), ("3",))
     assert found.metrics["ndcg@10"].tolist() == [1.0, 0.0]
+
+
+# Cosines of the pairs: cos of (9 - 4) / 200, (36 - 4) / 200, (144 - 4) / 200, all apart.
+SCORES = ScoredSet("sts", (
+    Scored("p1", "文文", "文文文", 5.0, "s"),
+    Scored("p2", "文文", "文" * 6, 1.0, "s"),
+    Scored("p3", "文文", "文" * 12, 3.0, "s"),
+))  # fmt: skip
+
+
+def test_what_each_pair_got(tmp_path):
+    encoder = Lengths()
+    evaluate("tuned", encoder, [SIMPLIFIED, SCORES], tmp_path)
+    found = read_outcome(tmp_path / "tuned/sts.jsonl")
+    assert found.queries == ("p1", "p2", "p3") and found.main == SCORES.main == "spearman"
+    assert found.cosines == pytest.approx(np.cos([5 / 200, 32 / 200, 140 / 200]))
+    # ranks 3, 2, 1 by cosine, 3, 1, 2 by score: 1 - 6 x 2 / (3 x 8)
+    assert found.metrics["spearman"].mean() == pytest.approx(0.5)
+    assert list(found.metrics) == ["spearman"] and found.top == ()
+    assert read_outcome(tmp_path / "tuned/s.jsonl").main == SIMPLIFIED.main
+    assert encoder.asked[-2:] == [("query", 3), ("query", 3)]
+
+
+def test_labelled_pairs_get_both_metrics():
+    labelled = ScoredSet("l", tuple(
+        Scored(pair.id, pair.a, pair.b, float(pair.score > 2), "s") for pair in SCORES.pairs
+    ))  # fmt: skip
+    found = score(Lengths(), labelled)
+    # alike: the first and the last of three by cosine
+    assert found.metrics["ap"].mean() == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert found.main == "spearman"
+
+
+def test_an_outcome_of_pairs_comes_back_as_written(tmp_path):
+    written = score(Lengths(), SCORES)
+    write_outcome(tmp_path / "a.jsonl", written)
+    found = read_outcome(tmp_path / "a.jsonl")
+    assert (found.queries, found.top, found.cosines) == (written.queries, (), written.cosines)
+    assert found.metrics["spearman"].tolist() == written.metrics["spearman"].tolist()

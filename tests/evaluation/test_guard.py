@@ -1,7 +1,7 @@
 import pytest
 
-from finetune.evaluation.guard import pooled
-from finetune.records import EvaluationSet
+from finetune.evaluation.guard import guard_texts, pooled, sampled
+from finetune.records import EvaluationSet, Scored, ScoredSet
 
 TOPICS = "押金 工资 离婚 商品 抚养 学校 医院 合同".split()
 
@@ -61,3 +61,20 @@ def test_a_tiny_set_stays_whole():
     whole, base_top = select(3, 5)
     small = pooled(whole, [row[:2] for row in base_top], max_texts=0, seed=0)
     assert small.queries == whole.queries and golds(small) <= set(small.corpus)
+
+
+def test_all_scorings_cost_a_share_of_the_training():
+    # 1,000 texts trained once cost 3,000; a tenth of that for 5 checkpoints and the base
+    assert guard_texts(1000, 0.1, 1.0, 5) == 50
+    assert guard_texts(1000, 0.1, 2.0, 3) == 150
+
+
+@pytest.mark.parametrize(("texts", "pairs"), [(1, 150), (300, 150), (700, 350), (99999, 500)])
+def test_as_many_pairs_as_may_be_encoded(texts, pairs):
+    rows = tuple(Scored(f"p-{n}", f"问{n}", f"答{n}", n % 3, "s") for n in range(500))
+    found, same, other = (
+        sampled(ScoredSet("dev", rows), max_texts=texts, seed=seed) for seed in (0, 0, 1)
+    )
+    assert len(found.pairs) == pairs and found == same and found.name == "dev"
+    assert list(found.pairs) == [row for row in rows if row in found.pairs]
+    assert (found == other) == (pairs == 500)

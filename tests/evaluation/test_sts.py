@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
-from finetune.evaluation.sts import average_precision, similarities, spearman
+from finetune.evaluation.statistics import compare, interval
+from finetune.evaluation.sts import average_precision, ranks, score, similarities, spearman
 from finetune.records import Scored
 
 
@@ -39,7 +40,8 @@ def test_the_cosine_of_each_pair_both_sides_as_queries():
     ],
 )
 def test_spearman_by_hand(cosines, scores, expected):
-    assert spearman(np.array(cosines), np.array(scores)) == pytest.approx(expected, abs=1e-6)
+    found = spearman(np.array(cosines), np.array(scores))
+    assert found.shape == (len(cosines),) and found.mean() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_spearman_by_hand(cosines, scores, expected):
 )
 def test_average_precision_by_hand(cosines, labels, expected):
     found = average_precision(np.array(cosines), np.array(labels, float))
-    assert found == pytest.approx(expected)
+    assert found.shape == (len(cosines),) and found.mean() == pytest.approx(expected)
 
 
 @given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=40))
@@ -62,8 +64,75 @@ def test_against_scikit_learn_and_scipy_with_ties(rows):
     cosines = np.array([cosine / 5 for cosine, _ in rows], np.float32)
     labels = np.array([label for _, label in rows], float)
     assume(labels.any())
-    assert average_precision(cosines, labels) == pytest.approx(
+    assert average_precision(cosines, labels).mean() == pytest.approx(
         average_precision_score(labels, cosines)
     )
     assume(len(set(labels)) > 1 and len(set(cosines.tolist())) > 1)
-    assert spearman(cosines, labels) == pytest.approx(spearmanr(labels, cosines).statistic)
+    assert spearman(cosines, labels).mean() == pytest.approx(spearmanr(labels, cosines).statistic)
+
+
+def test_ranks_lie_between_0_and_1_and_ties_share_one():
+    assert ranks(np.array([5.0, 1.0, 3.0, 3.0])).tolist() == [0.875, 0.125, 0.5, 0.5]
+
+
+def test_labels_are_scored_twice_and_other_scores_once():
+    cosines = np.array([0.1, 0.2, 0.3])
+    assert list(score(cosines, np.array([0.0, 1.0, 1.0]))) == ["spearman", "ap"]
+    for scores in ([0.0, 0.5, 1.0], [0.0, 2.0, 2.0], [0.0, 1.0, 5.0]):
+        assert list(score(cosines, np.array(scores))) == ["spearman"]
+
+
+def test_a_model_that_puts_all_texts_in_one_place_orders_nothing():
+    assert spearman(np.full(4, 0.5), np.array([0.0, 1.0, 0.0, 1.0])).tolist() == [0.0] * 4
+
+
+def noisy(n, scores, noise, seed=0):
+    """Scores, and cosines that follow them but for noise; rounded, so that there are ties."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, scores, n).astype(float)
+    return (truth / scores + rng.normal(0, noise, n)).round(2), truth
+
+
+@pytest.mark.parametrize("row", [0, 7, 23])
+@pytest.mark.parametrize(
+    ("values", "reference"),
+    [
+        (spearman, lambda cosines, labels: spearmanr(cosines, labels).statistic),
+        (average_precision, lambda cosines, labels: average_precision_score(labels, cosines)),
+    ],
+)
+def test_a_pairs_value_is_what_the_metric_gains_from_more_of_it(values, reference, row):
+    cosines, labels = noisy(50, 2, 0.5)
+    # Every pair 400 times, and this one once more.
+    rows = np.append(np.repeat(np.arange(50), 400), row)
+    gained = reference(cosines[rows], labels[rows]) - reference(cosines, labels)
+    found = values(cosines, labels)
+    assert found[row] - found.mean() == pytest.approx(400 * 50 * gained, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "values", "reference"),
+    [
+        (2, spearman, lambda cosines, labels: spearmanr(cosines, labels).statistic),
+        (6, spearman, lambda cosines, labels: spearmanr(cosines, labels).statistic),
+        (2, average_precision, lambda cosines, labels: average_precision_score(labels, cosines)),
+    ],
+)
+def test_intervals_are_those_of_resampled_pairs(scores, values, reference):
+    n = 600
+    cosines, truth = noisy(n, scores, 0.5)
+    other = noisy(n, scores, 0.4)[0]  # the same truth, by the seed
+    drawn = np.random.default_rng(1).integers(0, n, (400, n))
+    resampled = np.array([
+        (reference(cosines[rows], truth[rows]), reference(other[rows], truth[rows]))
+        for rows in drawn
+    ])  # fmt: skip
+    found = values(cosines, truth), values(other, truth)
+    width = np.ptp(interval(found[0], 2_000))
+    expected = np.percentile(resampled[:, 0], [2.5, 97.5])
+    np.testing.assert_allclose(interval(found[0], 2_000), expected, atol=0.15 * width)
+    difference = compare(*found, 2_000)
+    expected = np.percentile(resampled[:, 1] - resampled[:, 0], [2.5, 97.5])
+    np.testing.assert_allclose(
+        (difference.ci_low, difference.ci_high), expected, atol=0.15 * np.ptp(expected)
+    )

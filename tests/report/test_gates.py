@@ -37,7 +37,7 @@ def spread(n):
 )
 def test_gain(n, change, status):
     base = spread(n)
-    gate = gain(base, change(base), SETTINGS, 0, "statutes")
+    gate = gain(base, change(base), SETTINGS, 0, "statutes", "ndcg@10")
     assert gate.status is status
     assert gate.n == n
     assert gate.value == pytest.approx((change(base) - base).mean())
@@ -47,14 +47,14 @@ def test_gain(n, change, status):
 def test_gain_must_exceed_min_gain():
     base = spread(40)
     settings = dataclasses.replace(SETTINGS, min_gain=0.15)
-    assert gain(base, base + 0.1, settings, 0, "s").status is Status.failed
-    assert gain(base, base + 0.2, settings, 0, "s").status is Status.passed
+    assert gain(base, base + 0.1, settings, 0, "s", "ndcg@10").status is Status.failed
+    assert gain(base, base + 0.2, settings, 0, "s", "ndcg@10").status is Status.passed
 
 
 def test_gain_at_alpha_is_not_enough():
     # 4 queries that all gain: 2 of 16 sign patterns are as extreme, p is about 0.125.
     base = np.array([0.2, 0.3, 0.4, 0.5])
-    assert gain(base, base + 0.1, SETTINGS, 0, "s").status is Status.inconclusive
+    assert gain(base, base + 0.1, SETTINGS, 0, "s", "ndcg@10").status is Status.inconclusive
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_gain_at_alpha_is_not_enough():
 )
 def test_int8(n, drops, status):
     fp32 = spread(n)
-    gate = int8(fp32, fp32 - drops(n), SETTINGS, 0)
+    gate = int8(fp32, fp32 - drops(n), SETTINGS, 0, "ndcg@10")
     assert gate.status is status
     assert gate.value == pytest.approx(drops(n).mean() / 0.5)
     assert gate.threshold == 0.005
@@ -112,7 +112,7 @@ def test_a_base_that_was_kept_has_gained_nothing_whatever_its_exports_score():
 
 
 def test_int8_of_a_model_that_finds_nothing():
-    assert int8(np.zeros(40), np.zeros(40), SETTINGS, 0).status is Status.passed
+    assert int8(np.zeros(40), np.zeros(40), SETTINGS, 0, "ndcg@10").status is Status.passed
 
 
 def test_a_question_in_two_scripts_counts_once():

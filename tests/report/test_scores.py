@@ -3,8 +3,11 @@
 import numpy as np
 from synthetic import EVIL, SETTINGS, make_set
 
+from finetune.evaluation.artifacts import Outcome
+from finetune.records import Scored, ScoredSet
 from finetune.report.examples import changed
 from finetune.report.facts import in_order, read_outcomes
+from finetune.report.gates import Status, judge
 from finetune.report.scores import measure, slices
 
 
@@ -61,8 +64,37 @@ def test_examples(facts):
     assert gains[0] == (tuned.metrics["ndcg@10"] - base.metrics["ndcg@10"]).max()
     assert all(example.tuned < example.base for example in fell)
     first = rose[0]
-    assert EVIL in first.query and first.gold == (make_set().corpus[f"d{first.id}"],)
-    assert first.base_first == first.gold[0]
+    gold = make_set().corpus[f"d{first.id}"]
+    assert EVIL in first.query and first.measure == "NDCG@10"
+    assert first.lines == (("answer", gold), ("base puts first", gold), ("tuned puts first", gold))
+
+
+def test_examples_of_pairs_are_those_whose_rank_changed():
+    pairs = tuple(
+        Scored(f"p{n}", f"甲{n}", f"乙{n}", float(score), "s")
+        for n, score in enumerate([0, 1, 2, 3])
+    )
+    # ranks by score 1 to 4 of 4; p0 and p3 change places, and then p1 and p2 as well
+    base = Outcome(("p0", "p1", "p2", "p3"), {}, (), (0.9, 0.2, 0.3, 0.1))
+    tuned = Outcome(("p0", "p1", "p2", "p3"), {}, (), (0.1, 0.3, 0.2, 0.9))
+    rose, fell = changed(base, tuned, ScoredSet("s", pairs))
+    assert [(each.id, each.base, each.tuned) for each in rose] == [("p0", 0.25, 1), ("p3", 0.25, 1)]
+    assert [(each.id, each.base, each.tuned) for each in fell] == [("p1", 1, 0.75), ("p2", 1, 0.75)]
+    assert rose[0].query == "甲0" and "rank by cosine" in rose[0].measure
+    assert rose[0].lines == (
+        ("other text", "乙0"), ("score", "0"), ("cosine of base, of tuned", "0.900, 0.100")
+    )  # fmt: skip
+
+
+def test_a_set_of_the_other_shape_is_no_part_of_the_int8_gate():
+    values = np.linspace(0.2, 0.8, 40)
+    ids = tuple(f"q{n}" for n in range(40))
+    sets = {"own": Outcome(ids, {"spearman": values, "ap": values}, ()),
+            "general": Outcome(ids, {"ndcg@10": values}, ())}  # fmt: skip
+    lost = {"own": sets["own"], "general": Outcome(ids, {"ndcg@10": values - 0.1}, ())}
+    (gate,) = judge({"onnx-fp32": sets, "onnx-int8-dynamic": lost}, "own", SETTINGS, 0)
+    assert (gate.status, gate.value, gate.n) == (Status.passed, 0.0, 40)
+    assert "INT8 changes Spearman" in gate.detail and "40 pairs" in gate.detail
 
 
 def test_no_examples_where_nothing_changed(facts):
