@@ -100,7 +100,7 @@ class Share(BatchSampler):
         processes: How many there are.
     """
 
-    def __init__(self, batches: BucketSampler, process: int, processes: int) -> None:
+    def __init__(self, batches: DefaultBatchSampler, process: int, processes: int) -> None:
         self.batch_sampler = batches  # the trainer sets the epoch of what has this name
         self.process = process
         self.processes = processes

@@ -47,6 +47,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "evaluate.max_general_drop": (-1e-9, 1),
 }
 _ADAPTER_SIZES = ("layers", "length", "peft.r")
+OWN = "domain"  # what the domain's own rows are called beside mixed sets
 # Losses of sentence-transformers that learn from two texts and a score.
 _SCORED_LOSSES = ("CoSENTLoss", "AnglELoss", "CosineSimilarityLoss")
 _CHOICES = {"model.pooling": ("mean", "cls"), "hardware.device": ("auto", "cpu", "cuda"),
@@ -85,6 +86,7 @@ def problems(config: Config) -> Iterator[str]:
         )
     if config.domain.kind is Kind.scored:
         yield from _scored_problems(config)
+    yield from _mix_problems(config)
 
 
 def _scored_problems(config: Config) -> Iterator[str]:
@@ -95,6 +97,26 @@ def _scored_problems(config: Config) -> Iterator[str]:
             f"generate.use={config.generate.use.value}: makes pairs of a query and its answer, and "
             f"domain={config.domain.name} holds scored pairs; set generate=none"
         )
+
+
+def _mix_problems(config: Config) -> Iterator[str]:
+    for name, each in config.mix.items():
+        if name == OWN:
+            yield f"mix.{name}: the name of the domain's own rows; choose another"
+        if not 0 < each.weight < 1:
+            yield f"mix.{name}.weight={each.weight}: must be greater than 0 and less than 1"
+        if each.prompts and set(each.prompts) != {"query", "passage"}:
+            yield f"mix.{name}.prompts: has {sorted(each.prompts)}; expected query and passage"
+        wanted = kind_of(each.loss or config.loss)
+        if each.kind is not wanted:
+            yield (
+                f"mix.{name}.kind={each.kind.value}: its loss learns from rows of the kind "
+                f"{wanted.value}; give it one of its own, as +loss@mix.{name}.loss=cosent for "
+                "scored or mnrl for pairs"
+            )
+    total = sum(each.weight for each in config.mix.values())
+    if total >= 1:
+        yield f"mix: weights add up to {total:g}; must be less than 1: the rest is the domain's"
 
 
 def kind_of(loss: Mapping[str, Any]) -> Kind:

@@ -23,18 +23,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune import check
-from finetune.config import Config, Kind
+from finetune.config import Config, Kind, Mixed
 from finetune.errors import UserError, first_line, nearest
 
 _PACKAGE = Path(__file__).parent
 # A clone keeps configs/ beside the package; an installed wheel carries them inside it.
 ROOT = _PACKAGE.parent if (_PACKAGE.parent / "configs/default.yaml").is_file() else _PACKAGE
-GROUPS = ("recipes", "domain", "generate", "model", "adapter", "loss", "mine", "train", "merge",
-          "hardware", "export", "evaluate", "tracking")  # fmt: skip
+GROUPS = ("recipes", "domain", "generate", "mix", "model", "adapter", "loss", "mine", "train",
+          "merge", "hardware", "export", "evaluate", "tracking")  # fmt: skip
 
 # What Hydra's grammar takes for no part of a plain value: Chinese, and signs that paths hold.
 _ODD = re.compile(r"[^\x00-\x7f]|[~#&!;=]")
-_OPEN = "domain.columns."
+_OPEN = re.compile(r"(domain|mix\.[^.]+)\.columns(\.|$)")
 _WORD = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s,:'\"\[\]{}()]+")
 
 
@@ -99,9 +99,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def _opened(override: Override) -> str:
-    """Let ``domain.columns`` name any field; reading the data tells one that no row has."""
+    """Let ``columns`` name any field; reading the data tells one that no row has."""
     line = override.input_line or ""
-    inside = f"{override.key_or_group}.".startswith(_OPEN)
+    inside = _OPEN.match(override.key_or_group)
     return f"++{line}" if inside and override.type is OverrideType.CHANGE else line
 
 
@@ -129,6 +129,12 @@ def typed(raw: DictConfig) -> Config:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
         part = raw.get(field.name)
+        if field.name == "mix" and isinstance(part, DictConfig):
+            values["mix"] = {}
+            for name in map(str, part):
+                values["mix"][name], found = _typed_part(Mixed, part[name], f"mix.{name}.")
+                problems += found
+            continue
         nested = isinstance(field.type, type) and dataclasses.is_dataclass(field.type)
         schema = field.type if nested else Config
         content = part if nested and isinstance(part, DictConfig) else {field.name: part}
@@ -218,9 +224,9 @@ def _override_problems(override: Override) -> Iterator[str]:
         yield f"{override.input_line}: several values; add -m to run one after the other"
         return
     if key in GROUPS:
-        options = choices(key)
-        if override.value() not in options:
-            name = str(override.value())
+        options, value = choices(key), override.value()
+        several = value if key == "mix" and isinstance(value, list) else [value]
+        for name in (str(each) for each in several if each not in options):
             kind = key.removesuffix("s") if key == "recipes" else key
             yield f"{key}={name}: unknown {kind}; {nearest(name, options)}"
         return
@@ -241,6 +247,12 @@ def _in_open_part(key: str) -> bool:
 def _unknown_in_part(override: Override, parts: DictConfig) -> Iterator[str]:
     """A misspelt key of a part whose keys the schema leaves open, as the loss."""
     key = override.key_or_group
+    first, _, rest = key.partition(".")
+    if first == "mix" and rest and rest.partition(".")[0] not in parts.mix:
+        yield f"{override.input_line}: no such set is mixed in; add mix=<set>, from: " + ", ".join(
+            name for name in choices("mix") if name != "none"
+        )
+        return
     parent = key.rpartition(".")[0]
     there = [f"{parent}.{name}" for name in OmegaConf.select(parts, parent) or ()] if parent else []
     if _in_open_part(key) and not override.is_add() and key not in there:

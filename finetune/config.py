@@ -108,6 +108,18 @@ class Generate:
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """A training set beside the domain's: its share of the batches, its loss and its prompts."""
+
+    train: Optional[str]  # noqa: UP045
+    columns: Dict[str, str]  # noqa: UP006
+    kind: Kind
+    weight: float
+    loss: Optional[Dict[str, Any]]  # noqa: UP006, UP045
+    prompts: Optional[Dict[str, str]]  # noqa: UP006, UP045
+
+
+@dataclass(frozen=True)
 class Check:
     """How strict the data checks are."""
 
@@ -225,6 +237,7 @@ class Config:
     paths: Paths
     domain: Domain
     generate: Generate
+    mix: Dict[str, Mixed]  # noqa: UP006
     check: Check
     model: Model
     adapter: Dict[str, Any]  # noqa: UP006

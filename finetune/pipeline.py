@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import forgetting, hardware, processes, rounds, steps, tracking
+from finetune import forgetting, hardware, mix_steps, processes, rounds, steps, tracking
 from finetune.check import target_problems
 from finetune.config import Config, Export, Hub, Kind, Source, Use, to_dict
 from finetune.errors import UserError, nearest
@@ -31,6 +31,7 @@ def resolve(config: Config) -> Config:
     domain = config.domain
     if domain.source is Source.files:
         problems += _missing_data(config)
+    problems += mix_steps.missing(config)
     if config.until is not None and not problems:  # the plan looks at the data
         names = [step.name for step in steps_of(config)]
         if config.until not in names:
@@ -58,6 +59,8 @@ def steps_of(config: Config) -> list[Step]:
     pairs = "mine" if mined else own
     machine = {"device": config.hardware.device, "threads": config.hardware.threads}
     general = forgetting.folder_of(config)
+    mixed = mix_steps.OUTPUTS if config.mix else {}
+    mix = mix_steps.train_settings(config) if config.mix else {}
     first = [
         Step(
             "data", steps.data, 2,
@@ -67,6 +70,7 @@ def steps_of(config: Config) -> list[Step]:
         ),
         *([forgetting.read_step(general)] if general else []),
         *([_generate(config)] if generated else []),
+        *([mix_steps.read_step(config, general)] if config.mix else []),
         Step("base", steps.base, 1, {"model": config.model}, files=_model_files(config)),
         Step(
             "export-base", steps.export, 1,
@@ -87,8 +91,9 @@ def steps_of(config: Config) -> list[Step]:
         {"model": "base", "pairs": "generate", "select": "pool"}, resumes=True,
     )  # fmt: skip
     train = Step(
-        "train", steps.train, 4, _train_settings(config, mined=mined) | machine,
-        {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"}, resumes=True,
+        "train", steps.train, 4, _train_settings(config, mined=mined) | machine | mix,
+        {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"} | mixed,
+        resumes=True,
     )  # fmt: skip
     later = rounds.later([first[-1], embed, mine, train], config.mine.rounds)
     trained = later[-1].name if later else "train"
@@ -135,7 +140,7 @@ def steps_of(config: Config) -> list[Step]:
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
              "mined": mined},
             {"data": own, "sets": "data", "pairs": pairs, "export": "export",
-             "evaluate_base": "evaluate-base", "evaluate": "evaluate"}
+             "evaluate_base": "evaluate-base", "evaluate": "evaluate"} | mixed
             | rounds.outputs(config.mine.rounds, warm=warm)
             | (forgetting.OUTPUTS if general else {})
             | ({"merge": "merge"} if merging else {}),
@@ -220,6 +225,8 @@ def _show(planned: Sequence[Planned], run_dir: Path) -> None:
 def _check_targets(config: Config, planned: Sequence[Planned]) -> None:
     if any(each.step.call is steps.train and not each.cached for each in planned):
         problems = list(target_problems("loss", config.loss))
+        for name, each in config.mix.items():
+            problems += target_problems(f"mix.{name}.loss", each.loss) if each.loss else []
         if config.adapter:
             problems += target_problems("adapter", config.adapter)
         if problems:

@@ -170,6 +170,7 @@ def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
 def train(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Train, guarded by the select half."""
     from finetune import training
+    from finetune.mixing import read_parts
 
     select = only_set(inputs["select"])
     trained: type[AnyRow] = Mined if settings["mined"] else Pair
@@ -179,8 +180,9 @@ def train(settings: Settings, inputs: Inputs, out: Path) -> None:
         settings["train"], dict(settings["loss"]), Precision(settings["precision"]),
         settings["device"], settings["threads"], settings["seed"], dict(settings["adapter"]),
     )  # fmt: skip
+    mixed = read_parts(settings["mix"], inputs["mixed"], plan.loss) if "mixed" in inputs else []
     training.train(inputs["model"] / "model", rows, select, plan, out,
-                   others=read_known(inputs["pairs"]))  # fmt: skip
+                   others=read_known(inputs["pairs"]), mixed=mixed)  # fmt: skip
 
 
 def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -224,6 +226,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     sets = [read_set(folder) for folder in sorted((data_folder / "report").iterdir())]
     names, selected = [each.name for each in sets], _select(data_folder).name
     general = only_set(inputs["general"] / "report") if "general" in inputs else None
+    mixed = {"mixed": read_json(inputs["mixed"] / "summary.json")} if "mixed" in inputs else {}
     build(
         Facts(
             recipe=settings["recipe"],
@@ -234,7 +237,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             outcomes=[inputs[name] / "outcomes" for name in inputs if name.startswith("evaluate")],
             speeds=read_json(inputs["evaluate_base"] / "speed.json")
             | read_json(inputs["evaluate"] / "speed.json"),
-            data_summary=read_json(inputs["data"] / "summary.json"),
+            data_summary=read_json(inputs["data"] / "summary.json") | mixed,
             mining=rounds.mining(inputs) if settings["mined"] else None,
             training=rounds.training(inputs),
             curves=rounds.curves(inputs, out),

@@ -9,15 +9,14 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 from sentence_transformers import (
@@ -35,7 +34,8 @@ from finetune import adapter as adapters
 from finetune import model as models
 from finetune import processes, strategy
 from finetune.adapter.prefix import PrefixTransformer
-from finetune.batching import BucketSampler, Share
+from finetune.batching import Share
+from finetune.check import OWN
 from finetune.checkpoints import (
     Curves,
     MarkComplete,
@@ -45,19 +45,9 @@ from finetune.checkpoints import (
     step_of,
 )
 from finetune.config import Precision, Train
-from finetune.errors import UserError
 from finetune.evaluation.artifacts import score
-from finetune.mining import known_answers, without_known
-from finetune.records import (
-    AnyRow,
-    AnySet,
-    Mined,
-    Pair,
-    Scored,
-    normalised,
-    read_json,
-    write_json,
-)
+from finetune.mixing import Batches, Examples, Part, examples
+from finetune.records import AnyRow, AnySet, Pair, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +75,7 @@ def train(
     plan: Plan,
     out: Path,
     others: Sequence[Pair] = (),
+    mixed: Sequence[Part] = (),
 ) -> dict[str, Any]:
     """Train, or continue the training that a killed run left in ``out``.
 
@@ -98,6 +89,7 @@ def train(
         out: Gets ``model/`` (the best checkpoint, or the base), ``curves.jsonl`` and
             ``training.json`` (what this function returns); of LoRA also ``adapter/``, unmerged.
         others: Pairs that are not trained on, whose positives are no negatives all the same.
+        mixed: Further sets that a share of the batches comes from.
 
     Returns:
         ``{"base", "best", "best_step", "improved", "steps", "stopped_at", "pairs_per_second",
@@ -118,9 +110,8 @@ def train(
     _set_dropout(model, plan.train.dropout)
     window = model.max_seq_length or plan.train.max_length
     model.max_seq_length = min(window, plan.train.max_length)
-    known = known_answers([*rows, *others])
-    rows = without_known(rows, known)
-    sampler = _sampler(rows, known, plan)
+    parts = [Part(OWN, rows, plan.loss), *mixed]
+    fed = examples(parts, others, model.prompts, plan.train.batch_size, plan.seed)
     resume = processes.once(lambda: last_complete(checkpoints))
     guard = Guard(select, plan.precision)
     curves = Curves(
@@ -129,13 +120,13 @@ def train(
         keep_until=step_of(resume),
     )
     base_score = processes.once(lambda: _base_score(curves, guard, model))
-    finish = _attach(model, rows, select, plan, out)
+    finish = _attach(model, fed.texts, select, plan, out)
     trainer = Trainer(
-        sampler,
+        fed.batches,
         model=model,
-        args=_arguments(plan, len(sampler), model, checkpoints, guard.score),
-        train_dataset=_dataset(rows),
-        loss=instantiate(strategy.gathering(plan.loss), model=model),
+        args=_arguments(plan, fed, checkpoints, guard.score),
+        train_dataset=fed.dataset,
+        loss=_losses(parts, model),
         evaluator=guard,
         callbacks=[curves, Patience(plan.train.patience, curves), MarkComplete()],
     )
@@ -175,15 +166,18 @@ def train(
 class Trainer(SentenceTransformerTrainer):
     """The trainer with our batches: as an argument they would be pickled with its settings."""
 
-    def __init__(self, sampler: BucketSampler, **kwargs: Any) -> None:
+    def __init__(self, sampler: Batches, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._sampler = sampler
 
-    def get_batch_sampler(self, *args: Any, **kwargs: Any) -> BucketSampler | Share:
+    def get_batch_sampler(self, *args: Any, **kwargs: Any) -> Batches | Share:
         """Return the length-bucketed batches, or this process's share of each."""
         if processes.count() == 1:
             return self._sampler
         return Share(self._sampler, processes.rank(), processes.count())
+
+    # Of several sets, the library asks for each one's batches first and does not need them.
+    get_multi_dataset_batch_sampler = get_batch_sampler
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the loader as it is: accelerate's would give other batches to every process."""
@@ -250,7 +244,7 @@ def _autocast(precision: Precision) -> torch.dtype | None:
 
 def _attach(
     model: SentenceTransformer,
-    rows: Sequence[AnyRow],
+    texts: Sequence[str],
     select: AnySet,
     plan: Plan,
     out: Path,
@@ -259,7 +253,6 @@ def _attach(
     if not plan.adapter:
         return lambda folder: None
     prompts = {name: model.prompts.get(name) or "" for name in ("query", "passage")}
-    texts = [prompts[name] + text for row in rows for name, text in row.prompted]
     guarded = [prompts[name] + text for name, text in select.prompted]
     if not processes.first():
         guarded = []
@@ -284,12 +277,11 @@ def _columns(device: str) -> AbstractContextManager[None]:
 
 
 def _arguments(
-    plan: Plan, batches: int, model: SentenceTransformer, folder: Path, score_name: str
+    plan: Plan, fed: Examples, folder: Path, score_name: str
 ) -> SentenceTransformerTrainingArguments:
     train = plan.train
-    steps = max(1, round(batches * train.epochs))
+    steps = max(1, round(len(fed.batches) * train.epochs))
     every = max(1, -(-steps // train.checkpoints))
-    query, passage = (model.prompts.get(name) or "" for name in ("query", "passage"))
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -302,9 +294,7 @@ def _arguments(
         fp16=plan.precision is Precision.fp16,
         use_cpu=plan.device == "cpu",
         seed=plan.seed,
-        # Both texts of a scored pair as queries, as they are evaluated.
-        prompts={"query": query, "positive": passage, "a": query, "b": query}
-        | {f"negative_{i}": passage for i in range(1, 33)},
+        prompts=fed.prompts,
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",
@@ -324,6 +314,14 @@ def _arguments(
     return arguments
 
 
+def _losses(
+    parts: Sequence[Part], model: SentenceTransformer
+) -> torch.nn.Module | dict[str, torch.nn.Module]:
+    """The loss of the only set, or that of each by name."""
+    made = {part.name: instantiate(strategy.gathering(part.loss), model=model) for part in parts}
+    return made if len(made) > 1 else made[OWN]
+
+
 def _base_score(curves: Curves, guard: Guard, model: SentenceTransformer) -> float:
     """Score before the first step, measured once over all attempts."""
     known = curves.base_score()
@@ -332,26 +330,6 @@ def _base_score(curves: Curves, guard: Guard, model: SentenceTransformer) -> flo
     score = guard(model)[guard.select.main]
     curves.write({"step": 0, guard.score: score})
     return score
-
-
-def _dataset(rows: Sequence[AnyRow]) -> Dataset:
-    if isinstance(rows[0], Scored):
-        names = ("a", "b", "score")
-        return Dataset.from_dict({name: [getattr(row, name) for row in rows] for name in names})
-    pairs = cast(Sequence[Pair | Mined], rows)
-    columns = {"query": [row.query for row in pairs], "positive": [row.positive for row in pairs]}
-    for index in range(len(pairs[0].negatives)):
-        columns[f"negative_{index + 1}"] = [row.negatives[index] for row in pairs]
-    return Dataset.from_dict(columns)
-
-
-def _sampler(rows: Sequence[AnyRow], known: Mapping[str, set[str]], plan: Plan) -> BucketSampler:
-    if len(rows) < processes.count():
-        raise UserError(f"only {len(rows)} training pairs for {processes.count()} processes")
-    # A text of a scored pair is no other pair's negative, so that any batch will do.
-    texts = [[normalised(text) for _, text in row.prompted] for row in rows]
-    answers = [known.get(text[0], set()) for text in texts]
-    return BucketSampler(texts, answers, plan.train.batch_size, plan.seed)
 
 
 def _outcome(state: TrainerState, base_score: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import yaml
 from finetune import check
 from finetune.check import target_problems
 from finetune.compose import GROUPS, ROOT, choices, compose, known_keys
-from finetune.config import Config, Kind, Precision, to_dict
+from finetune.config import Config, Kind, Mixed, Precision, to_dict
 from finetune.errors import UserError, nearest
 
 PARTS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
@@ -69,6 +69,10 @@ def test_every_part_composes_and_has_just_the_keys_of_its_schema(path):
     if group in PARTS:
         assert set(content) == {f.name for f in dataclasses.fields(PARTS[group])}
         assert getattr(config, group) is not None
+    elif group == "mix":
+        assert set(content) == set(config.mix)
+        for each in content.values():
+            assert set(each) == {f.name for f in dataclasses.fields(Mixed)}
     else:
         assert group in ("adapter", "loss") and getattr(config, group) == content
         assert content == {} or list(target_problems(group, content)) == []
@@ -211,6 +215,45 @@ def test_values_that_cannot_work(override, phrase):
 def test_more_negatives_than_candidates():
     (problem,) = problems("recipes=contrastive", "mine.candidates=1", "mine.negatives=2")
     assert "mine.negatives=2" in problem and "raise mine.candidates" in problem
+
+
+@pytest.mark.parametrize(
+    ("overrides", "phrases"),
+    [
+        (["mix.custom.weight=0"], ["mix.custom.weight=0.0: must be greater than 0"]),
+        (["mix.custom.weight=1"], ["less than 1", "mix: weights add up to 1;"]),
+        (["mix.custom.weight=much"], ["mix.custom.weight: "]),
+        (["mix.custom.kind=scored"], ["mix.custom.kind=scored: ", "+loss@mix.custom.loss=cosent"]),
+        (["+loss@mix.custom.loss=cosent"], ["mix.custom.kind=pairs: ", "of the kind scored"]),
+        (["mix.custom.prompts={query: a}"], ["mix.custom.prompts: has ['query']"]),
+        (["+mix.custom.wait=1"], ["mix.custom.wait: "]),
+        (["mix.custom.wieght=1"], ["did you mean 'mix.custom.weight'?"]),
+        (["+mix.domain=${mix.custom}"], ["mix.domain: the name of the domain's own rows"]),
+        (["mix=[custom,generel]"], ["mix=generel: unknown mix; did you mean 'general'?"]),
+    ],
+)
+def test_mixed_sets_that_cannot_work(overrides, phrases):
+    told = "; ".join(problems("recipes=full", "mix=custom", *overrides))
+    for phrase in phrases:
+        assert phrase in told
+
+
+@pytest.mark.parametrize("overrides", [[], ["mix=general", "paths.data=/data"]])
+def test_a_key_of_a_set_that_is_not_mixed_in(overrides):
+    assert problems("recipes=full", *overrides, "mix.custom.weight=0.1") == [
+        "mix.custom.weight=0.1: no such set is mixed in; add mix=<set>, from: custom, general"
+    ]
+
+
+def test_mixed_sets_can_be_several_each_with_its_own_loss():
+    config = compose([
+        "recipes=full", "mix=[general,custom]", "paths.data=/data", "mix.general.weight=0.3",
+        "mix.custom.kind=scored", "+loss@mix.custom.loss=cosent", "mix.custom.columns.a=句子1",
+    ])  # fmt: skip
+    assert config.mix["general"].train == "/data/general/train.jsonl"
+    assert [each.weight for each in config.mix.values()] == [0.3, 0.2]
+    assert config.mix["custom"].loss["scale"] == 20 and config.loss["scale"] == 50
+    assert config.mix["custom"].columns == {"a": "句子1"}
 
 
 def test_a_recipe_must_be_named():

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from finetune import pipeline
 from finetune.check import PRECISIONS
 from finetune.compose import choices, compose, known_keys
-from finetune.config import Config, Hub, Source, to_dict
+from finetune.config import Config, Hub, Kind, Mixed, Source, to_dict
 from finetune.data.card import Task, read_card
 from finetune.errors import UserError
 from finetune.export.parity import FLOORS
@@ -300,6 +300,7 @@ def other(key, value, copies):
         "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
         "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,
         "merge.weights": [0.5],
+        "mix": {"other": Mixed(copies["domain.train"], {}, Kind.pairs, 0.2, None, None)},
     }  # fmt: skip
     if key in special:
         return special[key]

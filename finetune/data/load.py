@@ -40,18 +40,26 @@ def read_pairs(
 
 
 def load_pairs(
-    source: str, columns: Mapping[str, str], bad_rows: BadRows, kind: Kind = Kind.pairs
+    source: str,
+    columns: Mapping[str, str],
+    bad_rows: BadRows,
+    kind: Kind = Kind.pairs,
+    *,
+    setting: str = "domain",
 ) -> Loaded:
-    """Read as `read_pairs`, and keep each pair's line and the count of changes."""
+    """Read as `read_pairs`, and keep each pair's line and the count of changes.
+
+    ``setting`` is the part of the configuration whose ``columns`` these are, in messages.
+    """
     form = FORMS[kind]
     problems = Problems()
     table = _open(source, problems)
-    found = _resolve(form, columns, table, problems)
+    found = _resolve(form, columns, table, problems, f"{setting}.columns")
     collector = Collector(form, table, found, bad_rows, problems)
     for number, row in table.rows(sorted(set(found.values()))):
         collector.add(number, row)
     for name in sorted(columns.keys() - collector.found):
-        problems.add(_no_column(table, name, columns[name], mapped=True))
+        problems.add(_no_column(table, f"{setting}.columns", name, columns[name], mapped=True))
     collector.check()
     if not collector.read:
         raise empty(table.name)
@@ -82,7 +90,7 @@ def _open(source: str, problems: Problems) -> Table:
 
 
 def _resolve(
-    form: Form, columns: Mapping[str, str], table: Table, problems: Problems
+    form: Form, columns: Mapping[str, str], table: Table, problems: Problems, key: str
 ) -> dict[str, str]:
     """Say which of the table's columns holds which field.
 
@@ -91,24 +99,23 @@ def _resolve(
     """
     before = problems.count
     for name in sorted(columns.keys() - set(form.fields)):
-        meant_field = nearest(name, form.fields)
-        problems.add(f"domain.columns.{printable(name)}: no such field; {meant_field}")
+        problems.add(f"{key}.{printable(name)}: no such field; {nearest(name, form.fields)}")
     found = {}
     for name in form.fields:
         column = columns.get(name, name)
         if column in table.columns or (table.ragged and name in form.optional):
             found[name] = column
         elif name in columns or name in form.required:
-            problems.add(_no_column(table, name, column, mapped=name in columns))
+            problems.add(_no_column(table, key, name, column, mapped=name in columns))
     if problems.count > before:
         problems.check()
     return found
 
 
-def _no_column(table: Table, name: str, column: str, *, mapped: bool) -> str:
-    key = f"domain.columns.{name}={printable(column)}: " if mapped else ""
+def _no_column(table: Table, key: str, name: str, column: str, *, mapped: bool) -> str:
+    place = f"{key}.{name}={printable(column)}: " if mapped else ""
     fix = meant(column, table.columns, "choose one of them")
     return (
-        f"{key}{table.name}: no column {shown(column)}; found {listed(table.columns)}; expected "
-        f"the column that holds the {name}: {fix} (set domain.columns.{name}=<column>)"
+        f"{place}{table.name}: no column {shown(column)}; found {listed(table.columns)}; expected "
+        f"the column that holds the {name}: {fix} (set {key}.{name}=<column>)"
     )

@@ -63,7 +63,7 @@ def prepare(
     """
     everything = load(domain, check)
     loaded = _select_sources(everything, domain.sources)
-    loaded = _drop_leaks(loaded)
+    loaded = drop_leaks(loaded)
     if not loaded.pairs and domain.train is not None:
         raise UserError(_nothing_left(domain, loaded.dropped))
     loaded = _sample(loaded, limit, seed)
@@ -163,7 +163,7 @@ def _select_sources(loaded: Loaded, sources: Sequence[str] | None) -> Loaded:
     return _drop(loaded, lambda pair: None if pair.source in wanted else (UNSELECTED, ""))
 
 
-def _drop_leaks(loaded: Loaded) -> Loaded:
+def drop_leaks(loaded: Loaded) -> Loaded:
     """Drop the pairs that hold, in comparable form, what an evaluation set asks."""
     evaluated = {
         parts.comparable(question): f"{each.name}: {_KINDS[len(question)]} {key}"

@@ -157,13 +157,18 @@ def _data(facts: Facts) -> str:
     lines = [f"Training pairs: {pairs}; rows read: {read}."]
     for reason, count in summary.get("dropped", {}).items():
         lines.append(f"- left out: {count} ({_cell(reason)})")
-    sources = _sources(facts)
+    sources = sorted(map(str, summary.get("sources", ())))
     if sources:
         lines.append("\nSources: " + ", ".join(_cell(name) for name in sources) + ".")
     lines.append(
         "\nEach source keeps its own licence; the data card of the domain "
         f"({_code(f'data_cards/{facts.domain}.md')}) names it."
     )
+    for name, each in summary.get("mixed", {}).items():
+        lines.append(
+            f"\nMixed in: {_cell(name)}, {each['pairs']} pairs (sources: "
+            f"{', '.join(map(_cell, each['sources']))}); no data card names their licences."
+        )
     return "## Data\n\n" + "\n".join(lines)
 
 
@@ -201,7 +206,8 @@ def _licence(facts: Facts) -> str:
 
 
 def _sources(facts: Facts) -> list[str]:
-    return sorted(str(name) for name in facts.data_summary.get("sources", ()))
+    summaries = [facts.data_summary, *facts.data_summary.get("mixed", {}).values()]
+    return sorted({str(name) for each in summaries for name in each.get("sources", ())})
 
 
 def _cell(text: str) -> str:

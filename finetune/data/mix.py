@@ -1,0 +1,69 @@
+"""Training sets beside the domain's own: read and checked as they are, and free of its leaks."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from finetune.config import Check, Mixed
+from finetune.data.load import load_pairs
+from finetune.data.loaded import Loaded
+from finetune.data.prepare import drop_leaks, summarise
+from finetune.data.problems import Problems
+from finetune.errors import UserError
+from finetune.records import AnySet, read_set, write_json, write_jsonl
+
+log = logging.getLogger(__name__)
+
+
+def prepare_mix(
+    mix: Mapping[str, Mixed], check: Check, evaluated: Sequence[Path], out: Path
+) -> None:
+    """Write each set's rows, what was dropped of it, and the counts of both.
+
+    Writes ``<name>/train.jsonl`` and ``<name>/dropped.jsonl``, and ``summary.json``: by set
+    ``pairs``, ``read``, ``dropped`` by reason, ``changed`` and ``sources``.
+
+    Args:
+        mix: The sets by name; their files are set.
+        check: How strict to be.
+        evaluated: Outputs of steps that hold evaluation sets: what these ask is not trained on.
+        out: An existing folder.
+
+    Raises:
+        UserError: With every problem in a set; when nothing is left of one.
+    """
+    asked = tuple(each for folder in evaluated for each in _evaluation_sets(folder))
+    problems = Problems()
+    summary = {}
+    for name, each in mix.items():
+        try:
+            loaded = _load(name, each, check, asked)
+        except UserError as error:
+            problems.include(error)
+            continue
+        (out / name).mkdir(exist_ok=True)
+        write_jsonl(out / name / "train.jsonl", loaded.pairs)
+        write_jsonl(out / name / "dropped.jsonl", loaded.dropped)
+        summary[name] = summarise(replace(loaded, report=()))
+        log.info("%s: %s pairs of %s rows", name, summary[name]["pairs"], summary[name]["read"])
+    problems.check()
+    write_json(out / "summary.json", summary)
+
+
+def _load(name: str, each: Mixed, check: Check, asked: tuple[AnySet, ...]) -> Loaded:
+    loaded = load_pairs(
+        str(each.train), each.columns, check.bad_rows, each.kind, setting=f"mix.{name}"
+    )
+    loaded = drop_leaks(replace(loaded, report=asked))
+    if not loaded.pairs:
+        raise UserError(
+            f"mix.{name}.train={each.train}: no pair is left of {len(loaded.dropped):,} rows; "
+            "expected at least one that no evaluation set holds: name another file"
+        )
+    return loaded
+
+
+def _evaluation_sets(folder: Path) -> list[AnySet]:
+    parts = (folder / "select", folder / "report")
+    return [read_set(each) for part in parts for each in sorted(part.iterdir())]

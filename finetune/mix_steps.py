@@ -1,0 +1,53 @@
+"""Training sets mixed with the domain's: the step that reads them, and what training reads of them.
+
+How much of each is trained on, under which loss and prompts, is in the keys of the trainings alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetune.config import Config
+from finetune.stage import Step
+
+# What training and the report read.
+OUTPUTS = {"mixed": "mix"}
+
+
+def missing(config: Config) -> Iterator[str]:
+    """Say which sets name no file."""
+    for name, each in config.mix.items():
+        if each.train is None or "None/" in each.train:
+            yield (
+                f"mix.{name}.train: not set; name a jsonl, csv, tsv or parquet file of pairs, a "
+                "hub id, or paths.data=<folder> where the set lies there"
+            )
+
+
+def read_step(config: Config, general: Path | None) -> Step:
+    """The step that reads the sets; they may hold no query of the general set either."""
+    from finetune.data.hub import is_hub_id
+    from finetune.data.lines import existing
+
+    read = {name: replace(each, weight=0.0, loss=None, prompts=None)
+            for name, each in config.mix.items()}  # fmt: skip
+    # The revision of a hub id, part of the settings, stands for its content.
+    files = {f"{name}.train": existing(Path(str(each.train))) for name, each in config.mix.items()
+             if not is_hub_id(str(each.train))}  # fmt: skip
+    evaluated = {"data": "data"} | ({"general": "general"} if general else {})
+    return Step("mix", mix, 1, {"mix": read, "check": config.check}, evaluated, files)
+
+
+def train_settings(config: Config) -> dict[str, Any]:
+    """What a training on the sets reads beside their rows."""
+    return {"mix": {name: replace(each, train=None, columns={})
+                    for name, each in config.mix.items()}}  # fmt: skip
+
+
+def mix(settings: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> None:
+    """Read the training sets that are mixed with the domain's."""
+    from finetune.data.mix import prepare_mix
+
+    evaluated = [inputs[name] for name in ("data", "general") if name in inputs]
+    prepare_mix(settings["mix"], settings["check"], evaluated, out)
