@@ -267,6 +267,7 @@ OUTSIDE = {
     "tracking.kind",  # who watches
     "tracking.uri",
     "tracking.experiment",
+    "tracking.parent",
 }
 CONTAINERS = {"paths", "domain", "generate", "check", "model", "mine", "train", "merge", "hardware",
               "export", "evaluate", "tracking"}  # fmt: skip
@@ -299,7 +300,7 @@ def other(key, value, copies):
         **copies, "limit": 7, "until": "train", "run_dir": Path("x"), "paths.data": Path("x"),
         "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
         "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,
-        "merge.weights": [0.5],
+        "merge.weights": [0.5], "tracking.parent": "x",
         "mix": {"other": Mixed(copies["domain.train"], {}, Kind.pairs, 0.2, None, None)},
     }  # fmt: skip
     if key in special:
