@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from finetune import checkpoints, pipeline, training
 from finetune import model as models
+from finetune.batching import BucketSampler
 from finetune.compose import compose
 from finetune.config import Precision
 from finetune.data.beir import read_folder
@@ -217,14 +218,14 @@ def test_answers_known_from_pairs_that_are_not_trained_on_never_meet_their_query
     others = [Pair(f"o{n}", row.query, rows[(n + 1) % 64].positive, "s")
               for n, row in enumerate(rows)]  # fmt: skip
     drawn = []
-    whole = training.BucketSampler.__iter__
+    whole = BucketSampler.__iter__
 
     def noting(self):
         for batch in whole(self):
             drawn.append(batch)
             yield batch
 
-    monkeypatch.setattr(training.BucketSampler, "__iter__", noting)
+    monkeypatch.setattr(BucketSampler, "__iter__", noting)
     training.train(tiny_model, rows, select, settings(epochs=1), tmp_path, others)
     assert drawn
     assert not any((n + 1) % 64 in batch for batch in drawn for n in batch)
