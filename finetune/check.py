@@ -17,6 +17,9 @@ GENERATORS = tuple(  # the fields of a share
 )
 PRECISIONS = ("fp32", "int8-dynamic")  # artifacts that ``export.precisions`` may name
 
+# Losses of sentence-transformers whose labels are a teacher's vectors.
+_VECTOR_LOSSES = ("EmbedDistillLoss", "MSELoss")
+
 # A number must be greater than the first and at most the second.
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (-1, 2**32 - 1),  # what numpy takes
@@ -27,6 +30,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mine.negatives": (-1, 32),
     "mine.relative_margin": (-1e-9, 1),
     "mine.filter_margin": (-1e-9, 1),
+    "distill.layers": (-1, 1_000),
+    "distill.vocabulary": (-1, 10_000_000),
+    "distill.texts": (-1, math.inf),
+    "distill.min_kept": (-1e-9, 1),
+    "distill.min_speedup": (-1e-9, 100),
     "train.epochs": (0, 1_000),
     "train.batch_size": (1, 65_536),
     "train.learning_rate": (0, 1),
@@ -40,6 +48,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "merge.general_texts": (-1, math.inf),
     "hardware.threads": (-1, 1_024),
     "hardware.processes": (-1, 65_536),
+    "hardware.chunk": (0, math.inf),
     "export.parity_texts": (1, math.inf),
     "evaluate.samples": (99, 1_000_000),
     "evaluate.alpha": (0, 1),
@@ -79,6 +88,8 @@ def problems(config: Config) -> Iterator[str]:
         )
     yield from _adapter_problems(config.adapter)
     yield from _merge_problems(config)
+    yield from _distill_problems(config)
+    yield from _dims_problems(config.loss)
     if config.mine.rounds and config.mine.negatives > config.mine.candidates:
         yield (
             f"mine.negatives={config.mine.negatives}: only mine.candidates="
@@ -121,6 +132,8 @@ def _mix_problems(config: Config) -> Iterator[str]:
 
 def kind_of(loss: Mapping[str, Any]) -> Kind:
     """Say what rows a loss learns from, by the name of its target."""
+    if isinstance(loss.get("loss"), Mapping):  # of a loss around another, as matryoshka
+        return kind_of(loss["loss"])
     name = str(loss.get("_target_", "")).rpartition(".")[2]
     return Kind.scored if name in _SCORED_LOSSES else Kind.pairs
 
@@ -151,8 +164,34 @@ def _merge_problems(config: Config) -> Iterator[str]:
         yield "merge: a prefix cannot be merged with the base, which has none; leave merge=none"
 
 
+def _dims_problems(loss: Mapping[str, Any]) -> Iterator[str]:
+    dims = loss.get("matryoshka_dims", [])
+    if not (isinstance(dims, list) and all(type(dim) is int and dim > 0 for dim in dims)):
+        yield f"loss.matryoshka_dims={dims}: expected lengths of vectors, as in [256, 128]"
+
+
+def _distill_problems(config: Config) -> Iterator[str]:
+    loss = str(config.loss.get("_target_", "")).rpartition(".")[2]
+    if not config.distill.asked:
+        if loss in _VECTOR_LOSSES:
+            yield f"loss: {loss} learns a teacher's vectors; there is none: set distill=layers6"
+        return
+    if loss not in _VECTOR_LOSSES:
+        yield f"distill: {loss} cannot learn a teacher's vectors; set loss=distill"
+    if config.mix:
+        yield "distill: a student learns from its teacher alone; leave mix out"
+    if config.mine.rounds:
+        yield "distill: a student learns vectors, not negatives; set mine=none"
+    if config.generate.use is Use.warmup:
+        yield "distill: a student has no warm-up; set generate.use=join or none"
+    if config.merge.weights:
+        yield "distill: a student cannot be merged with its larger teacher; set merge=none"
+    if not config.distill.texts:
+        yield "distill.texts=0: must be greater than 0 for a student"
+
+
 def target_problems(name: str, node: Mapping[str, Any]) -> Iterator[str]:
-    """Bind a ``_target_`` node's keys to the target's signature.
+    """Bind the keys of a ``_target_`` node, and of the nodes inside it, to the targets' signatures.
 
     Not part of `compose`: it imports the target, and with it torch.
     """

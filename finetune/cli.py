@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("bundle", type=Path)
     encode.add_argument("--prompt", default="passage", help="query or passage (default)")
     encode.add_argument("--precision", default="int8-dynamic")
+    encode.add_argument("--dim", type=int, help="cut vectors to it; one of the bundle's dims")
     encode.set_defaults(run=_encode)
     doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
     doctor.set_defaults(run=_doctor)
@@ -173,7 +174,7 @@ def _encode(arguments: argparse.Namespace) -> int:
 
     from finetune.inference import OnnxEncoder
 
-    encoder = OnnxEncoder.load(arguments.bundle, arguments.precision)
+    encoder = OnnxEncoder.load(arguments.bundle, arguments.precision, dim=arguments.dim)
     try:
         text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:

@@ -183,14 +183,38 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class Distill:
+    """A student that learns its teacher's vectors, with fewer layers or tokens (0: as many).
+
+    ``min_kept`` is a fraction of the teacher's NDCG@10, ``min_speedup`` a multiple of its speed.
+    """
+
+    layers: int
+    vocabulary: int
+    teacher: Optional[Path]  # noqa: UP045
+    texts: int
+    min_kept: float
+    min_speedup: float
+
+    @property
+    def asked(self) -> bool:
+        """True where there is a student."""
+        return bool(self.layers or self.vocabulary)
+
+
+@dataclass(frozen=True)
 class Hardware:
-    """What the machine is asked to do; ``processes`` of the run, ``threads`` on each machine."""
+    """What the machine is asked to do; ``processes`` of the run, ``threads`` on each machine.
+
+    ``chunk``: texts whose activations a process holds at once.
+    """
 
     name: str
     device: str
     precision: Precision
     threads: int
     processes: int
+    chunk: Optional[int]  # noqa: UP045
 
 
 @dataclass(frozen=True)
@@ -243,6 +267,7 @@ class Config:
     adapter: Dict[str, Any]  # noqa: UP006
     loss: Dict[str, Any]  # noqa: UP006
     mine: Mine
+    distill: Distill
     train: Train
     merge: Merge
     hardware: Hardware

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import forgetting, hardware, mix_steps, processes, rounds, steps, tracking
+from finetune import (
+    dims,
+    distill_steps,
+    forgetting,
+    hardware,
+    mix_steps,
+    processes,
+    rounds,
+    steps,
+    tracking,
+)
 from finetune.check import target_problems
 from finetune.config import Config, Export, Hub, Kind, Source, Use, to_dict
 from finetune.errors import UserError, nearest
@@ -19,6 +29,8 @@ from finetune.records import read_json, write_json
 from finetune.stage import Done, Planned, Step, execute, own_folder, plan, publish
 
 log = logging.getLogger(__name__)
+
+TRAINING = (steps.train, distill_steps.distill)
 
 
 def resolve(config: Config) -> Config:
@@ -51,6 +63,9 @@ def resolve(config: Config) -> Config:
 
 def steps_of(config: Config) -> list[Step]:
     """Return the steps of a run, in order."""
+    config = distill_steps.with_teacher(config)
+    distilled = config.distill.asked
+    lengths = dims.of(config.loss)
     scored = config.domain.kind is Kind.scored
     mined = config.mine.rounds > 0 and not scored
     generated = config.generate.use is not Use.none
@@ -86,14 +101,15 @@ def steps_of(config: Config) -> list[Step]:
         "mine", steps.mine, 3, rounds.mine_settings(config, machine),
         {"embed": "embed", "pairs": own}, files=rounds.filter_files(config),
     )  # fmt: skip
+    outside = {"chunk": config.hardware.chunk}
     warmup = Step(
         "warmup", steps.train, 4, _train_settings(config, mined=False) | machine,
-        {"model": "base", "pairs": "generate", "select": "pool"}, resumes=True,
+        {"model": "base", "pairs": "generate", "select": "pool"}, resumes=True, outside=outside,
     )  # fmt: skip
     train = Step(
         "train", steps.train, 4, _train_settings(config, mined=mined) | machine | mix,
         {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"} | mixed,
-        resumes=True,
+        resumes=True, outside=outside,
     )  # fmt: skip
     later = rounds.later([first[-1], embed, mine, train], config.mine.rounds)
     trained = later[-1].name if later else "train"
@@ -101,6 +117,13 @@ def steps_of(config: Config) -> list[Step]:
     tuned = "merge" if merging else trained
     # Scored pairs take no negatives, and have no corpus to search.
     searched = {} if scored else {"embed": "embed"}
+    evaluate = Step(
+        "evaluate", steps.evaluate, 1,
+        _evaluate_settings(
+            config, dims.named(["tuned", *(f"onnx-{p}" for p in config.export.precisions)], lengths)
+        ) | machine,
+        {"model": tuned, "export": "export", "data": "data"},
+    )  # fmt: skip
     return [
         *first,
         *([embed] if searched else []),
@@ -112,14 +135,17 @@ def steps_of(config: Config) -> list[Step]:
             {"data": "data", "pairs": pairs} | searched,
         ),
         *([warmup] if warm else []),
-        train,
+        *([distill_steps.student_step(config, own)] if distilled else []),
+        distill_steps.train_step(train, config) if distilled else train,
         *later,
         *(forgetting.base_steps(_export_settings(config, ["fp32"], config.model.name, texts=100),
                                 machine) if general else []),
         *([forgetting.merge_step(config, trained, machine, general)] if merging else []),
         Step(
             "export", steps.export, 2,
-            _export_settings(config, config.export.precisions, _name(config)) | machine,
+            _export_settings(config, config.export.precisions, _name(config)) | machine
+            # Bundles whose vectors may not be cut, and their keys, know nothing of lengths.
+            | ({"dims": lengths} if lengths else {}),
             {"model": tuned, "data": "data"},
         ),
         Step(
@@ -127,18 +153,14 @@ def steps_of(config: Config) -> list[Step]:
             _evaluate_settings(config, ["base"] if scored else ["bm25", "base"]) | machine,
             {"model": "base", "export": "export-base", "data": "data"} | searched,
         ),
-        Step(
-            "evaluate", steps.evaluate, 1,
-            _evaluate_settings(config, ["tuned", *(f"onnx-{p}" for p in config.export.precisions)])
-            | machine,
-            {"model": tuned, "export": "export", "data": "data"},
-        ),
+        distill_steps.evaluate_step(evaluate) if distilled else evaluate,
         *([forgetting.tuned_step(tuned, machine)] if general else []),
         Step(
             "report", steps.report, 3,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
-             "mined": mined},
+             "mined": mined}
+            | ({"distill": dataclasses.replace(config.distill, teacher=None)} if distilled else {}),
             {"data": own, "sets": "data", "pairs": pairs, "export": "export",
              "evaluate_base": "evaluate-base", "evaluate": "evaluate"} | mixed
             | rounds.outputs(config.mine.rounds, warm=warm)
@@ -181,11 +203,14 @@ def run(config: Config) -> dict[str, Any] | None:
         with tracking.track(config, run_dir) as tracked:
             done: dict[str, Done] = {}
             for each in planned:
-                if each.step.call is steps.train and not each.cached:
+                if each.step.call in TRAINING and not each.cached:
                     places = [folder / "curves.jsonl" for folder in (each.partial, each.folder)]
                     tracked.watch(places, rounds.steps_before(done))
                 folders = {name: finished.folder for name, finished in done.items()}
                 done[each.step.name] = execute(each, folders)
+                if each.step.name == "export-base":
+                    base = done["export-base"].folder / "bundle"
+                    dims.check(dims.of(config.loss), base, config.model.name)
                 if each.step.name == config.until:
                     log.info("stopped after %s: %s", config.until, each.folder)
                     return None
@@ -223,7 +248,7 @@ def _show(planned: Sequence[Planned], run_dir: Path) -> None:
 
 
 def _check_targets(config: Config, planned: Sequence[Planned]) -> None:
-    if any(each.step.call is steps.train and not each.cached for each in planned):
+    if any(each.step.call in TRAINING and not each.cached for each in planned):
         problems = list(target_problems("loss", config.loss))
         for name, each in config.mix.items():
             problems += target_problems(f"mix.{name}.loss", each.loss) if each.loss else []

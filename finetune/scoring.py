@@ -12,7 +12,8 @@ from finetune import report
 from finetune.config import Kind
 from finetune.data import beir, parts
 from finetune.errors import UserError
-from finetune.evaluation.artifacts import score
+from finetune.evaluation.artifacts import Outcome, score
+from finetune.evaluation.lengths import at_lengths
 from finetune.inference import BundleInfo, Encoder, OnnxEncoder
 from finetune.inference.bundle import is_bundle
 from finetune.progress import bar
@@ -29,7 +30,8 @@ def evaluate(
     """Score an artifact on folders.
 
     Args:
-        artifact: A bundle (every precision in it, or the one named), or a model folder.
+        artifact: A bundle (every precision in it, or the one named, at every length that it may
+            be cut to), or a model folder.
         folders: BEIR- or STS-shaped; all are read, and their mistakes told, before any encoding.
         split: ``all``, or what selects or reports: a half of a BEIR-shaped folder's queries, of an
             STS-shaped one ``dev`` or ``test``, or a half where it has one of them only.
@@ -41,12 +43,15 @@ def evaluate(
     encoders = list(_encoders(artifact, precision))
     sets = [_read(folder, split) for folder in folders]
     rows: list[Score] = []
-    for name, encoder in encoders:
-        outcomes = {}
+    for name, whole, dims in encoders:
+        outcomes: dict[str, dict[str, Outcome]] = {}
         for each in sets:
-            with bar(f"{name}: {each.name}", len(each.prompted)) as progress:
-                outcomes[each.name] = score(encoder, each, progress=progress)
-        rows += measure({name: outcomes}, _SAMPLES, _SEED)
+            for suffix, encoder in at_lengths(whole, dims):
+                cut = name + suffix
+                with bar(f"{cut}: {each.name}", len(each.prompted)) as progress:
+                    found = score(encoder, each, progress=progress)
+                outcomes.setdefault(cut, {})[each.name] = found
+        rows += measure(outcomes, _SAMPLES, _SEED)
     return rows
 
 
@@ -73,11 +78,15 @@ def save(scores: Sequence[Score], path: Path) -> None:
     write_json(path, {"scores": [dataclasses.asdict(row) for row in scores]})
 
 
-def _encoders(artifact: Path, precision: str | None) -> Iterator[tuple[str, Encoder]]:
+def _encoders(
+    artifact: Path, precision: str | None
+) -> Iterator[tuple[str, Encoder, Sequence[int]]]:
+    """Yield name, encoder and the lengths that its vectors may be cut to."""
     if is_bundle(artifact):
         names = [precision] if precision else sorted(BundleInfo.read(artifact).precisions)
         for name in names:
-            yield f"onnx-{name}", OnnxEncoder.load(artifact, name)
+            encoder = OnnxEncoder.load(artifact, name)
+            yield f"onnx-{name}", encoder, encoder.info.dims
         return
     if not (artifact / "modules.json").is_file():
         raise UserError(
@@ -89,7 +98,7 @@ def _encoders(artifact: Path, precision: str | None) -> Iterator[tuple[str, Enco
     from finetune.model import TorchEncoder, load
 
     tuned = (artifact.parent / "report.json").is_file()
-    yield "tuned" if tuned else "base", TorchEncoder(load(artifact))
+    yield "tuned" if tuned else "base", TorchEncoder(load(artifact)), ()
 
 
 def _read(folder: Path, split: str) -> AnySet:

@@ -48,6 +48,8 @@ class Step:
         files: Input files and folders, found under their names as the inputs are; their content
             is part of the key, where they lie is not.
         resumes: The function goes on from what a killed attempt left; others find an empty folder.
+        outside: Resolved values that the step reads and that cannot change its result (how many
+            texts are held in memory at once); not part of the key.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Step:
     inputs: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     resumes: bool = False
+    outside: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ def execute(planned: Planned, folders: Mapping[str, Path]) -> Done:
         start = time.perf_counter()
         inputs = {name: folders[source] for name, source in step.inputs.items()}
         with _full_disk_told(planned.partial):
-            step.call(step.settings, {**inputs, **step.files}, planned.partial)
+            given = {**step.settings, **step.outside}
+            step.call(given, {**inputs, **step.files}, planned.partial)
         seconds = time.perf_counter() - start
         _write_manifest(planned, seconds)
         planned.partial.rename(planned.folder)

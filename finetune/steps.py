@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from finetune.config import Precision
 from finetune.processes import everywhere
 from finetune.records import (
     AnyRow,
@@ -81,6 +80,7 @@ def export(settings: Settings, inputs: Inputs, out: Path) -> None:
                hub.pinned(facts) or "unknown", facts.licence),
         settings["export"].precisions,
         settings["threads"],
+        settings.get("dims", ()),
     )  # fmt: skip
     write_json(out / "parity.json", parity)
 
@@ -169,34 +169,26 @@ def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
 @everywhere
 def train(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Train, guarded by the select half."""
-    from finetune import training
-    from finetune.mixing import read_parts
+    from finetune import chunks
 
-    select = only_set(inputs["select"])
-    trained: type[AnyRow] = Mined if settings["mined"] else Pair
-    kind = Scored if isinstance(select, ScoredSet) else trained
-    rows: list[AnyRow] = list(read_jsonl(inputs["pairs"] / "train.jsonl", kind))
-    plan = training.Plan(
-        settings["train"], dict(settings["loss"]), Precision(settings["precision"]),
-        settings["device"], settings["threads"], settings["seed"], dict(settings["adapter"]),
-    )  # fmt: skip
-    mixed = read_parts(settings["mix"], inputs["mixed"], plan.loss) if "mixed" in inputs else []
-    training.train(inputs["model"] / "model", rows, select, plan, out,
-                   others=read_known(inputs["pairs"]), mixed=mixed)  # fmt: skip
+    scored = isinstance(only_set(inputs["select"]), ScoredSet)
+    kind: type[AnyRow] = Scored if scored else Mined if settings["mined"] else Pair
+    chunks.train(list(read_jsonl(inputs["pairs"] / "train.jsonl", kind)), settings, inputs, out)
 
 
 def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Score artifacts on the report half, and time them."""
-    from finetune.evaluation import bm25, speed
+    from finetune import dims
+    from finetune.evaluation import bm25
     from finetune.evaluation.artifacts import evaluate as evaluate_artifact
     from finetune.evaluation.artifacts import outcome, write_outcome
+    from finetune.evaluation.lengths import at_lengths
 
     sets = [read_set(folder) for folder in sorted((inputs["data"] / "report").iterdir())]
-    passages = _sample(inputs["data"], settings["speed_texts"], settings["seed"])
-    queries = [question[0] for question in sets[0].questions.values()]
     speeds = {}
     outcomes = out / "outcomes"
-    for artifact in settings["artifacts"]:
+    artifacts, lengths = dims.split(settings["artifacts"])
+    for artifact in artifacts:
         if artifact == "bm25":
             (outcomes / artifact).mkdir(parents=True)
             for each in (each for each in sets if isinstance(each, EvaluationSet)):
@@ -204,17 +196,29 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
                 write_outcome(path, outcome(bm25.rank(each), each.qrels))
             continue
         if artifact == "onnx-fp32" and settings["device"] == "cpu":
-            shutil.copytree(outcomes / "tuned", outcomes / artifact)  # scored by this very graph
+            for folder in outcomes.glob("tuned*"):  # scored by this very graph
+                shutil.copytree(folder, outcomes / folder.name.replace("tuned", artifact))
         else:
             encoder = _remembering(encoder_of(artifact, settings, inputs, out), inputs)
-            evaluate_artifact(artifact, encoder, sets, outcomes)
-        measured = speed.measure(_own_encoder(artifact, settings, inputs), queries, passages)
-        speeds[artifact] = {
-            "latency_ms": round(measured.latency_ms, 2),
-            "texts_per_second": round(measured.texts_per_second, 1),
-            "bytes": _size(artifact, inputs),
-        }
+            for suffix, shorter in at_lengths(encoder, lengths):
+                evaluate_artifact(artifact + suffix, shorter, sets, outcomes)
+        speeds[artifact] = timed(artifact, settings, inputs)
     write_json(out / "speed.json", speeds)
+
+
+def timed(artifact: str, settings: Settings, inputs: Inputs) -> dict[str, float]:
+    """Time the artifact itself on the report half's queries and some passages, and weigh it."""
+    from finetune.evaluation import speed
+
+    first = read_set(min((inputs["data"] / "report").iterdir()))
+    queries = [question[0] for question in first.questions.values()]
+    passages = _sample(inputs["data"], settings["speed_texts"], settings["seed"])
+    measured = speed.measure(_own_encoder(artifact, settings, inputs), queries, passages)
+    return {
+        "latency_ms": round(measured.latency_ms, 2),
+        "texts_per_second": round(measured.texts_per_second, 1),
+        "bytes": _size(artifact, inputs),
+    }
 
 
 def report(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -234,6 +238,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             model=settings["model"],
             evaluate=settings["evaluate"],
             seed=settings["seed"],
+            distill=settings.get("distill"),
             outcomes=[inputs[name] / "outcomes" for name in inputs if name.startswith("evaluate")],
             speeds=read_json(inputs["evaluate_base"] / "speed.json")
             | read_json(inputs["evaluate"] / "speed.json"),

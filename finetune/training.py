@@ -31,8 +31,8 @@ from transformers import PrinterCallback, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from finetune import adapter as adapters
+from finetune import losses, processes, strategy
 from finetune import model as models
-from finetune import processes, strategy
 from finetune.adapter.prefix import PrefixTransformer
 from finetune.batching import Share
 from finetune.check import OWN
@@ -57,7 +57,7 @@ RESULT = "training.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training run is made of."""
+    """What a training run is made of; ``chunk`` as in `finetune.losses.build`."""
 
     train: Train
     loss: dict[str, Any]
@@ -66,11 +66,12 @@ class Plan:
     threads: int
     seed: int
     adapter: dict[str, Any] = field(default_factory=dict)  # none: all parameters are trained
+    chunk: int | None = None
 
 
 def train(
     base: Path,
-    rows: Sequence[AnyRow],
+    rows: Sequence[AnyRow] | Examples,
     select: AnySet,
     plan: Plan,
     out: Path,
@@ -83,7 +84,8 @@ def train(
 
     Args:
         base: Folder of the model to start from.
-        rows: Training rows; of their negatives, as many are used as the poorest has.
+        rows: Training rows (of their negatives, as many are used as the poorest has), or examples
+            that are ready.
         select: Queries of the select half on a pooled corpus, or scored pairs of it.
         plan: Settings.
         out: Gets ``model/`` (the best checkpoint, or the base), ``curves.jsonl`` and
@@ -110,8 +112,10 @@ def train(
     _set_dropout(model, plan.train.dropout)
     window = model.max_seq_length or plan.train.max_length
     model.max_seq_length = min(window, plan.train.max_length)
-    parts = [Part(OWN, rows, plan.loss), *mixed]
-    fed = examples(parts, others, model.prompts, plan.train.batch_size, plan.seed)
+    fed = rows if isinstance(rows, Examples) else examples(
+        [Part(OWN, rows, plan.loss), *mixed], others, model.prompts, plan.train.batch_size,
+        plan.seed,
+    )  # fmt: skip
     resume = processes.once(lambda: last_complete(checkpoints))
     guard = Guard(select, plan.precision)
     curves = Curves(
@@ -126,7 +130,7 @@ def train(
         model=model,
         args=_arguments(plan, fed, checkpoints, guard.score),
         train_dataset=fed.dataset,
-        loss=_losses(parts, model),
+        loss=_losses(plan, mixed, model),
         evaluator=guard,
         callbacks=[curves, Patience(plan.train.patience, curves), MarkComplete()],
     )
@@ -315,11 +319,13 @@ def _arguments(
 
 
 def _losses(
-    parts: Sequence[Part], model: SentenceTransformer
+    plan: Plan, mixed: Sequence[Part], model: SentenceTransformer
 ) -> torch.nn.Module | dict[str, torch.nn.Module]:
     """The loss of the only set, or that of each by name."""
-    made = {part.name: instantiate(strategy.gathering(part.loss), model=model) for part in parts}
-    return made if len(made) > 1 else made[OWN]
+    nodes = {OWN: plan.loss} | {part.name: part.loss for part in mixed}
+    made = {name: losses.build(strategy.gathering(node), model, plan.chunk)
+            for name, node in nodes.items()}  # fmt: skip
+    return made if mixed else made[OWN]
 
 
 def _base_score(curves: Curves, guard: Guard, model: SentenceTransformer) -> float:

@@ -28,7 +28,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from finetune import pipeline, report, steps, tracking
+from finetune import pipeline, report, tracking
 from finetune.compose import GROUPS, compose
 from finetune.config import Config, Kind
 from finetune.errors import UserError
@@ -149,7 +149,7 @@ def _trained(config: Config) -> Planned:
     """The step of a run's plan that trains the model that it ends with."""
     config = pipeline.resolve(config)
     planned = plan(pipeline.steps_of(config), config.paths.cache.expanduser())
-    return [each for each in planned if each.step.call is steps.train][-1]
+    return [each for each in planned if each.step.call in pipeline.TRAINING][-1]
 
 
 def _make_trials(

@@ -1,6 +1,7 @@
 """Small real things that tests share: a 2-layer char-BERT, its bundle, a domain of pairs."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,18 @@ CHARS = "的一是了我不在人有他这上们来到时大地为子中你说�
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A sentence-transformers folder: BERT of 2 layers, hidden 32, a vocabulary of characters."""
+    return tiny_sentences(tmp_path_factory.mktemp("tiny"), layers=2)
+
+
+@pytest.fixture(scope="session")
+def deep_model(tmp_path_factory) -> Path:
+    """The same with 4 layers and 30 words, of which a student can leave some out."""
+    words = [f"word{number}" for number in range(30)]
+    return tiny_sentences(tmp_path_factory.mktemp("deep"), layers=4, words=words)
+
+
+def tiny_sentences(work: Path, layers: int, words: Sequence[str] = ()) -> Path:
+    """Write a sentence-transformers folder."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
@@ -19,25 +32,25 @@ def tiny_model(tmp_path_factory) -> Path:
 
     from finetune.model import save
 
-    plain = tiny_transformers(tmp_path_factory.mktemp("plain"))
+    plain = tiny_transformers(work / "plain", layers, words)
     torch.manual_seed(0)
     transformer = Transformer(str(plain), max_seq_length=64)
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
     model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
     model.prompts = {"query": "问", "passage": "", "document": ""}
-    folder = tmp_path_factory.mktemp("tiny") / "model"
+    folder = work / "model"
     save(model, folder)
     return folder
 
 
-def tiny_transformers(folder: Path) -> Path:
+def tiny_transformers(folder: Path, layers: int, words: Sequence[str] = ()) -> Path:
     """Write a plain transformers folder: config, weights without a pooler, vocab.txt."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(CHARS)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(CHARS), *words]
     config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=layers, num_attention_heads=4,
         intermediate_size=64, max_position_embeddings=128,
     )  # fmt: skip
     torch.manual_seed(0)

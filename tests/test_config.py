@@ -63,8 +63,11 @@ def test_scored_pairs_are_neither_mined_nor_generated():
 def test_every_part_composes_and_has_just_the_keys_of_its_schema(path):
     group = path.parent.name
     content = yaml.safe_load(path.read_text("utf-8"))
-    scored = content.get("kind") == "scored" or check.kind_of(content) is Kind.scored
-    recipe = "cosent" if scored else "full"
+    recipe = "full"
+    if content.get("kind") == "scored" or check.kind_of(content) is Kind.scored:
+        recipe = "cosent"
+    elif path.stem == "distill" or group == "distill" and path.stem != "none":
+        recipe = "distill"  # a student needs its loss, and the loss a teacher
     config = compose([f"recipes={recipe}", f"{group}={path.stem}"])
     if group in PARTS:
         assert set(content) == {f.name for f in dataclasses.fields(PARTS[group])}

@@ -22,6 +22,16 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 # Single steps of two processes and of one: sums in another order.
 LOSS, WEIGHT = 1e-5, 1e-5
 
+# Lengths, mined negatives, chunks of three rows out of four, and an adapter; and a student.
+TOGETHER = {
+    "lengths": (
+        "loss=matryoshka", "loss.matryoshka_dims=[8]", "hardware.chunk=3", "adapter=lora",
+        "adapter.layers=2", "train.learning_rate=5e-3", "mine=positive_aware",
+        "mine.candidates=200", "mine.negatives=1", "mine.relative_margin=0",
+    ),
+    "student": ("distill=layers6", "distill.layers=2", "loss=distill"),
+}  # fmt: skip
+
 
 def start(launcher: list[str], script: str, *arguments: str) -> subprocess.Popen:
     """Start a launcher from the root of this tree, one thread a process."""
@@ -115,6 +125,24 @@ def test_two_processes_train_as_one_does(one, two, tiny_model):
         assert shared == pytest.approx(alone, abs=LOSS)
     assert rows(one, "learning_rate") == rows(folder, "learning_rate")
     assert apart(one, folder) < WEIGHT < 1e-2 < apart(one, tiny_model.parent)
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_with_other_losses_too(name, arguments, work, deep_model):
+    folders = []
+    for count in (1, 2):
+        cache = work / f"{name}-{count}"
+        line = arguments(f"{name}-{count}-run", *TOGETHER[name], f"model.path={deep_model}",
+                         "until=train", f"paths.cache={cache}")  # fmt: skip
+        if count == 1:
+            pipeline.run(compose(line))
+        else:
+            finish(start(here(), "train.py", *line))
+        (folder,) = [path for kind in ("train", "distill") for path in cache.glob(f"{kind}/[!.]*")]
+        folders.append(folder)
+    alone, shared = (rows(folder, "loss") for folder in folders)
+    assert shared == pytest.approx(alone, abs=LOSS) and len(alone) > 10
+    assert apart(*folders) < WEIGHT < 1e-2 < apart(folders[0], deep_model.parent)
 
 
 def test_several_processes_make_one_run(one, two, work):

@@ -9,7 +9,7 @@ from finetune.errors import UserError
 
 
 def asked(device="auto", precision=Precision.auto, threads=0, name="auto", processes=0):
-    return Hardware(name, device, precision, threads, processes)
+    return Hardware(name, device, precision, threads, processes, chunk=None)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_auto_is_the_best_the_machine_can(machine, gpu, flags, device, precision
 def test_what_is_asked_for_is_kept(machine):
     machine("a100", ["avx512_bf16"])
     found = hardware.resolve(asked("cpu", Precision.fp32, 3, "cpu"))
-    assert found == Hardware("cpu", "cpu", Precision.fp32, 3, processes=1)
+    assert found == Hardware("cpu", "cpu", Precision.fp32, 3, processes=1, chunk=None)
     assert hardware.resolve(asked("cuda", Precision.fp16)).precision is Precision.fp16
 
 

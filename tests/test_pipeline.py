@@ -264,13 +264,14 @@ OUTSIDE = {
     "paths.cache",  # where steps keep their outputs
     "paths.runs",  # where run directories go
     "hardware.name",  # device, precision and threads count
+    "hardware.chunk",  # how many texts are held in memory at once; the gradients are the same
     "tracking.kind",  # who watches
     "tracking.uri",
     "tracking.experiment",
     "tracking.parent",
 }
-CONTAINERS = {"paths", "domain", "generate", "check", "model", "mine", "train", "merge", "hardware",
-              "export", "evaluate", "tracking"}  # fmt: skip
+CONTAINERS = {"paths", "domain", "generate", "check", "model", "mine", "distill", "train", "merge",
+              "hardware", "export", "evaluate", "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
 
@@ -291,6 +292,7 @@ def copies(tiny_model, domain, tmp_path_factory):
         "domain.train": str(train), "domain.dev": folder / "domain/dev",
         "domain.test": folder / "domain/dev", "model.path": folder / "model",
         "domain.documents": folder / "domain",
+        "distill.teacher": folder / "model",
     }  # fmt: skip
 
 
@@ -299,6 +301,7 @@ def other(key, value, copies):
     special = {
         **copies, "limit": 7, "until": "train", "run_dir": Path("x"), "paths.data": Path("x"),
         "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
+        "hardware.chunk": 3,
         "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,
         "merge.weights": [0.5], "tracking.parent": "x",
         "mix": {"other": Mixed(copies["domain.train"], {}, Kind.pairs, 0.2, None, None)},
@@ -337,7 +340,11 @@ def keys(config: Config):
 
 @pytest.mark.parametrize("key", LEAVES)
 def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, copies, key):
-    config = compose([*arguments("contrastive", "merge=interpolate"), "generate=documents"])
+    if key.startswith("distill."):
+        line = arguments("distill")
+    else:
+        line = [*arguments("contrastive", "merge=interpolate"), "generate=documents"]
+    config = compose(line)
     if key == "domain.source":
         pytest.importorskip("finetune.data.statutes")
     changed = keys(replaced(config, key, copies))

@@ -128,7 +128,7 @@ def gradients(loss, model, rows):
     return value.item(), {name: p.grad.numpy() for name, p in model.named_parameters()}
 
 
-def losses(model):
+def both(model):
     yield MultipleNegativesRankingLoss(model, SCALE, gather_across_devices=processes.count() > 1)
     yield CachedMultipleNegativesRankingLoss(
         model, SCALE, mini_batch_size=3, gather_across_devices=processes.count() > 1
@@ -139,7 +139,7 @@ def share(folder, base):
     processes.connect("cpu", 2)
     assert torch.get_num_threads() == 1  # two threads, two processes
     model = models.load(base)
-    for number, loss in enumerate(losses(model)):
+    for number, loss in enumerate(both(model)):
         model.zero_grad()
         loss.model = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
         value, found = gradients(loss, model, range(processes.rank(), 16, 2))
@@ -149,7 +149,7 @@ def share(folder, base):
 def test_gathered_loss_and_gradients_are_those_of_the_whole_batch(tiny_model, tmp_path):
     assert in_processes(share, tmp_path, tiny_model) == [0, 0]
     model = models.load(tiny_model)
-    for number, loss in enumerate(losses(model)):
+    for number, loss in enumerate(both(model)):
         model.zero_grad()
         value, expected = gradients(loss, model, range(16))
         parts = [np.load(tmp_path / f"{number}-{rank}.npz") for rank in (0, 1)]

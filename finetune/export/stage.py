@@ -51,6 +51,7 @@ def export_bundle(
     origin: Origin,
     precisions: Sequence[str],
     threads: int | None = None,
+    dims: Sequence[int] = (),
 ) -> dict[str, dict[str, Any]]:
     """Write a bundle whose every model was compared with the reference first.
 
@@ -64,6 +65,7 @@ def export_bundle(
         origin: What the bundle says of where the model comes from.
         precisions: Which models it holds: ``fp32``, ``int8-dynamic``.
         threads: Threads of ONNX Runtime in the comparison; None takes every CPU.
+        dims: Lengths that the model was trained to be cut to; its own may be among them.
 
     Returns:
         By precision, the values of `Parity` and ``bytes``, the size of the model file.
@@ -78,7 +80,7 @@ def export_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bundle-") as temporary:
         folder = Path(temporary) / "bundle"
-        info = _write_fp32(model, folder, origin)
+        info = _write_fp32(model, folder, origin, dims)
         if "int8-dynamic" in precisions:
             info = _add_int8(info, folder, distinct, threads)
         parities = _check_models(reference, distinct, folder, precisions, threads)
@@ -131,7 +133,9 @@ def _plain_tokenizer(model: SentenceTransformer) -> Tokenizer:
     return plain
 
 
-def _write_fp32(model: SentenceTransformer, folder: Path, origin: Origin) -> BundleInfo:
+def _write_fp32(
+    model: SentenceTransformer, folder: Path, origin: Origin, dims: Sequence[int]
+) -> BundleInfo:
     """Write a bundle that holds fp32 only; the other precisions are made from it."""
     tokenizer = _plain_tokenizer(model)
     dim = model.get_embedding_dimension()
@@ -150,6 +154,7 @@ def _write_fp32(model: SentenceTransformer, folder: Path, origin: Origin) -> Bun
         pad_id=model.tokenizer.pad_token_id or 0,
         tokenizer_sha256=sha256(folder / TOKENIZER_FILE),
         precisions={"fp32": BundleFile.of(file, folder)},
+        dims=tuple(sorted({each for each in dims if each < dim}, reverse=True)),
     )
     info.write(folder)
     return info

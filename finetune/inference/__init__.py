@@ -10,7 +10,7 @@ the user's own service.
 
 from finetune.inference.batches import token_budget_batches
 from finetune.inference.bundle import BundleFile, BundleInfo
-from finetune.inference.encoder import Encoder
+from finetune.inference.encoder import Encoder, shortened
 from finetune.inference.onnx import OnnxEncoder
 from finetune.inference.search import top_k
 
@@ -19,6 +19,7 @@ __all__ = [
     "BundleInfo",
     "Encoder",
     "OnnxEncoder",
+    "shortened",
     "token_budget_batches",
     "top_k",
 ]

@@ -60,6 +60,8 @@ class BundleInfo:
         pad_id: Token id that fills up a batch.
         tokenizer_sha256: Hash of ``tokenizer.json``.
         precisions: The models in the folder, by precision.
+        dims: Shorter lengths that the vectors may be cut to (matryoshka training), longest first;
+            the file has the key only where there are any.
         format: Version of this file's form.
     """
 
@@ -75,6 +77,7 @@ class BundleInfo:
     pad_id: int
     tokenizer_sha256: str
     precisions: Mapping[str, BundleFile]
+    dims: tuple[int, ...] = ()
     format: int = FORMAT
 
     @classmethod
@@ -93,8 +96,8 @@ class BundleInfo:
             )
         names = {f.name for f in dataclasses.fields(cls)}
         # A key we do not know may change how texts must be treated: refuse rather than ignore it.
-        if content.keys() != names:
-            missing, unknown = sorted(names - content.keys()), sorted(content.keys() - names)
+        if {*content, "dims"} != names:
+            missing, unknown = sorted(names - {*content, "dims"}), sorted(content.keys() - names)
             raise UserError(
                 f"{folder / FILE}: missing keys {missing}, unknown keys {unknown}: "
                 "export the model again"
@@ -106,12 +109,16 @@ class BundleInfo:
                 f"{folder / FILE}: precisions is {content['precisions']!r}; expected file, sha256, "
                 "bytes and plan by precision: export the model again"
             ) from error
-        return cls(**{**content, "precisions": files})
+        dims = tuple(content.get("dims", ()))
+        return cls(**{**content, "precisions": files, "dims": dims})
 
     def write(self, folder: Path) -> Path:
         """Write ``bundle.json`` into a folder; return its path."""
         path = folder / FILE
-        text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2)
+        content = dataclasses.asdict(self)
+        if not self.dims:
+            del content["dims"]
+        text = json.dumps(content, ensure_ascii=False, indent=2)
         path.write_text(text + "\n", encoding="utf-8")
         return path
 
@@ -125,6 +132,20 @@ class BundleInfo:
             known = ", ".join(sorted(self.prompts))
             raise UserError(f"prompt {name!r} is unknown; this bundle has: {known}")
         return self.prompts[name]
+
+    def length(self, dim: int | None) -> int:
+        """Return the length of vectors that are cut to ``dim``; None leaves them whole.
+
+        Raises:
+            UserError: The model was not trained to be cut to it.
+        """
+        known = (self.dim, *self.dims)
+        if dim is not None and dim not in known:
+            raise UserError(
+                f"dim {dim}: this bundle's vectors were trained to be used at "
+                f"{', '.join(map(str, known))}; train with recipes=matryoshka for other lengths"
+            )
+        return dim or self.dim
 
     def model_file(self, folder: Path, precision: str) -> Path:
         """Return the model file of a precision after checking that it is whole.

@@ -38,6 +38,12 @@ class Encoder(Protocol):
         ...
 
 
+def shortened(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    """Cut vectors ``[n, d]`` to their first numbers, and give them length 1 again: ``[n, dim]``."""
+    first = vectors[:, :dim]
+    return first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)
+
+
 def check_texts(texts: Sequence[str]) -> None:
     """Raise where `texts` cannot be tokenised, naming the first text at fault.
 

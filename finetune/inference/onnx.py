@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from finetune.errors import UserError
 from finetune.inference.batches import TOKEN_BUDGET, token_budget_batches
 from finetune.inference.bundle import TOKENIZER_FILE, BundleInfo, sha256
-from finetune.inference.encoder import check_texts
+from finetune.inference.encoder import check_texts, shortened
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +39,21 @@ class OnnxEncoder:
         tokenizer: Tokenizer,
         session: onnxruntime.InferenceSession,
         budget: int = TOKEN_BUDGET,
+        dim: int | None = None,
     ) -> None:
         self.info = info
+        self.dim = info.length(dim)
         self._tokenizer = tokenizer
         self._session = session
         self._budget = budget
 
     @classmethod
     def load(
-        cls, folder: Path, precision: str = "int8-dynamic", threads: int | None = None
+        cls,
+        folder: Path,
+        precision: str = "int8-dynamic",
+        threads: int | None = None,
+        dim: int | None = None,
     ) -> "OnnxEncoder":
         """Load a bundle.
 
@@ -55,19 +61,16 @@ class OnnxEncoder:
             folder: The bundle.
             precision: Which of its models to run.
             threads: Threads of ONNX Runtime; None takes every CPU this process may run on.
+            dim: One of the bundle's ``dims`` that vectors are cut to, and normalised again.
 
         Raises:
-            UserError: The folder is no bundle, is damaged, or lacks the precision.
+            UserError: The folder is no bundle, is damaged, or lacks the precision or the length.
         """
         info = BundleInfo.read(folder)
+        info.length(dim)
         model = info.model_file(folder, precision)
         tokenizer = _load_tokenizer(folder, info)
-        return cls(info, tokenizer, _start_session(model, threads or _cpus()))
-
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self.info.dim
+        return cls(info, tokenizer, _start_session(model, threads or _cpus()), dim=dim)
 
     def encode(
         self,
@@ -85,7 +88,8 @@ class OnnxEncoder:
         """
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         for indices, batch in self.batches(texts, prompt):
-            vectors[indices] = self._session.run(None, batch)[0]
+            found = self._session.run(None, batch)[0]
+            vectors[indices] = found if self.dim == self.info.dim else shortened(found, self.dim)
             if progress is not None:
                 progress(len(indices))
         return vectors

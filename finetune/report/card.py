@@ -8,7 +8,8 @@ import yaml
 
 from finetune.config import Hub
 from finetune.records import Score
-from finetune.report.facts import METRIC_NAMES, Facts, counted
+from finetune.report.facts import METRIC_NAMES, Facts, counted, is_cut
+from finetune.report.scores import Lengths, by_length
 from finetune.report.verdict import p_text
 
 # Licence ids that the hubs know and the project's model configs use; others are named in words.
@@ -120,9 +121,13 @@ Texts longer than {facts.model.max_length} tokens are cut. Prompts put before a 
 
 
 def _scores(report: Mapping[str, Any]) -> str:
-    rows = [Score(**row) for row in (*report["baselines"], *report["scores"])]
+    everything = [Score(**row) for row in (*report["baselines"], *report["scores"])]
+    rows = [row for row in everything if not is_cut(row.artifact)]
     sets = dict.fromkeys(row.set for row in rows if "/" not in row.set)
-    tables = "\n\n".join(_table(name, [row for row in rows if row.set == name]) for name in sets)
+    tables = "\n\n".join([
+        *(_table(name, [row for row in rows if row.set == name]) for name in sets),
+        *map(_lengths, by_length(everything)),
+    ])  # fmt: skip
     gates = [f"- **{g['name']}: {g['status']}**. {_cell(g['detail'])}" for g in report["gates"]]
     return (
         "## Scores\n\nIn points (hundredths) ± half the 95 % interval, on what was kept out of "
@@ -148,6 +153,20 @@ def _table(name: str, rows: Sequence[Score]) -> str:
         delta = "–" if first.delta is None else f"{100 * first.delta:+.1f}"
         p_value = "–" if first.p_value is None else p_text(first.p_value).removeprefix("= ")
         lines.append(f"| {' | '.join([_cell(artifact), *cells, delta, p_value])} |")
+    return "\n".join(lines)
+
+
+def _lengths(found: Lengths) -> str:
+    lines = [
+        f"{found.metric} on {_cell(found.set)} of vectors cut to their first numbers and "
+        "normalised again (`truncate_dim=` in sentence-transformers, `dim=` in "
+        "`OnnxEncoder.load`):\n",
+        f"| artifact | {' | '.join(found.dims)} |",
+        f"| --- |{' ---: |' * len(found.dims)}",
+    ]
+    for artifact, scores in found.rows.items():
+        cells = [f"{100 * s.value:.1f} ± {50 * (s.ci_high - s.ci_low):.1f}" for s in scores]
+        lines.append(f"| {' | '.join([_cell(artifact), *cells])} |")
     return "\n".join(lines)
 
 

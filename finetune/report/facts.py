@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import Evaluate, Model
+from finetune.config import Distill, Evaluate, Model
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
 from finetune.records import AnySet, EvaluationSet, ScoredSet
@@ -45,6 +45,7 @@ class Facts:
         domain_set: Name of the set that the verdict and the gain gate are about.
         general_set: Name of the set on which forgetting was measured; None where it was not.
         merge: Content of ``merge.json``; None where the tuned model was left as it is.
+        distill: Of a student: then the base is its teacher.
     """
 
     recipe: str
@@ -63,6 +64,7 @@ class Facts:
     domain_set: str
     general_set: str | None = None
     merge: Mapping[str, Any] | None = None
+    distill: Distill | None = None
 
     @property
     def kept_base(self) -> bool:
@@ -78,6 +80,12 @@ class Facts:
     def base_model(self) -> str:
         """What the base is called where it comes from: hub id, else folder name, else name."""
         return self.model.id or (self.model.path.name if self.model.path else self.model.name)
+
+    @property
+    def speedup(self) -> float:
+        """How many times the base's texts a second the tuned model encodes."""
+        tuned, base = (self.speeds[name]["texts_per_second"] for name in ("tuned", "base"))
+        return float(tuned / base)
 
     @property
     def contaminated(self) -> list[str]:
@@ -107,6 +115,16 @@ def counted(metric: str) -> str:
 
 
 def in_order(artifacts: Iterable[str]) -> list[str]:
-    """Sort artifacts: baselines, base, tuned, then what was exported."""
+    """Sort artifacts: baselines, base, tuned, then what was exported; whole vectors before cut."""
     known = BASELINES + ARTIFACTS
-    return sorted(artifacts, key=lambda a: (known.index(a) if a in known else len(known), a))
+
+    def place(artifact: str) -> tuple[int, str, bool, int]:
+        name, cut, dim = artifact.partition("@")
+        return (known.index(name) if name in known else len(known)), name, cut != "", -int(dim or 0)
+
+    return sorted(artifacts, key=place)
+
+
+def is_cut(artifact: str) -> bool:
+    """Say whether an artifact is another's vectors, cut to their first numbers: ``tuned@256``."""
+    return "@" in artifact

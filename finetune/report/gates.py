@@ -9,10 +9,10 @@ from enum import Enum
 
 import numpy as np
 
-from finetune.config import Evaluate
+from finetune.config import Distill, Evaluate
 from finetune.evaluation.artifacts import Outcome
 from finetune.evaluation.statistics import compare, smallest_difference
-from finetune.report.facts import METRIC_NAMES, Outcomes, counted
+from finetune.report.facts import METRIC_NAMES, Facts, Outcomes, counted
 from finetune.report.scores import Values, paired
 
 
@@ -43,34 +43,25 @@ class Gate:
     detail: str
 
 
-def judge(
-    outcomes: Outcomes,
-    domain_set: str,
-    settings: Evaluate,
-    seed: int,
-    general_set: str | None = None,
-    *,
-    kept_base: bool = False,
-) -> list[Gate]:
+def judge(outcomes: Outcomes, facts: Facts) -> list[Gate]:
     """Judge every gate whose artifacts were measured.
+
+    A student is held to its teacher on the domain, whose texts it learned from: it need not gain,
+    and what it loses outside is told, not judged.
 
     Args:
         outcomes: By artifact and set.
-        domain_set: The set that must gain.
-        settings: Thresholds.
-        seed: Of the resampling.
-        general_set: The set that must not lose.
-        kept_base: The guard kept the base: whatever the scores, nothing was gained.
+        facts: Thresholds, seed, and the sets that the gates are about.
     """
     gates = []
+    settings, seed = facts.evaluate, facts.seed
     base, tuned = (outcomes.get(name, {}) for name in ("base", "tuned"))
-    if domain_set in base and domain_set in tuned:
-        values = paired(base[domain_set], tuned[domain_set])
-        gate = gain(*values, settings, seed, domain_set, base[domain_set].main)
-        gates.append(_not_improved(gate) if kept_base else gate)
-    if general_set is not None and general_set in base and general_set in tuned:
-        values = paired(base[general_set], tuned[general_set])
-        gates.append(general(*values, settings, seed, general_set))
+    both = base.keys() & tuned.keys()
+    if facts.domain_set in both:
+        gates.append(_domain(base[facts.domain_set], tuned[facts.domain_set], facts))
+    if facts.general_set in both and not facts.distill:
+        values = paired(base[facts.general_set], tuned[facts.general_set])
+        gates.append(general(*values, settings, seed, facts.general_set))
     fp32, quantised = (outcomes.get(f"onnx-{name}", {}) for name in ("fp32", "int8-dynamic"))
     shared = [(fp32[name], quantised[name]) for name in fp32 if name in quantised]
     if shared:
@@ -78,6 +69,15 @@ def judge(
         values = by_question([pair for pair in shared if pair[0].main == metric])
         gates.append(int8(*values, settings, seed, metric))
     return gates
+
+
+def _domain(base: Outcome, tuned: Outcome, facts: Facts) -> Gate:
+    settings, seed, name = facts.evaluate, facts.seed, facts.domain_set
+    values = paired(base, tuned)
+    if facts.distill:
+        return distill(*values, facts.speedup, facts.distill, settings, seed, name)
+    gate = gain(*values, settings, seed, name, base.main)
+    return _not_improved(gate) if facts.kept_base else gate
 
 
 def gain(
@@ -127,6 +127,41 @@ def general(base: Values, tuned: Values, settings: Evaluate, seed: int, set_name
     return Gate(
         "general", _within(drop, difference.ci_low, limit), drop, limit, len(base),
         difference.ci_low, difference.ci_high, difference.p_value, detail,
+    )  # fmt: skip
+
+
+def distill(
+    teacher: Values,
+    student: Values,
+    speedup: float,
+    limits: Distill,
+    settings: Evaluate,
+    seed: int,
+    set_name: str,
+) -> Gate:
+    """Gate what a student keeps of its teacher's NDCG@10, and how much faster it is.
+
+    ``kept = mean student / mean teacher``. Failed where the whole interval lies below
+    ``min_kept``, or the student is slower than ``min_speedup`` asks; passed where the mean reaches
+    ``min_kept``; between, the set is too small to tell.
+    """
+    difference = compare(teacher, student, settings.samples, seed)
+    scale = float(teacher.mean()) or 1.0
+    kept, low, high = (
+        1 + value / scale for value in (difference.delta, difference.ci_low, difference.ci_high)
+    )
+    if high < limits.min_kept or speedup < limits.min_speedup:
+        status = Status.failed
+    else:
+        status = Status.passed if kept >= limits.min_kept else Status.inconclusive
+    detail = (
+        f"the student keeps {100 * kept:.1f} % of its teacher's NDCG@10 on {set_name} "
+        f"[{100 * low:.1f}, {100 * high:.1f}], {len(teacher)} queries, at {speedup:.2f} times its "
+        f"texts a second; to pass, {100 * limits.min_kept:g} % at {limits.min_speedup:g} times."
+    )
+    return Gate(
+        "distill", status, kept, limits.min_kept, len(teacher), low, high, difference.p_value,
+        detail,
     )  # fmt: skip
 
 

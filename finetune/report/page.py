@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from finetune.records import Score
 from finetune.report.examples import Example
-from finetune.report.facts import METRIC_NAMES, Facts, counted
+from finetune.report.facts import METRIC_NAMES, Facts, counted, is_cut
+from finetune.report.scores import by_length
 from finetune.report.verdict import p_text
 
 _TEXT = 300  # characters of a passage that an example shows
@@ -29,13 +30,15 @@ def render(
         changed: Examples under a title: what improved, what got worse.
         plots: Caption and drawing by name.
     """
-    rows = [Score(**row) for row in (*report["baselines"], *report["scores"])]
+    everything = [Score(**row) for row in (*report["baselines"], *report["scores"])]
+    rows = [row for row in everything if not is_cut(row.artifact)]
     return _environment().get_template("page.html").render(
         about=report["about"],
         report=report,
         notes=report["notes"],
         metrics={row.metric for row in rows},
         tables=list(_tables(rows)),
+        lengths=by_length(everything),
         slices=list(_slices(rows)),
         speed=[{**row, "parity": _parity(row["artifact"], facts)} for row in report["speed"]],
         plots=[{"caption": caption, "svg": svg} for caption, svg in plots.values()],

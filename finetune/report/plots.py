@@ -200,7 +200,8 @@ def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
 
 
 def _kind(artifact: str) -> str:
-    return artifact if artifact in ("bm25", "base", "tuned") else "exported"
+    name = artifact.partition("@")[0]
+    return name if name in ("bm25", "base", "tuned") else "exported"
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from finetune.evaluation.artifacts import Outcome
 from finetune.evaluation.statistics import compare, interval
 from finetune.records import Score
-from finetune.report.facts import BASELINES, Outcomes, in_order
+from finetune.report.facts import BASELINES, MAIN, METRIC_NAMES, Outcomes, in_order, is_cut
 
 _FEWEST_IN_SLICE = 20  # queries; below, an interval is too wide to say anything
 _SLICES = range(2, 13)  # one slice is the set; more than 12 are ids, not kinds
@@ -60,6 +61,31 @@ def slices(queries: Sequence[str]) -> dict[str, Rows]:
 def speed_rows(speeds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of ``speed``: one an artifact."""
     return [{"artifact": artifact, **speeds[artifact]} for artifact in in_order(speeds)]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Scores of one set by artifact and length of the vector, whole first, then the longest."""
+
+    set: str
+    metric: str
+    dims: list[str]
+    rows: dict[str, list[Score]]
+
+
+def by_length(rows: Sequence[Score]) -> list[Lengths]:
+    """Gather what decides of the artifacts whose vectors were cut, a table a set; no slices."""
+    tables = []
+    cut_sets = dict.fromkeys((row.set, row.metric) for row in rows
+                             if is_cut(row.artifact) and row.metric in MAIN)  # fmt: skip
+    for name, metric in cut_sets:
+        found = {row.artifact: row for row in rows if (row.set, row.metric) == (name, metric)}
+        cut = [artifact.partition("@") for artifact in in_order(found) if is_cut(artifact)]
+        dims = list(dict.fromkeys(dim for _, _, dim in cut))
+        lines = {artifact: [found[artifact], *(found[f"{artifact}@{dim}"] for dim in dims)]
+                 for artifact in dict.fromkeys(artifact for artifact, _, _ in cut)}  # fmt: skip
+        tables.append(Lengths(name, METRIC_NAMES[metric], ["whole", *dims], lines))
+    return [table for table in tables if "/" not in table.set]
 
 
 def paired(one: Outcome, other: Outcome, metric: str | None = None) -> tuple[Values, Values]:

@@ -8,7 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from finetune.report.facts import MAIN, METRIC_NAMES, counted, in_order
+from finetune.records import Score
+from finetune.report.facts import MAIN, METRIC_NAMES, counted, in_order, is_cut
+from finetune.report.scores import by_length
 from finetune.report.verdict import p_text
 
 # Columns of text that every number fits into; in a narrower terminal lines go on below.
@@ -34,13 +36,14 @@ def terminal(report: Mapping[str, Any]) -> Group:
         for gate in report["gates"]
     ]
     note = "scores in points ± half the 95 % interval; Δ: difference to the base"
-    return Group(*_tables(report), Text(note, style="dim"), *gates,
+    return Group(*_tables(report), *_lengths(report), Text(note, style="dim"), *gates,
                  Text(report["verdict"], style="bold"))  # fmt: skip
 
 
 def _tables(report: Mapping[str, Any]) -> Iterator[Table]:
     """Yield one table a set; speed is the artifact's, not the set's, and told in the first."""
-    rows = [row for row in (*report["baselines"], *report["scores"]) if row["metric"] in MAIN]
+    rows = [row for row in (*report["baselines"], *report["scores"])
+            if row["metric"] in MAIN and not is_cut(row["artifact"])]  # fmt: skip
     speeds = {row["artifact"]: row for row in report["speed"]}
     for name in dict.fromkeys(row["set"] for row in rows if "/" not in row["set"]):
         scores = {row["artifact"]: row for row in rows if row["set"] == name}
@@ -55,6 +58,19 @@ def _tables(report: Mapping[str, Any]) -> Iterator[Table]:
             table.add_row(Text(artifact), *_score_cells(scores[artifact]), *speed)
         yield table
         speeds = {}
+
+
+def _lengths(report: Mapping[str, Any]) -> Iterator[Table]:
+    """Yield a table of the domain's set where vectors were cut; the page has one for each set."""
+    for found in by_length([Score(**row) for row in report["scores"]])[:1]:
+        title = Text(f"{found.set}, by length of the vector", style="bold")
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column(found.metric, overflow="fold")
+        for dim in found.dims:
+            table.add_column(dim, justify="right", no_wrap=True)
+        for artifact, scores in found.rows.items():
+            table.add_row(Text(artifact), *(f"{100 * score.value:.1f}" for score in scores))
+        yield table
 
 
 def _score_cells(row: Mapping[str, Any]) -> Sequence[str]:

@@ -8,10 +8,19 @@ from finetune.report.gates import Gate, Status
 
 
 def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> str:
-    """Say whether the tuned model is better than its base, by how much, and at what cost."""
+    """Say whether the tuned model is better than its base, by how much, and at what cost.
+
+    Of a student it says what it keeps of its teacher.
+    """
     named = {gate.name: gate for gate in gates}
-    gain = named.get("gain")
-    if gain is None:
+    gain, distill = named.get("gain"), named.get("distill")
+    if distill is not None:
+        half = 50 * (distill.ci_high - distill.ci_low)
+        first = (
+            f"Keeps {100 * distill.value:.1f} ± {half:.1f} % of its teacher's NDCG@10 on "
+            f"{facts.domain_set}, at {facts.speedup:.1f} times its speed"
+        )
+    elif gain is None:
         first = f"Nothing to compare on {facts.domain_set}: base and tuned were not both measured"
     elif facts.kept_base:
         first = (

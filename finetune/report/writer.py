@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from finetune.config import to_dict
+from finetune.config import Distill, to_dict
 from finetune.records import Score, read_dicts, write_json
 from finetune.report import card, page
 from finetune.report.examples import Example, changed
@@ -17,11 +17,12 @@ from finetune.report.facts import (
     METRIC_NAMES,
     Facts,
     Outcomes,
+    is_cut,
     read_outcomes,
 )
 from finetune.report.gates import judge
 from finetune.report.plots import Bar, Dot, bars, curve, scatter
-from finetune.report.scores import measure, speed_rows
+from finetune.report.scores import by_length, measure, speed_rows
 from finetune.report.verdict import verdict
 
 Plots = dict[str, tuple[str, Markup]]
@@ -39,8 +40,7 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
     """
     outcomes = read_outcomes(facts)
     rows = measure(outcomes, facts.evaluate.samples, facts.seed)
-    gates = judge(outcomes, facts.domain_set, facts.evaluate, facts.seed, facts.general_set,
-                  kept_base=facts.kept_base)  # fmt: skip
+    gates = judge(outcomes, facts)
     scores = [row for row in rows if row.artifact not in BASELINES]
     report: dict[str, Any] = {
         "verdict": verdict(facts, scores, gates),
@@ -106,10 +106,20 @@ def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[str]:
         )
     if facts.merge:
         yield f"Merged with the base: {facts.merge['why']}."
+    if facts.distill:
+        yield (
+            f"base is the teacher, tuned its student of {_parts(facts.distill)}, which saw "
+            "passages of the corpus, without queries or labels, while it learned."
+        )
     for name in facts.contaminated:
         yield f"The base saw {name} in training: its score there is too good, and so may others be."
     if "unknown" in facts.model.trained_on:
         yield "What the base was trained on is unknown, so that any set here may be contaminated."
+
+
+def _parts(distill: Distill) -> str:
+    sizes = {"layers": distill.layers, "pieces of vocabulary": distill.vocabulary}
+    return " and ".join(f"{size} {name}" for name, size in sizes.items() if size)
 
 
 def _changed(facts: Facts, outcomes: Outcomes) -> list[tuple[str, list[Example]]]:
@@ -123,7 +133,7 @@ def _changed(facts: Facts, outcomes: Outcomes) -> list[tuple[str, list[Example]]
 
 def _plots(facts: Facts, rows: Sequence[Score]) -> Plots:
     """Draw what there is to draw; a plot without data is left out."""
-    main = [row for row in rows if row.metric in MAIN]
+    main = [row for row in rows if row.metric in MAIN and not is_cut(row.artifact)]
     curves = list(read_dicts(facts.curves)) if facts.curves else []
     best = facts.training["best_step"] if facts.training else None
     values = {row.artifact: row.value for row in main if row.set == facts.domain_set}
@@ -137,9 +147,14 @@ def _plots(facts: Facts, rows: Sequence[Score]) -> Plots:
     kinds = [row for row in main if "/" in row.set and row.artifact in ("base", "tuned")]
     drawn = {
         "scores": (f"{names} with 95 % intervals", _groups(r for r in main if "/" not in r.set)),
+        "lengths": (
+            f"{name} on {facts.domain_set} by length of the vector",
+            _lengths(rows, facts.domain_set),
+        ),
         "kinds": (f"{name} by kind of query", _groups(kinds)),
         "select": (
-            f"{name} while training, on a small part of the select half; step 0 is the base",
+            f"{name} while training, on a small part of the select half; step 0 is "
+            + ("the untrained student" if facts.distill else "the base"),
             curve(
                 curves, f"eval_{facts.metric}", "select score over steps", scale=100, best_step=best
             ),
@@ -151,6 +166,17 @@ def _plots(facts: Facts, rows: Sequence[Score]) -> Plots:
         ),
     }
     return {name: (caption, svg) for name, (caption, svg) in drawn.items() if svg}
+
+
+def _lengths(rows: Sequence[Score], name: str) -> Markup | None:
+    found = next((table for table in by_length(rows) if table.set == name), None)
+    if found is None:
+        return None
+    groups = {
+        artifact: [Bar(s.artifact, 100 * s.value, 100 * s.ci_low, 100 * s.ci_high) for s in scores]
+        for artifact, scores in found.rows.items()
+    }
+    return bars(groups, "scores by length of the vector")
 
 
 def _groups(rows: Iterator[Score] | Sequence[Score]) -> Markup | None:

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from synthetic import SETTINGS
 
+from finetune.config import Distill
 from finetune.evaluation.artifacts import Outcome
-from finetune.report.gates import Status, by_question, gain, general, int8, judge
+from finetune.report.gates import Status, by_question, distill, gain, general, int8, judge
+
+STUDENT = Distill(layers=6, vocabulary=0, teacher=None, texts=100, min_kept=0.95, min_speedup=1.8)
 
 
 def outcome(values, prefix="q"):
@@ -101,13 +104,14 @@ def test_general(n, drops, status):
     assert "base on elsewhere" in gate.detail and "it may lose 0.5." in gate.detail
 
 
-def test_a_base_that_was_kept_has_gained_nothing_whatever_its_exports_score():
+def test_a_base_that_was_kept_has_gained_nothing_whatever_its_exports_score(facts):
     # Two exports of the same weights, one query of 40 apart: few queries cannot tell, we can.
     base = spread(40)
     outcomes = {"base": {"s": outcome(base)}, "tuned": {"s": outcome(base + np.eye(40)[0] * 0.1)}}
-    (gate,) = judge(outcomes, "s", SETTINGS, 0)
+    facts = dataclasses.replace(facts, domain_set="s", training={"improved": True})
+    (gate,) = judge(outcomes, facts)
     assert gate.status is Status.inconclusive
-    (gate,) = judge(outcomes, "s", SETTINGS, 0, kept_base=True)
+    (gate,) = judge(outcomes, dataclasses.replace(facts, training={"improved": False}))
     assert gate.status is Status.failed and gate.detail.startswith("not improved: the guard kept")
 
 
@@ -129,15 +133,46 @@ def test_artifacts_on_different_queries_are_refused():
         by_question([(outcome([0.1]), outcome([0.1], "other"))])
 
 
-def test_gates_without_their_artifacts_are_left_out():
+def test_gates_without_their_artifacts_are_left_out(facts):
     sets = {"statutes": outcome(spread(40))}
-    assert judge({"base": sets}, "statutes", SETTINGS, 0) == []
-    assert [g.name for g in judge({"base": sets, "tuned": sets}, "statutes", SETTINGS, 0)] == [
-        "gain"
-    ]
+    assert judge({"base": sets}, facts) == []
     both = {"base": sets, "tuned": sets}
-    assert [g.name for g in judge(both, "statutes", SETTINGS, 0, "general")] == ["gain"]
+    assert [g.name for g in judge(both, facts)] == ["gain"]
+    facts = dataclasses.replace(facts, general_set="general")
+    assert [g.name for g in judge(both, facts)] == ["gain"]
     both = {name: {**sets, "general": outcome(spread(40))} for name in both}
-    assert [g.name for g in judge(both, "statutes", SETTINGS, 0, "general")] == ["gain", "general"]
+    assert [g.name for g in judge(both, facts)] == ["gain", "general"]
     exported = {"onnx-fp32": sets, "onnx-int8-dynamic": sets}
-    assert [g.name for g in judge(exported, "statutes", SETTINGS, 0)] == ["int8"]
+    assert [g.name for g in judge(exported, facts)] == ["int8"]
+
+
+@pytest.mark.parametrize(
+    ("lost", "speedup", "status"),
+    [
+        (np.zeros(40), 1.9, Status.passed),
+        (np.full(40, -0.1), 1.8, Status.passed),  # better than its teacher
+        # The teacher's mean is 0.5: 0.02 each is 4 % of it, 0.03 each 6 %.
+        (np.full(40, 0.02), 1.8, Status.passed),
+        (np.full(40, 0.03), 1.8, Status.failed),
+        (np.full(40, 0.02), 1.79, Status.failed),
+        # 6 % in the mean, from two queries of 40: the interval reaches up to 100 %.
+        (np.eye(40)[0] * 0.2 + np.eye(40)[3] * 0.8 + np.eye(40)[7] * 0.2, 2.0, Status.inconclusive),
+        (np.eye(40)[0] * 0.2 + np.eye(40)[3] * 0.8 + np.eye(40)[7] * 0.2, 1.0, Status.failed),
+    ],
+)
+def test_distill(lost, speedup, status):
+    teacher = spread(40)
+    gate = distill(teacher, teacher - lost, speedup, STUDENT, SETTINGS, 0, "statutes")
+    assert gate.status is status
+    assert gate.value == pytest.approx(1 - lost.mean() / 0.5)
+    assert (gate.name, gate.threshold, gate.n) == ("distill", 0.95, 40)
+    assert gate.ci_low <= gate.value <= gate.ci_high
+
+
+def test_a_student_is_held_to_its_teacher_and_need_not_gain(facts):
+    speeds = {"base": {"texts_per_second": 100.0}, "tuned": {"texts_per_second": 190.0}}
+    facts = dataclasses.replace(facts, distill=STUDENT, speeds=speeds)
+    teacher, student = outcome(spread(40)), outcome(spread(40) * 0.96)
+    (gate,) = judge({"base": {"statutes": teacher}, "tuned": {"statutes": student}}, facts)
+    assert (gate.name, gate.status) == ("distill", Status.passed)
+    assert gate.value == pytest.approx(0.96) and "1.90 times" in gate.detail

@@ -1,5 +1,7 @@
 """Score rows, slices and examples."""
 
+import dataclasses
+
 import numpy as np
 from synthetic import EVIL, SETTINGS, make_set
 
@@ -8,7 +10,7 @@ from finetune.records import Scored, ScoredSet
 from finetune.report.examples import changed
 from finetune.report.facts import in_order, read_outcomes
 from finetune.report.gates import Status, judge
-from finetune.report.scores import measure, slices
+from finetune.report.scores import by_length, measure, slices
 
 
 def test_rows(facts):
@@ -86,13 +88,13 @@ def test_examples_of_pairs_are_those_whose_rank_changed():
     )  # fmt: skip
 
 
-def test_a_set_of_the_other_shape_is_no_part_of_the_int8_gate():
+def test_a_set_of_the_other_shape_is_no_part_of_the_int8_gate(facts):
     values = np.linspace(0.2, 0.8, 40)
     ids = tuple(f"q{n}" for n in range(40))
     sets = {"own": Outcome(ids, {"spearman": values, "ap": values}, ()),
             "general": Outcome(ids, {"ndcg@10": values}, ())}  # fmt: skip
     lost = {"own": sets["own"], "general": Outcome(ids, {"ndcg@10": values - 0.1}, ())}
-    (gate,) = judge({"onnx-fp32": sets, "onnx-int8-dynamic": lost}, "own", SETTINGS, 0)
+    (gate,) = judge({"onnx-fp32": sets, "onnx-int8-dynamic": lost}, facts)
     assert (gate.status, gate.value, gate.n) == (Status.passed, 0.0, 40)
     assert "INT8 changes Spearman" in gate.detail and "40 pairs" in gate.detail
 
@@ -100,3 +102,25 @@ def test_a_set_of_the_other_shape_is_no_part_of_the_int8_gate():
 def test_no_examples_where_nothing_changed(facts):
     base = read_outcomes(facts)["base"]["statutes"]
     assert changed(base, base, make_set()) == ([], [])
+
+
+def test_scores_by_length_of_the_vector(facts):
+    rows = measure(read_outcomes(facts), SETTINGS.samples, 42)
+    assert by_length(rows) == []
+    cut = [
+        dataclasses.replace(row, artifact=f"{row.artifact}@{dim}", value=row.value / 2)
+        for row in rows for dim in (64, 128) if row.artifact in ("tuned", "onnx-fp32")
+    ]  # fmt: skip
+    first, second = by_length([*rows, *cut])
+    assert (first.set, second.set) == ("statutes", "statutes-traditional")
+    assert first.dims == ["whole", "128", "64"] and list(first.rows) == ["tuned", "onnx-fp32"]
+    whole, half, _ = first.rows["tuned"]
+    assert (whole.artifact, half.artifact) == ("tuned", "tuned@128")
+    assert half.value == whole.value / 2
+
+
+def test_whole_vectors_come_before_cut_ones_and_longer_before_shorter():
+    names = ["onnx-fp32@64", "tuned@64", "tuned@128", "base", "onnx-fp32", "tuned"]
+    assert in_order(names) == [
+        "base", "tuned", "tuned@128", "tuned@64", "onnx-fp32", "onnx-fp32@64"
+    ]  # fmt: skip

@@ -1,0 +1,69 @@
+"""Losses, built from their configuration nodes: nested ones too, in chunks where memory asks."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.utils import get_class
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
+from torch import nn
+
+# Losses with a GradCache form (Gao et al. 2021, https://arxiv.org/abs/2101.06983): the same value
+# and gradients, with the activations of only some texts in memory at once.
+_CACHED = {MultipleNegativesRankingLoss: CachedMultipleNegativesRankingLoss}
+# Wrappers that hand the cached embeddings on to the loss inside. Others (AdaptiveLayerLoss) patch
+# the model's forward pass, which GradCache repeats after the patch is gone.
+_WRAPPERS = (MatryoshkaLoss,)
+
+Node = Mapping[str, Any]
+
+
+def build(node: Node, model: SentenceTransformer, chunk: int | None = None) -> nn.Module:
+    """Make a loss, and the losses inside it, each with the model.
+
+    Args:
+        node: ``_target_`` and its parameters; a parameter may be such a node itself, of a loss or
+            of something else (a similarity).
+        model: The model to train. ``matryoshka_dims`` get its own length, of weight 1, where they
+            lack it: a length that is not among them is not trained.
+        chunk: Texts of one column whose activations are held at once, where the loss has a form
+            that can (`in_chunks`); None holds the whole batch's.
+    """
+    target = get_class(node["_target_"])
+    pieces = chunk if in_chunks(node) else None
+    parameters: dict[str, Any] = {
+        key: build(value, model, pieces) if is_node(value) else value
+        for key, value in node.items() if not key.startswith("_")
+    }  # fmt: skip
+    if pieces is not None and target in _CACHED:
+        return _CACHED[target](model=model, mini_batch_size=pieces, **parameters)
+    if "matryoshka_dims" in parameters:
+        parameters |= _with_whole(parameters, model)
+    if "model" in inspect.signature(target).parameters:
+        parameters["model"] = model
+    return target(**parameters)
+
+
+def _with_whole(parameters: Mapping[str, Any], model: SentenceTransformer) -> dict[str, Any]:
+    """Put the model's own length first, where it is missing."""
+    whole = model.get_embedding_dimension()
+    if whole in parameters["matryoshka_dims"]:
+        return {}
+    own = {"matryoshka_dims": whole, "matryoshka_weights": 1}
+    return {key: [first, *parameters[key]] for key, first in own.items() if parameters.get(key)}
+
+
+def in_chunks(node: Node) -> bool:
+    """Say whether a loss has a form that holds only some texts' activations at once."""
+    target = get_class(node["_target_"])
+    return target in _CACHED or (target in _WRAPPERS and in_chunks(node["loss"]))
+
+
+def is_node(value: Any) -> bool:
+    """Say whether a parameter is a node that makes an object."""
+    return isinstance(value, Mapping) and "_target_" in value
