@@ -49,6 +49,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "hardware.threads": (-1, 1_024),
     "hardware.processes": (-1, 65_536),
     "hardware.chunk": (0, math.inf),
+    "hardware.encode_tokens": (0, math.inf),
+    "hardware.workers": (-1, 64),
     "export.parity_texts": (1, math.inf),
     "evaluate.samples": (99, 1_000_000),
     "evaluate.alpha": (0, 1),
@@ -60,6 +62,7 @@ OWN = "domain"  # what the domain's own rows are called beside mixed sets
 # Losses of sentence-transformers that learn from two texts and a score.
 _SCORED_LOSSES = ("CoSENTLoss", "AnglELoss", "CosineSimilarityLoss")
 _CHOICES = {"model.pooling": ("mean", "cls"), "hardware.device": ("auto", "cpu", "cuda"),
+            "hardware.attention": ("sdpa", "eager", "flash_attention_2"),
             "export.precisions": PRECISIONS}  # fmt: skip
 
 
@@ -75,8 +78,8 @@ def problems(config: Config) -> Iterator[str]:
     for key, options in _CHOICES.items():
         value = attrgetter(key)(config)
         wrong = [each for each in (value if isinstance(value, list) else [value])
-                 if each not in options]  # fmt: skip
-        if wrong or not value:
+                 if each not in (*options, None)]  # fmt: skip
+        if wrong or value == []:
             yield f"{key}={value}: choose from: {', '.join(options)}"
     if set(config.model.prompts) != {"query", "passage"}:
         yield f"model.prompts: has {sorted(config.model.prompts)}; expected query and passage"

@@ -44,6 +44,8 @@ def train(
     plan = training.Plan(
         settings["train"], dict(settings["loss"]), Precision(settings["precision"]),
         settings["device"], settings["threads"], settings["seed"], dict(settings["adapter"]),
+        attention=settings["attention"], compile=settings["compile"],
+        encode_tokens=settings["encode_tokens"], workers=settings["workers"],
     )  # fmt: skip
     model, select = inputs["model"] / "model", only_set(inputs["select"])
     others = read_known(inputs["pairs"])

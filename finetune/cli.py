@@ -5,7 +5,9 @@ but a gate failed; 1 anything else.
 """
 
 import argparse
+import dataclasses
 import errno
+import json
 import logging
 import os
 import sys
@@ -153,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--dim", type=int, help="cut vectors to it; one of the bundle's dims")
     encode.set_defaults(run=_encode)
     doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
+    doctor.add_argument("overrides", nargs="*", metavar="key=value",
+                        help="of the run to be, such as tracking.uri=http://host:5000")  # fmt: skip
+    doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -186,9 +191,16 @@ def _encode(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    from finetune.compose import compose
     from finetune.doctor import findings
 
-    for finding in findings():
+    named = any(each.startswith("recipes=") for each in arguments.overrides)
+    config = compose([*([] if named else ["recipes=full"]), *arguments.overrides])
+    if arguments.json:
+        found = [dataclasses.asdict(each) for each in findings(config)]
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return 0
+    for finding in findings(config):
         print(finding)
     return 0
 

@@ -204,9 +204,11 @@ class Distill:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the machine is asked to do; ``processes`` of the run, ``threads`` on each machine.
+    """What the machine is asked to do; None: as the profile that fits the machine.
 
-    ``chunk``: texts whose activations a process holds at once.
+    ``processes`` of the run, ``threads`` on each machine; ``chunk``: texts whose activations a
+    process holds at once; ``encode_tokens`` is what a batch holds when a torch model encodes,
+    padding included; ``workers`` are processes that prepare training batches.
     """
 
     name: str
@@ -215,6 +217,10 @@ class Hardware:
     threads: int
     processes: int
     chunk: Optional[int]  # noqa: UP045
+    attention: Optional[str]  # noqa: UP045
+    compile: Optional[bool]  # noqa: UP045
+    encode_tokens: Optional[int]  # noqa: UP045
+    workers: Optional[int]  # noqa: UP045
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def base_steps(export: Settings, machine: Settings) -> list[Step]:
     its key would make every domain, seed and limit encode the general set anew.
     """
     return [
-        Step("export-base-general", steps.export, 2, {**export, **machine, "seed": 0},
+        Step("export-base-general", steps.export, 2, {**export, "seed": 0},
              {"model": "base", "data": "general"}),
         Step("evaluate-base-general", evaluate_general, 1, {"artifact": "base", **machine},
              {"model": "base", "export": "export-base-general", "general": "general"}),
@@ -161,7 +161,8 @@ def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
     sets = [only_set(inputs["select"])]
     if "general" in inputs:
         sets.append(_pool(settings, inputs))
-    guards = [Guard(each, Precision(settings["precision"])) for each in sets]
+    precision, tokens = Precision(settings["precision"]), settings["encode_tokens"]
+    guards = [Guard(each, precision, tokens) for each in sets]
     weights = sorted({0.0, *settings["weights"], 1.0})
     candidates = [_score(weight, base, tuned, guards, settings, out) for weight in weights]
     choice = merging.choose(candidates, settings["keep_gain"], settings["max_drop"])

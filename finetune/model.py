@@ -16,7 +16,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import PreTrainedModel
 
-from finetune import hub
+from finetune import hardware, hub
 from finetune.adapter.prefix import PrefixTransformer
 from finetune.config import Hub, Model
 from finetune.errors import UserError
@@ -26,9 +26,6 @@ from finetune.records import read_json, write_json
 
 log = logging.getLogger(__name__)
 
-# Tokens a batch may hold on a GPU; on a CPU the core's own budget keeps a batch in the cache.
-_GPU_BUDGET = 16_384
-_CPU_BUDGET = 1_024
 _CHUNK = 8_192
 _OUR_MODULES = {f"{PrefixTransformer.__module__}.{PrefixTransformer.__name__}": PrefixTransformer}
 # What loading raises on folders that are no model, damaged, or would need code of theirs.
@@ -59,15 +56,19 @@ def build_base(model: Model, out: Path) -> None:
     save(loaded, out)
 
 
-def load(folder: Path, device: str = "cpu") -> SentenceTransformer:
+def load(folder: Path, device: str = "cpu", attention: str = "sdpa") -> SentenceTransformer:
     """Load a sentence-transformers folder in fp32, without a pooler.
+
+    ``attention`` names one of transformers' implementations; flash attention needs autocast.
 
     Raises:
         UserError: When weights of the transformer are missing.
     """
+    # sdpa is not asked for: transformers takes it by itself, where the architecture has it.
+    asked = {} if attention == "sdpa" else {"attn_implementation": attention}
     # As with trust_remote_code, but for our own class only: a folder's code is never run.
     model = SentenceTransformer._load_with_module_classes(
-        str(folder), _OUR_MODULES, device=device, local_files_only=True
+        str(folder), _OUR_MODULES, device=device, local_files_only=True, model_kwargs=asked
     )
     _check_weights(model, folder / read_json(folder / "modules.json")[0]["path"])
     return _without_pooler(model)
@@ -91,12 +92,25 @@ def inner(model: SentenceTransformer) -> PreTrainedModel:
 
 
 class TorchEncoder:
-    """A `finetune.inference.Encoder` on torch: for ``base`` and ``tuned`` folders, and on GPUs."""
+    """A `finetune.inference.Encoder` on torch: for ``base`` and ``tuned`` folders, and on GPUs.
 
-    def __init__(self, model: SentenceTransformer, *, autocast: torch.dtype | None = None) -> None:
+    Args:
+        model: The model.
+        autocast: Number format to compute in; None for fp32.
+        tokens: How many a batch may hold, padding included; None: as the profile that fits.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        *,
+        autocast: torch.dtype | None = None,
+        tokens: int | None = None,
+    ) -> None:
         self.model = model
         self.autocast = autocast
-        self._budget = _CPU_BUDGET if model.device.type == "cpu" else _GPU_BUDGET
+        profile = hardware.settings_of(hardware.fitting(model.device.type))
+        self._budget = int(tokens or profile["encode_tokens"])
 
     @property
     def dim(self) -> int:

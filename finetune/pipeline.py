@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import (
+    budget,
     dims,
     distill_steps,
     forgetting,
@@ -76,6 +77,8 @@ def steps_of(config: Config) -> list[Step]:
     general = forgetting.folder_of(config)
     mixed = mix_steps.OUTPUTS if config.mix else {}
     mix = mix_steps.train_settings(config) if config.mix else {}
+    encoding = machine | {"encode_tokens": config.hardware.encode_tokens}
+    outside = {"workers": config.hardware.workers, "chunk": config.hardware.chunk}
     first = [
         Step(
             "data", steps.data, 2,
@@ -94,20 +97,19 @@ def steps_of(config: Config) -> list[Step]:
         ),
     ]  # fmt: skip
     embed = Step(
-        "embed", steps.embed, 1, machine,
+        "embed", steps.embed, 1, encoding,
         {"model": "base", "export": "export-base", "data": "data", "pairs": own},
     )  # fmt: skip
     mine = Step(
         "mine", steps.mine, 3, rounds.mine_settings(config, machine),
         {"embed": "embed", "pairs": own}, files=rounds.filter_files(config),
     )  # fmt: skip
-    outside = {"chunk": config.hardware.chunk}
     warmup = Step(
-        "warmup", steps.train, 4, _train_settings(config, mined=False) | machine,
+        "warmup", steps.train, 4, _train_settings(config, mined=False) | encoding,
         {"model": "base", "pairs": "generate", "select": "pool"}, resumes=True, outside=outside,
     )  # fmt: skip
     train = Step(
-        "train", steps.train, 4, _train_settings(config, mined=mined) | machine | mix,
+        "train", steps.train, 4, _train_settings(config, mined=mined) | encoding | mix,
         {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"} | mixed,
         resumes=True, outside=outside,
     )  # fmt: skip
@@ -121,7 +123,7 @@ def steps_of(config: Config) -> list[Step]:
         "evaluate", steps.evaluate, 1,
         _evaluate_settings(
             config, dims.named(["tuned", *(f"onnx-{p}" for p in config.export.precisions)], lengths)
-        ) | machine,
+        ) | encoding,
         {"model": tuned, "export": "export", "data": "data"},
     )  # fmt: skip
     return [
@@ -138,9 +140,10 @@ def steps_of(config: Config) -> list[Step]:
         *([distill_steps.student_step(config, own)] if distilled else []),
         distill_steps.train_step(train, config) if distilled else train,
         *later,
-        *(forgetting.base_steps(_export_settings(config, ["fp32"], config.model.name, texts=100),
-                                machine) if general else []),
-        *([forgetting.merge_step(config, trained, machine, general)] if merging else []),
+        *(forgetting.base_steps(
+            _export_settings(config, ["fp32"], config.model.name, texts=100) | machine, encoding,
+        ) if general else []),
+        *([forgetting.merge_step(config, trained, encoding, general)] if merging else []),
         Step(
             "export", steps.export, 2,
             _export_settings(config, config.export.precisions, _name(config)) | machine
@@ -150,11 +153,11 @@ def steps_of(config: Config) -> list[Step]:
         ),
         Step(
             "evaluate-base", steps.evaluate, 1,
-            _evaluate_settings(config, ["base"] if scored else ["bm25", "base"]) | machine,
+            _evaluate_settings(config, ["base"] if scored else ["bm25", "base"]) | encoding,
             {"model": "base", "export": "export-base", "data": "data"} | searched,
         ),
         distill_steps.evaluate_step(evaluate) if distilled else evaluate,
-        *([forgetting.tuned_step(tuned, machine)] if general else []),
+        *([forgetting.tuned_step(tuned, encoding)] if general else []),
         Step(
             "report", steps.report, 3,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
@@ -184,6 +187,7 @@ def _generate(config: Config) -> Step:
 def _train_settings(config: Config, *, mined: bool) -> dict[str, Any]:
     return {"train": config.train, "adapter": config.adapter, "loss": config.loss,
             "seed": config.seed, "mined": mined, "precision": config.hardware.precision,
+            "attention": config.hardware.attention, "compile": config.hardware.compile,
             "processes": config.hardware.processes}  # fmt: skip
 
 
@@ -197,23 +201,29 @@ def run(config: Config) -> dict[str, Any] | None:
     planned = plan(steps_of(config), config.paths.cache.expanduser())
     run_dir = config.run_dir or config.paths.runs / f"{_name(config)}-{planned[-1].key[:8]}"
     with own_folder(run_dir):
-        _show(planned, run_dir)
+        log.info("plan for %s:", run_dir)
+        budget.show(planned, config)
         _check_targets(config, planned)
         _write_config(config, run_dir)
         with tracking.track(config, run_dir) as tracked:
             done: dict[str, Done] = {}
+            resumed = {each.step.name for each in planned if each.partial.exists()}
             for each in planned:
                 if each.step.call in TRAINING and not each.cached:
                     places = [folder / "curves.jsonl" for folder in (each.partial, each.folder)]
                     tracked.watch(places, rounds.steps_before(done))
                 folders = {name: finished.folder for name, finished in done.items()}
                 done[each.step.name] = execute(each, folders)
+                if not done[each.step.name].cached:
+                    hardware.give_memory_back()
                 if each.step.name == "export-base":
                     base = done["export-base"].folder / "bundle"
                     dims.check(dims.of(config.loss), base, config.model.name)
                 if each.step.name == config.until:
+                    budget.remember(planned, done, resumed, config)
                     log.info("stopped after %s: %s", config.until, each.folder)
                     return None
+            budget.remember(planned, done, resumed, config)
             by_name = {each.step.name: each for each in planned}
             report = _publish(done, by_name[by_name["export"].step.inputs["model"]], run_dir)
             tracked.finish(report)
@@ -238,13 +248,6 @@ def _publish(done: dict[str, Done], tuned: Planned, run_dir: Path) -> dict[str, 
     ]
     write_json(run_dir / "report.json", report)
     return report
-
-
-def _show(planned: Sequence[Planned], run_dir: Path) -> None:
-    log.info("plan for %s:", run_dir)
-    for each in planned:
-        state = "cached" if each.cached else "to do"
-        log.info("  %-14s %s  %s", each.step.name, each.key[:8], state)
 
 
 def _check_targets(config: Config, planned: Sequence[Planned]) -> None:

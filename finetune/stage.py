@@ -49,7 +49,8 @@ class Step:
             is part of the key, where they lie is not.
         resumes: The function goes on from what a killed attempt left; others find an empty folder.
         outside: Resolved values that the step reads and that cannot change its result (how many
-            texts are held in memory at once); not part of the key.
+            texts are held in memory at once, how many processes prepare batches); not part of the
+            key.
     """
 
     name: str
@@ -134,8 +135,7 @@ def execute(planned: Planned, folders: Mapping[str, Path]) -> Done:
         start = time.perf_counter()
         inputs = {name: folders[source] for name, source in step.inputs.items()}
         with _full_disk_told(planned.partial):
-            given = {**step.settings, **step.outside}
-            step.call(given, {**inputs, **step.files}, planned.partial)
+            step.call({**step.settings, **step.outside}, {**inputs, **step.files}, planned.partial)
         seconds = time.perf_counter() - start
         _write_manifest(planned, seconds)
         planned.partial.rename(planned.folder)

@@ -283,7 +283,8 @@ def _own_encoder(artifact: str, settings: Settings, inputs: Inputs) -> "Encoder"
         from finetune import model as models
 
         _set_threads(settings)
-        return models.TorchEncoder(models.load(inputs["model"] / "model", settings["device"]))
+        loaded = models.load(inputs["model"] / "model", settings["device"])
+        return models.TorchEncoder(loaded, tokens=settings["encode_tokens"])
     from finetune.inference import OnnxEncoder
 
     precision = artifact.removeprefix("onnx-")

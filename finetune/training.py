@@ -31,7 +31,7 @@ from transformers import PrinterCallback, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from finetune import adapter as adapters
-from finetune import losses, processes, strategy
+from finetune import hardware, losses, processes, strategy
 from finetune import model as models
 from finetune.adapter.prefix import PrefixTransformer
 from finetune.batching import Share
@@ -67,6 +67,10 @@ class Plan:
     seed: int
     adapter: dict[str, Any] = field(default_factory=dict)  # none: all parameters are trained
     chunk: int | None = None
+    attention: str = "sdpa"
+    compile: bool = False
+    encode_tokens: int | None = None
+    workers: int = 0
 
 
 def train(
@@ -100,6 +104,7 @@ def train(
         the guard ended training early, else None.
     """
     processes.connect(plan.device, plan.threads)
+    hardware.bound_kernel_caches()
     set_seed(plan.seed)
     checkpoints = out / "checkpoints"
     if processes.once((out / RESULT).is_file):  # killed while tidying up
@@ -107,7 +112,7 @@ def train(
             return {}
         shutil.rmtree(checkpoints, ignore_errors=True)
         return dict(read_json(out / RESULT))
-    model = models.load(base, plan.device)
+    model = models.load(base, plan.device, plan.attention)
     model.model_card_data.generate_widget_examples = False
     _set_dropout(model, plan.train.dropout)
     window = model.max_seq_length or plan.train.max_length
@@ -117,7 +122,7 @@ def train(
         plan.seed,
     )  # fmt: skip
     resume = processes.once(lambda: last_complete(checkpoints))
-    guard = Guard(select, plan.precision)
+    guard = Guard(select, plan.precision, plan.encode_tokens)
     curves = Curves(
         out / CURVES if processes.first() else Path(os.devnull),
         guard.score,
@@ -218,9 +223,10 @@ class Trainer(SentenceTransformerTrainer):
 class Guard(BaseEvaluator):
     """Scores a model on the select half; the trainer keeps the checkpoint that scores best."""
 
-    def __init__(self, select: AnySet, precision: Precision) -> None:
+    def __init__(self, select: AnySet, precision: Precision, tokens: int | None = None) -> None:
         super().__init__()
         self.select = select
+        self.tokens = tokens
         self.autocast = _autocast(precision)
         self.primary_metric = select.main
         self.score = f"eval_{select.main}"  # the trainer's name for it
@@ -237,7 +243,7 @@ class Guard(BaseEvaluator):
 
     def values(self, model: SentenceTransformer) -> NDArray[np.float64]:
         """Return ``[n]`` values, one a query or pair, whose mean is the score."""
-        encoder = models.TorchEncoder(model, autocast=self.autocast)
+        encoder = models.TorchEncoder(model, autocast=self.autocast, tokens=self.tokens)
         return score(encoder, self.select).metrics[self.select.main]
 
 
@@ -312,6 +318,8 @@ def _arguments(
         dataloader_pin_memory=plan.device != "cpu",
         dataloader_drop_last=processes.count() > 1,  # our batches never read it; the trainer warns
         ddp_find_unused_parameters=False,  # every trained weight has a part in every batch
+        dataloader_num_workers=plan.workers,
+        torch_compile=plan.compile,
     )
     # With several GPUs in one process, torch's DataParallel would cut batches up behind our back.
     arguments._n_gpu = min(1, arguments.n_gpu)

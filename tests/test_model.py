@@ -404,3 +404,13 @@ def test_a_model_in_training_is_handed_back_as_it_was(tiny_model, training):
     assert model.training is training
     np.testing.assert_array_equal(one, two)  # dropout was off
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("tokens", "largest"), [(8, 8), (64, 64), (None, 1024)])
+def test_batches_hold_the_tokens_of_the_profile_or_those_asked_for(tiny_model, tokens, largest):
+    encoder, sizes = TorchEncoder(load(tiny_model), tokens=tokens), []
+    run = encoder._run
+    encoder._run = lambda ids: (sizes.append(len(ids) * len(ids[0])), run(ids))[1]
+    vectors = encoder.encode(["房东押金"] * 300)
+    assert largest / 2 < max(sizes) <= largest
+    np.testing.assert_allclose(vectors, np.repeat(vectors[:1], 300, axis=0), atol=1e-5)

@@ -265,6 +265,7 @@ OUTSIDE = {
     "paths.runs",  # where run directories go
     "hardware.name",  # device, precision and threads count
     "hardware.chunk",  # how many texts are held in memory at once; the gradients are the same
+    "hardware.workers",  # who prepares the batches, not what is in them
     "tracking.kind",  # who watches
     "tracking.uri",
     "tracking.experiment",
@@ -367,6 +368,9 @@ def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, c
         ("train.learning_rate=1e-4", "train"),
         ("train.max_length=16", "train"),
         ("hardware.precision=bf16", "train"),
+        ("hardware.attention=eager", "train"),
+        ("hardware.compile=true", "train"),
+        ("hardware.encode_tokens=512", "embed"),
         ("loss.scale=20", "train"),
         ("export.parity_texts=50", "export"),
         ("evaluate.speed_texts=21", "evaluate-base"),

@@ -58,6 +58,14 @@ def test_steps_hand_on_what_they_made(tmp_path):
     assert done["first"].folder.parent == done["second"].folder.parent == tmp_path / "double"
 
 
+def test_what_is_outside_the_key_is_handed_over_and_changes_no_key(tmp_path):
+    log = tmp_path / "log"
+    logged = [Step("first", double, 1, {"start": 3}, outside={"log": str(log)})]
+    assert keys(logged) == keys([Step("first", double, 1, {"start": 3})])
+    run(logged, tmp_path)
+    assert log.read_text() == "called\n"
+
+
 def test_the_second_time_nothing_is_called(tmp_path):
     log = tmp_path / "log"
     first = run(chain(log=str(log)), tmp_path / "cache")

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -236,6 +237,39 @@ def test_bf16_trains_and_saves_fp32(tiny_model, rows, select, tmp_path):
     plan = training.Plan(plan.train, plan.loss, Precision.bf16, "cpu", 1, 42)
     training.train(tiny_model, rows, select, plan, tmp_path)
     assert {tensor.dtype for tensor in weights(tmp_path / "model").values()} == {torch.float32}
+
+
+def test_worker_processes_change_nothing(trained, tiny_model, rows, select, tmp_path):
+    training.train(tiny_model, rows, select, replace(settings(), workers=1), tmp_path)
+    assert difference(trained[0] / "model", tmp_path / "model") == 0
+
+
+def test_another_attention_is_used_and_learns_the_same(
+    trained, tiny_model, rows, select, tmp_path, monkeypatch
+):
+    used, load = [], models.load
+
+    def loading(folder, *more):
+        model = load(folder, *more)
+        used.append(models.inner(model).config._attn_implementation)
+        return model
+
+    monkeypatch.setattr(models, "load", loading)
+    result = training.train(
+        tiny_model, rows, select, replace(settings(), attention="eager"), tmp_path
+    )
+    assert used[0] == "eager"
+    assert result["best"] == pytest.approx(trained[1]["best"], abs=0.02)
+    assert models.inner(models.load(tmp_path / "model")).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same_and_is_saved_plain(
+    trained, tiny_model, rows, select, tmp_path
+):
+    result = training.train(tiny_model, rows, select, replace(settings(), compile=True), tmp_path)
+    assert result["best"] == pytest.approx(trained[1]["best"], abs=0.02)
+    assert weights(tmp_path / "model").keys() == weights(trained[0] / "model").keys()
 
 
 def test_fewer_pairs_than_a_batch(tiny_model, rows, select, tmp_path):

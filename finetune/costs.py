@@ -1,0 +1,93 @@
+"""What a step is expected to take, and of training how that is worked out."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune import estimate, processes, rates
+from finetune.config import Precision
+from finetune.estimate import Training
+from finetune.facts import Facts
+from finetune.geometry import Adapter, Geometry, forward_flops, training_passes
+from finetune.stage import Step
+
+_PADDED = 1.1  # tokens of a length-bucketed batch with its padding, over those without
+_CHECKPOINTS = 3  # on disk at once: the best, the last, and the one being written
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step is expected to take; None where it is not known.
+
+    Attributes:
+        seconds: Wall clock.
+        memory: Bytes at the peak, of the GPU where ``gpu``, else of the process.
+        disk: Bytes written, those of checkpoints that go again included.
+        gpu: Whether the memory is the GPU's.
+        lower: What to change where the memory is too much.
+    """
+
+    seconds: float | None = None
+    memory: int | None = None
+    disk: int | None = None
+    gpu: bool = False
+    lower: str = ""
+
+
+def train(step: Step, facts: Facts) -> Cost:
+    """Forecast a training; where nobody has seen the data, its memory with the longest texts."""
+    geometry, found, guarded = facts.geometry, facts.rows(step), facts.guarded()
+    if geometry is None:
+        return Cost()
+    settings = step.settings["train"]
+    cut = None if found is None else np.minimum(found[1], settings.max_length)
+    of = _training(step, geometry, cut)
+    lower = f"train.batch_size={settings.batch_size} or train.max_length={settings.max_length}"
+    if of.chunk is not None:
+        lower = f"hardware.chunk={of.chunk}"
+    cost = Cost(None, estimate.training(of).total, None, of.device == "cuda", lower)
+    if found is None or cut is None or guarded is None:
+        return cost
+    text = forward_flops(geometry, cut.ravel().tolist()) / cut.size
+    mixed = sum(each.weight for each in step.settings.get("mix", {}).values())  # of the batches
+    passes = training_passes(geometry, of.adapter, settings.epochs, chunked=of.chunk is not None)
+    texts = _PADDED * passes * found[0] * cut.shape[1] / (1 - mixed)
+    texts += (1 + settings.checkpoints) * guarded
+    rate = shared_rate("train", step, of.precision.value)
+    tokens = found[0] * float(cut.mean(axis=0).sum())
+    return replace(cost, seconds=texts * text / rate, disk=_disk(step, of, tokens))
+
+
+def _training(step: Step, geometry: Geometry, cut: NDArray[np.int64] | None) -> Training:
+    """What its memory depends on; ``cut`` are tokens of examples, ``[examples, columns]``."""
+    settings = step.settings["train"]
+    widths = [settings.max_length] * 2 if cut is None else cut.max(axis=0).tolist()
+    if step.settings.get("mix"):  # nobody has looked at the texts of the other sets
+        widths[:2] = [settings.max_length] * 2
+    rows = -(-settings.batch_size // step.settings["processes"])
+    chunk = step.outside.get("chunk")  # of GradCache, which larger ones than a batch leave out
+    return Training(
+        geometry, rows, tuple(widths), Precision(step.settings["precision"]),
+        step.settings["device"], attention=step.settings["attention"],
+        dropout=settings.dropout > 0, adapter=Adapter.of(step.settings["adapter"], geometry),
+        chunk=chunk if chunk is not None and chunk < rows * len(widths) else None,
+        uneven=cut is None or bool((cut.min(axis=0) < cut.max(axis=0)).any()),
+    )  # fmt: skip
+
+
+def _disk(step: Step, of: Training, tokens: float) -> int:
+    """Bytes of the model, and of what lies beside it meanwhile: checkpoints, LoRA's activations."""
+    if of.adapter is None:
+        return (_CHECKPOINTS * 3 + 1) * of.geometry.weights  # with Adam's two moments
+    known = tokens * of.geometry.hidden * (2 if of.mixed else 4)
+    limit = float(step.settings["adapter"].get("cache_gb", 0)) * 1e9
+    return of.geometry.weights + int(min(limit, known) if step.settings["train"].epochs > 1 else 0)
+
+
+def shared_rate(work: str, step: Step, precision: str = "fp32") -> float:
+    """Rate of all processes of the run: on a CPU those of one machine share its threads."""
+    device = step.settings["device"]
+    on_cpu = device == "cpu" or work.startswith("onnx")
+    many = processes.count() // (processes.on_this_machine() if on_cpu else 1)
+    return many * rates.rate(work, device, step.settings["threads"], precision)
