@@ -47,7 +47,7 @@ def configuration(asked: argparse.Namespace, folder: Path) -> Config:
         f"hardware.precision={asked.precision}", f"limit={2 * asked.batch}",
         f"train.batch_size={asked.batch}", "train.checkpoints=1", "tracking=none", "until=base",
         "check.bad_rows=drop", f"paths.cache={folder}/cache", f"run_dir={folder}/run",
-        *([f"hardware.chunk={asked.chunk}"] if asked.chunk else []),
+        f"hardware.chunk={asked.chunk}",
     ])  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=str(ROOT.parent / "shared/data"))
     parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--chunk", type=int, help="default: that of hardware=cpu")
+    parser.add_argument("--chunk", type=int, default=64, help="hardware.chunk")
     parser.add_argument("--precision", default="fp32", help="of the memory's measurement")
     parser.add_argument("--rows", type=int, default=64, help="of the batch whose gradients count")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gradcache.json")

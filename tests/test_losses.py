@@ -65,6 +65,13 @@ def test_every_loss_of_the_vocabulary_is_built_with_the_model_throughout(name, t
                and part is not model and part is not model[0])  # fmt: skip
 
 
+def test_a_part_that_takes_no_model(tiny_model):
+    node = MNRL | {"similarity_fct": {"_target_": "torch.nn.PairwiseDistance", "p": 1.0}}
+    for chunk in (None, 3):
+        found = build(node, models.load(tiny_model), chunk).similarity_fct
+        assert isinstance(found, torch.nn.PairwiseDistance) and found.norm == 1.0
+
+
 def test_a_typo_inside_a_nested_loss_is_told_with_its_place():
     node = MATRYOSHKA | {"loss": MNRL | {"scal": 1}, "matryoshka_dim": [3]}
     found = list(target_problems("loss", node))
