@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import tiny_transformers
+from tiny_models import tiny_transformers
 from tiny_runs import overrides
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
