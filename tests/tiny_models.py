@@ -6,7 +6,7 @@ from pathlib import Path
 CHARS = "的一是了我不在人有他这上们来到时大地为子中你说生国年着就那和要她出也得里后自以会家可下而过天去能对小多然于心学之都好看起发当没成只如事把还用第样道想作种开美总从无情己面最女但现前些所同日手又行意动房东租合同公司工资老板退押金商品网店质量法律规定赔偿离婚财产父母孩子抚养学校老师医院医生药?？。,，1234567890abcdefghijklmnopqrstuvwxyz"  # noqa: E501
 
 
-def tiny_transformers(folder: Path, layers: int, words: Sequence[str] = ()) -> Path:
+def tiny_transformers(folder: Path, layers: int = 2, words: Sequence[str] = ()) -> Path:
     """Write a plain transformers folder: config, weights without a pooler, vocab.txt."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
