@@ -82,6 +82,7 @@ CASES = (
     Case("m3e-small", "full", 16, 128, "fp32", steps=40),
     Case("m3e-small", "full", 32, 128, "bf16"),
     Case("m3e-small", "full", 16, 128, "bf16", steps=120),
+    Case("m3e-small", "full", 256, 128, "bf16", steps=3, more=("hardware.chunk=64",)),
     Case("m3e-small", "contrastive", 16, 128, "fp32"),
     Case("m3e-small", "lora", 32, 128, "bf16", more=("adapter.layers=2",)),
     Case("m3e-small", "prefix", 16, 256, "fp32"),

@@ -1,6 +1,8 @@
 """What a step is expected to take, and of training how that is worked out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +39,7 @@ class Cost:
 
 def train(step: Step, facts: Facts) -> Cost:
     """Forecast a training; where nobody has seen the data, its memory with the longest texts."""
-    geometry, found, guarded = facts.geometry, facts.rows(step), facts.guarded()
+    geometry, found, guarded = facts.geometry_of(step), facts.rows(step), facts.guarded()
     if geometry is None:
         return Cost()
     settings = step.settings["train"]
@@ -66,14 +68,22 @@ def _training(step: Step, geometry: Geometry, cut: NDArray[np.int64] | None) -> 
     if step.settings.get("mix"):  # nobody has looked at the texts of the other sets
         widths[:2] = [settings.max_length] * 2
     rows = -(-settings.batch_size // step.settings["processes"])
-    chunk = step.outside.get("chunk")  # of GradCache, which larger ones than a batch leave out
+    chunk = step.outside.get("chunk")
+    chunked = chunk is not None and chunk < rows * len(widths) and _splits(step.settings["loss"])
     return Training(
         geometry, rows, tuple(widths), Precision(step.settings["precision"]),
         step.settings["device"], attention=step.settings["attention"],
         dropout=settings.dropout > 0, adapter=Adapter.of(step.settings["adapter"], geometry),
-        chunk=chunk if chunk is not None and chunk < rows * len(widths) else None,
+        chunk=chunk if chunked else None,
         uneven=cut is None or bool((cut.min(axis=0) < cut.max(axis=0)).any()),
     )  # fmt: skip
+
+
+def _splits(loss: Mapping[str, Any]) -> bool:
+    """Whether a loss can work in chunks; as `finetune.losses.in_chunks`, without torch."""
+    name = str(loss["_target_"]).rpartition(".")[2]
+    wrapped = name == "MatryoshkaLoss" and _splits(loss["loss"])
+    return wrapped or name == "MultipleNegativesRankingLoss"
 
 
 def _disk(step: Step, of: Training, tokens: float) -> int:

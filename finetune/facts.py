@@ -7,6 +7,7 @@ torch.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -46,6 +47,15 @@ class Facts:
                 return _geometry(config)
         return STARTER if self._model().hub is Hub.starter else None
 
+    def geometry_of(self, step: Step) -> Geometry | None:
+        """Sizes of the model that a step reads: the base, or what a student of it is made of."""
+        student = self._planned.get("student")
+        if self.geometry is None or student is None or step.inputs.get("model", "base") == "base":
+            return self.geometry
+        asked = student.step.settings
+        return replace(self.geometry, layers=asked["layers"] or self.geometry.layers,
+                       vocabulary=asked["vocabulary"] or self.geometry.vocabulary)  # fmt: skip
+
     @cached_property
     def data(self) -> Peek | None:
         """The domain's texts; None where the data step must read them first."""
@@ -65,6 +75,8 @@ class Facts:
         texts = self.texts(step)
         if texts is None or not texts.sample:
             return None
+        if "texts" in step.settings:
+            return self._lessons(step, texts)
         columns = min(map(len, texts.sample))  # training takes the negatives that all rows have
         lengths = np.stack([self.lengths([row[i] for row in texts.sample])
                             for i in range(columns)], 1)  # fmt: skip
@@ -73,6 +85,16 @@ class Facts:
             mined = made.step.settings["mine"].negatives  # texts like the positives
             lengths = np.concatenate([lengths[:, :2], *[lengths[:, 1:2]] * mined], axis=1)
         return texts.count, lengths
+
+    def _lessons(self, step: Step, pairs: Texts) -> tuple[int, NDArray[np.int64]] | None:
+        """What a student is taught: texts of the pairs, then passages."""
+        if self.data is None:
+            return None
+        sample = [text for row in pairs.sample for text in row[:2]]
+        if 2 * pairs.count < step.settings["texts"]:
+            sample += [text for (text,) in self.data.passages.sample]
+        count = min(step.settings["texts"], 2 * pairs.count + self.data.passages.count)
+        return count, self.lengths(sample)[:, None]
 
     def texts(self, step: Step) -> Texts | None:
         """The pairs that a step reads; None where a step before it has yet to make them."""

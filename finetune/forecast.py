@@ -17,8 +17,8 @@ from finetune.stage import Planned, Step
 
 # Seconds that a step takes beside its operations: imports and loading (the demo's, rounded up).
 _STARTUP = {"data": 2, "general": 2, "generate": 3, "base": 3, "export": 4, "embed": 2, "mine": 1,
-            "pool": 1, "train": 8, "merge": 4, "evaluate": 5, "evaluate_general": 2,
-            "report": 2}  # fmt: skip
+            "pool": 1, "student": 3, "train": 8, "distill": 12, "merge": 4, "evaluate": 5,
+            "evaluate_general": 2, "report": 2}  # fmt: skip
 _LOADING = 2  # seconds to write and load a model
 _INT8_SECONDS = 0.65e-6  # a matrix weight: rounding so that errors cancel (demo: 14 s for 21 M)
 _MINE_SECONDS = 0.7e-3  # a pair
@@ -75,7 +75,7 @@ def _base(step: Step, facts: Facts) -> Cost:
 
 
 def _export(step: Step, facts: Facts) -> Cost:
-    geometry, settings, data = facts.geometry, step.settings, facts.data
+    geometry, settings, data = facts.geometry_of(step), step.settings, facts.data
     if geometry is None:
         return Cost()
     precisions = settings["export"].precisions
@@ -122,7 +122,7 @@ def _mine(step: Step, facts: Facts) -> Cost:
 
 
 def _evaluate(step: Step, facts: Facts) -> Cost:
-    geometry, data = facts.geometry, facts.data
+    geometry, data = facts.geometry_of(step), facts.data
     if geometry is None:
         return Cost()
     cost = _encoding(step, facts, geometry)
@@ -148,7 +148,7 @@ def _evaluate(step: Step, facts: Facts) -> Cost:
 
 
 def _evaluate_general(step: Step, facts: Facts) -> Cost:
-    geometry, data = facts.geometry, facts.general
+    geometry, data = facts.geometry_of(step), facts.general
     if geometry is None:
         return Cost()
     cost = _encoding(step, facts, geometry)
@@ -162,7 +162,7 @@ def _evaluate_general(step: Step, facts: Facts) -> Cost:
 
 
 def _merge(step: Step, facts: Facts) -> Cost:
-    geometry, guarded = facts.geometry, facts.guarded()
+    geometry, guarded = facts.geometry_of(step), facts.guarded()
     if geometry is None:
         return Cost()
     cost = _encoding(step, facts, geometry)
@@ -206,6 +206,7 @@ def _forward(texts: Texts, facts: Facts, geometry: Geometry) -> float:
 
 
 _HEAVY: Mapping[str, Callable[[Step, Facts], Cost]] = {
-    "base": _base, "export": _export, "embed": _embed, "mine": _mine, "train": train,
-    "evaluate": _evaluate, "evaluate_general": _evaluate_general, "merge": _merge,
+    "base": _base, "student": _base, "export": _export, "embed": _embed, "mine": _mine,
+    "train": train, "distill": train, "merge": _merge, "evaluate": _evaluate,
+    "evaluate_general": _evaluate_general,
 }  # fmt: skip

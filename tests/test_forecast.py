@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny_runs
@@ -13,6 +14,7 @@ from finetune.estimate import Training
 from finetune.facts import Facts
 from finetune.forecast import costs, predict
 from finetune.geometry import STARTER, Geometry, forward_flops
+from finetune.losses import in_chunks
 from finetune.records import read_dicts, write_jsonl
 from finetune.stage import MANIFEST, Step, plan
 
@@ -272,6 +274,34 @@ def test_sets_that_are_mixed_in_add_batches_of_their_own(planned, tiny_domain):
     guard = 6 * 40 * forward_flops(Facts(alone).geometry, [8]) / 52e9  # as long as before
     assert both.seconds - 8 - guard == pytest.approx(2 * (cost.seconds - 8 - guard), rel=0.05)
     assert both.memory > cost.memory
+
+
+def test_a_loss_that_cannot_be_split_is_given_no_chunk(planned):
+    plan_ = planned()
+    one = dataclasses.replace(step(plan_, "train").step, outside={"chunk": 4})
+    facts, losses = Facts(plan_), "sentence_transformers.sentence_transformer.losses."
+    mnrl = one.settings["loss"]
+    for loss, splits in (
+        (mnrl, True), ({"_target_": losses + "MatryoshkaLoss", "loss": mnrl}, True),
+        ({"_target_": losses + "CoSENTLoss"}, False),
+        ({"_target_": losses + "AdaptiveLayerLoss", "loss": mnrl}, False),
+    ):  # fmt: skip
+        cost = predict(dataclasses.replace(one, settings={**one.settings, "loss": loss}), facts)
+        assert (cost.lower == "hardware.chunk=4") == splits == in_chunks(loss)
+
+
+def test_a_student_is_forecast_by_what_is_left_of_its_teacher(planned):
+    plan_ = planned("distill.layers=1", "distill.texts=60", recipe="distill")
+    facts = Facts(plan_)
+    sizes = {name: facts.geometry_of(step(plan_, name).step).layers
+             for name in ("embed", "train", "export", "evaluate-base", "evaluate")}  # fmt: skip
+    assert sizes == {"embed": 2, "train": 1, "export": 1, "evaluate-base": 2, "evaluate": 1}
+    count, lengths = facts.rows(step(plan_, "train").step)
+    assert count == 60 and lengths.shape == (96, 1)  # both texts of 48 pairs
+    everything = planned("distill.layers=1", "distill.texts=1000", recipe="distill")
+    found = Facts(everything).rows(step(everything, "train").step)
+    assert found[0] == 2 * 48 + 40 and found[1].shape == (136, 1)
+    assert all(cost.seconds and cost.seconds > 0 for cost in costs(plan_, Path(), "").values())
 
 
 # --- other steps ---
