@@ -20,6 +20,8 @@ from finetune.channel import GRACE, PATIENCE, POLL, channel
 
 log = logging.getLogger(__name__)
 
+_LAST_EXCHANGE = 0.5  # seconds for it to end in, before the processes part
+
 Result = TypeVar("Result")
 StepCall = Callable[[Mapping[str, Any], Mapping[str, Path], Path], None]
 
@@ -194,6 +196,9 @@ def _disconnect() -> None:
     import torch
 
     if torch.distributed.is_initialized():
+        # A thread of gloo's that drops the tensors of the last exchange needs Python's lock, which
+        # torch 2.7 holds while it waits for that thread to end: here it gets it.
+        time.sleep(_LAST_EXCHANGE)
         torch.distributed.destroy_process_group()
 
 

@@ -133,7 +133,9 @@ def assert_same(one, other):
     assert one[0] == other[0]  # the key
     assert one[1].keys() == other[1].keys()
     for name, tensor in one[1].items():
-        torch.testing.assert_close(other[1][name], tensor, rtol=0, atol=1e-3)
+        # The gradient of attention keys' biases is zero but for rounding, which Adam scales up.
+        if not name.endswith("key.bias"):
+            torch.testing.assert_close(other[1][name], tensor, rtol=0, atol=1e-3)
     assert one[2].keys() == other[2].keys()
     # With fewer negatives the losses would be lower by whole units.
     np.testing.assert_allclose([*other[2].values()], [*one[2].values()], atol=0.02)
