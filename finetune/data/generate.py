@@ -56,8 +56,9 @@ def generate(
     write_jsonl(out / "dropped.jsonl", leaks)
     summary = _summary(read_json(data / "summary.json"), pairs, leaks)
     write_json(out / "summary.json", summary)
+    counts = sorted(Counter(pair.source.removeprefix("generated-") for pair in made).items())
     log.info("%s pairs made from %s passages: %s", f"{len(made):,}", f"{len(passages):,}",
-             Counter(pair.source for pair in made))  # fmt: skip
+             ", ".join(f"{count:,} {source}" for source, count in counts))  # fmt: skip
     return summary
 
 
