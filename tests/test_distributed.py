@@ -89,8 +89,9 @@ def one(arguments, work) -> Path:
 def two(one, arguments, work) -> tuple[Path, str]:
     """A whole run in two processes that shares the cache with `one`: train folder, what it said."""
     tracking = ("tracking=mlflow", f"tracking.uri=sqlite:///{work}/mlflow.db")
+    before = set((work / "cache/train").glob("[!.]*"))
     said = finish(start(here(), "train.py", *arguments("two", *tracking)))
-    (folder,) = (path for path in (work / "cache/train").glob("[!.]*") if path != one)
+    (folder,) = set((work / "cache/train").glob("[!.]*")) - before
     return folder, said
 
 
