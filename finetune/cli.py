@@ -1,4 +1,4 @@
-"""The command line: ``finetune train | tune | evaluate | encode | doctor`` and ``train.py``.
+"""The command line: ``finetune train | tune | check | evaluate | encode | doctor``, ``train.py``.
 
 Exit codes: 0 done and no gate failed; 2 the input or configuration is at fault; 3 the work is done
 but a gate failed; 1 anything else.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("finetune")
 
 DONE, BAD_INPUT, GATE_FAILED = 0, 2, 3
+_COMMANDS = ("train", "tune", "check", "evaluate", "encode", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return train(arguments[1:])
     if arguments[:1] == ["tune"]:
         return processes.run(lambda: guarded(lambda: _tune(arguments[1:])))
-    parsed = _parser().parse_args(arguments)
+    parsed, rest = _parser().parse_known_args(arguments)
+    if rest and (not hasattr(parsed, "words") or any(each.startswith("-") for each in rest)):
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.words += rest  # key=value behind an option
     return guarded(lambda: parsed.run(parsed))
 
 
@@ -137,9 +142,17 @@ def _run(config: "Config") -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("finetune", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="train|tune|evaluate|encode|doctor")
+    commands = parser.add_subparsers(required=True, metavar="|".join(_COMMANDS))
     commands.add_parser("train", help="run a recipe (the same as train.py)")
     commands.add_parser("tune", help="search for the best settings of a recipe")
+    check = commands.add_parser("check", help="look at training data before training on it")
+    check.add_argument("words", nargs="*", metavar="data|key=value",
+                       help="file, folder or hub id of pairs, or a domain; settings")  # fmt: skip
+    check.add_argument("--dev", type=Path, help="evaluation folder: leaks are looked for")
+    check.add_argument("--html", type=Path, help="file for a page that shows each finding")
+    check.add_argument("--json", type=Path, help="file for the same, for programs")
+    check.add_argument("--dropped", type=Path, help="file for the rows left out, with reasons")
+    check.set_defaults(run=_check)
     evaluate = commands.add_parser("evaluate", help="score a model or bundle on folders")
     evaluate.add_argument("artifact", type=Path, help="model folder, or bundle folder")
     evaluate.add_argument("--data", type=Path, action="append", required=True,
@@ -160,6 +173,25 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from finetune import checking
+    from finetune.records import write_json
+    from finetune.report import checked, show
+
+    files = [word for word in arguments.words if "=" not in word or Path(word).exists()]
+    overrides = [word for word in arguments.words if word not in files]
+    if len(files) > 1:
+        raise UserError(f"finetune check: one set at a time, not {', '.join(files)}")
+    config = checking.configuration(next(iter(files), None), arguments.dev, overrides)
+    report = checking.check(config, arguments.dropped)
+    show(checked.terminal(report))
+    if arguments.html:
+        arguments.html.write_text(checked.render(report), encoding="utf-8")
+    if arguments.json:
+        write_json(arguments.json, report)
+    return DONE
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

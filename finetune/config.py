@@ -67,6 +67,27 @@ class BadRows(Enum):
     drop = "drop"
 
 
+class Leak(Enum):
+    """Which training pairs count as leaks of the evaluation sets, and are dropped.
+
+    ``strict`` drops, beside leaks, pairs whose positive answers an evaluation query; ``off`` drops
+    none, and tells what it would have dropped.
+    """
+
+    default = "default"
+    strict = "strict"
+    off = "off"
+
+
+class Duplicates(Enum):
+    """How alike two pairs must be for the second to be dropped; each includes those before it."""
+
+    none = "none"
+    exact = "exact"
+    punctuation = "punctuation"
+    script = "script"
+
+
 @dataclass(frozen=True)
 class Paths:
     """Folders: the domains' data, the stage cache shared by all runs, and the runs."""
@@ -121,9 +142,15 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Check:
-    """How strict the data checks are."""
+    """How strict the data checks are; ``foreign_share`` is of texts, ``near`` a Jaccard index."""
 
     bad_rows: BadRows
+    leak: Leak
+    duplicates: Duplicates
+    near: float
+    foreign_share: float
+    boilerplate_queries: int
+    tokens_per_character: float
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def steps_of(config: Config) -> list[Step]:
     outside = {"workers": config.hardware.workers, "chunk": config.hardware.chunk}
     first = [
         Step(
-            "data", steps.data, 2,
+            "data", steps.data, 3,
             {"domain": config.domain, "check": config.check, "limit": config.limit,
              "seed": config.seed},
             files=_data_files(config),
@@ -176,7 +176,7 @@ def steps_of(config: Config) -> list[Step]:
 def _generate(config: Config) -> Step:
     documents = config.domain.documents
     return Step(
-        "generate", steps.generate, 2,
+        "generate", steps.generate, 3,
         {"generate": config.generate, "domain": config.domain, "limit": config.limit,
          "seed": config.seed},
         {"data": "data"},
@@ -301,7 +301,7 @@ def _data_files(config: Config) -> dict[str, Path]:
         return {"articles": statutes.database(), "questions": statutes.FOLDER}
     from finetune.data import beir
     from finetune.data.hub import is_hub_id
-    from finetune.data.lines import existing
+    from finetune.data.load import file_or_folder
 
     files = {name: path.expanduser() for name, path in
              (("dev", domain.dev), ("test", domain.test)) if path}  # fmt: skip
@@ -309,7 +309,7 @@ def _data_files(config: Config) -> dict[str, Path]:
         beir.kind(folder)  # says what is wrong with one that is no evaluation folder
     # The revision of a hub id, part of the settings, stands for its content.
     if domain.train and not is_hub_id(domain.train):
-        files["train"] = existing(Path(domain.train))
+        files["train"] = file_or_folder(domain.train)
     return files
 
 

@@ -8,8 +8,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar; call what it yields with the number of items just finished."""
+def bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar; call what it yields with the number of items just finished.
+
+    Args:
+        description: What is done.
+        total: Of items; None where nobody knows.
+    """
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     )  # fmt: skip

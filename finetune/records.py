@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ Question = tuple[str, ...]
 # The name of a prompt, query or passage, and a text.
 Prompted = tuple[str, str]
 _PAIRS = "pairs.jsonl"
+_NO_LETTERS = re.compile(r"[\W_]+")  # \w is the categories L and N, and the underscore
 
 
 @dataclass(frozen=True)
@@ -272,5 +274,4 @@ def read_known(folder: Path) -> list[Pair]:
 
 def normalised(text: str) -> str:
     """The form in which texts are compared: NFKC, case folded, letters and digits only."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(char for char in folded if unicodedata.category(char)[0] in "LN")
+    return _NO_LETTERS.sub("", unicodedata.normalize("NFKC", text).casefold())

@@ -3,6 +3,7 @@
 import gzip
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from finetune import cli, hub, pipeline, stage
 from finetune.check import GENERATORS
 from finetune.compose import compose
-from finetune.config import BadRows, Check, Domain, Hub, Kind, Model, Source
+from finetune.config import BadRows, Domain, Hub, Kind, Model, Source
 from finetune.data import beir
 from finetune.data.documents import read_documents
 from finetune.data.load import read_pairs
@@ -40,6 +41,9 @@ PAIRS = {
     "not UTF-8": ("a.jsonl", GOOD + "问".encode("gb18030"), "is not UTF-8", ["a.jsonl:2", "0xce"]),
     "UTF-16": ("a.csv", "query".encode("utf-16"), "which its name does not say", ["UTF-16"]),
     "no Parquet": ("a.parquet", GOOD, "not readable as Parquet", ["a.parquet"]),
+    "no Excel": ("a.xlsx", GOOD, "not readable as Excel", ["a.xlsx", "CSV"]),
+    "graded": ("a.jsonl", b'{"sentence1": "a", "sentence2": "b", "score": 2.5}',
+               "expected 1 (answers) or 0 (does not)", ["a.jsonl:1", "2.5", "domain.kind=scored"]),
     "no CSV": ("a.csv", b"query,positive\n\"a,b\n", "not readable as CSV", ["a.csv:2"]),
     "Excel as CSV": ("a.csv", b"PK\x03\x04", "which its name does not say", ["Excel"]),
     "cells": ("a.csv", b"query,positive\na,b,c\n", "cell(s)", ["a.csv:2", "['a', 'b', 'c']"]),
@@ -139,6 +143,22 @@ def test_scored_pairs(tmp_path, name, raw, phrase, parts):
     check(caught.value, phrase, parts)
 
 
+def test_excel_without_openpyxl(tmp_path, monkeypatch):
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(UserError) as caught:
+        read_pairs(str(tmp_path / "a.xlsx"), {}, BadRows.stop)
+    check(caught.value, "pip install 'finetune[data]'", ["a.xlsx", "openpyxl"])
+
+
+@pytest.mark.parametrize(
+    ("words", "phrase"), [([], "nothing to check"), (["a", "b"], "one set at a time")]
+)
+def test_a_check_of_no_set_or_of_two(words, phrase, capsys):
+    assert cli.main(["check", *words]) == cli.BAD_INPUT
+    check(UserError(capsys.readouterr().err), phrase, [*words])
+
+
 def test_unknown_field(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(GOOD)
     with pytest.raises(UserError) as caught:
@@ -199,7 +219,11 @@ def test_domains(tmp_path, changes, phrase, parts):
     }  # fmt: skip
     with pytest.raises(UserError) as caught:
         prepare(
-            Domain(**(settings | changes | {"test": test})), Check(BadRows.stop), None, 0, tmp_path
+            Domain(**(settings | changes | {"test": test})),
+            compose(["recipes=full"]).check,
+            None,
+            0,
+            tmp_path,
         )
     check(caught.value, phrase, parts)
     assert not (tmp_path / "summary.json").exists()
@@ -243,7 +267,7 @@ def test_scored_domains(tmp_path, train, dev, changes, phrase, parts):
     if settings["test"]:
         settings["test"] = folder
     with pytest.raises(UserError) as caught:
-        prepare(Domain(**settings), Check(BadRows.stop), None, 0, tmp_path)
+        prepare(Domain(**settings), compose(["recipes=full"]).check, None, 0, tmp_path)
     check(caught.value, phrase, parts)
     assert not (tmp_path / "summary.json").exists()
 

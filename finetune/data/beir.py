@@ -62,8 +62,8 @@ def read_folder(folder: Path) -> EvaluationSet:
         )
     problems = Problems()
     changed: Counter[str] = Counter()
-    corpus = _texts(folder, "corpus.jsonl", problems, changed)
-    queries = _texts(folder, "queries.jsonl", problems, changed)
+    corpus = texts(folder, "corpus.jsonl", problems, changed)
+    queries = texts(folder, "queries.jsonl", problems, changed)
     qrels = _qrels(folder, queries, corpus, problems)
     problems.check()
     judged = {q: texts for q, texts in qrels.items() if any(score > 0 for score in texts.values())}
@@ -162,7 +162,7 @@ def _sts_file(path: Path, split: str | None) -> tuple[Path, str]:
     return existing(folder / f"{split or splits(path)[0]}.jsonl"), printable(folder.resolve().name)
 
 
-def _texts(folder: Path, name: str, problems: Problems, changed: Counter[str]) -> dict[str, str]:
+def texts(folder: Path, name: str, problems: Problems, changed: Counter[str]) -> dict[str, str]:
     """Read the texts of ``corpus.jsonl`` or ``queries.jsonl`` by id; nothing if it is not there."""
     texts: dict[str, str] = {}
     lines: dict[str, int] = {}
@@ -192,7 +192,7 @@ def _qrels(
     before = problems.count
     try:
         path = _find(folder, "qrels.tsv")
-        for place, query, document, score in _judgements(path, problems):
+        for place, query, document, score in judgements(path, problems):
             for text_id, known, file in ((query, queries, "queries"), (document, corpus, "corpus")):
                 if known and text_id not in known:
                     problems.add(
@@ -216,7 +216,7 @@ def _qrels(
     return qrels
 
 
-def _judgements(path: Path, problems: Problems) -> Iterator[tuple[str, str, str, int]]:
+def judgements(path: Path, problems: Problems) -> Iterator[tuple[str, str, str, int]]:
     """Yield place, query id, passage id and score of each line after the header, if it has one."""
     first = True
     for number, line in text_lines(path, problems):

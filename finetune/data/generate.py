@@ -9,8 +9,8 @@ from typing import Any
 
 from finetune.config import Domain, Generate, Source, Use
 from finetune.data import documents
-from finetune.data.clean import comparable
-from finetune.data.prepare import LEAK
+from finetune.data.folding import folded
+from finetune.data.leaks import LEAK
 from finetune.data.synthesize import GENERATORS, synthesize
 from finetune.errors import UserError
 from finetune.records import (
@@ -75,15 +75,15 @@ def _passages(domain: Domain, data: Path, own: Sequence[Pair]) -> list[Passage]:
 
 
 def _without_leaks(pairs: Sequence[Pair], data: Path) -> tuple[list[Pair], list[Dropped]]:
-    """Leave out the pairs whose query is, in its comparable form, an evaluation query."""
+    """Leave out the pairs whose query is an evaluation query, in either script."""
     asked = {
-        comparable(row["text"]): f"{path.parent.name}: query {row['id']}"
+        folded(row["text"]): f"{path.parent.name}: query {row['id']}"
         for path in data.glob("*/*/queries.jsonl")
         for row in read_dicts(path)
     }
     kept, dropped = [], []
     for pair in pairs:
-        found = asked.get(comparable(pair.query))
+        found = asked.get(folded(pair.query))
         if found is None:
             kept.append(pair)
         else:

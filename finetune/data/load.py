@@ -4,38 +4,47 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune.config import BadRows, Kind
+from finetune.config import BadRows, Duplicates, Kind
+from finetune.data import layouts
 from finetune.data.hub import is_hub_id, open_hub
+from finetune.data.judged import is_judged, open_judged
 from finetune.data.lines import empty, ending, existing
 from finetune.data.loaded import Loaded
 from finetune.data.problems import Problems, listed, meant, printable, shown
 from finetune.data.rows import FORMS, Collector, Form
 from finetune.data.tables import READABLE, Table, open_table
 from finetune.errors import UserError, nearest
+from finetune.progress import bar
 from finetune.records import Dropped, Pair, Scored
 
 log = logging.getLogger(__name__)
 
+_CHUNK = 10_000  # rows between two reports of progress
 # Named by mistake often enough that they must not be taken for a hub id.
-_OTHER_FILES = (".xlsx", ".xls", ".txt", ".md", ".arrow", ".zip", ".gz")
+_OTHER_FILES = (".xls", ".txt", ".md", ".arrow", ".zip", ".gz")
 
 
 def read_pairs(
-    source: str, columns: Mapping[str, str], bad_rows: BadRows, kind: Kind = Kind.pairs
+    source: str,
+    columns: Mapping[str, str],
+    bad_rows: BadRows,
+    kind: Kind = Kind.pairs,
+    duplicates: Duplicates = Duplicates.script,
 ) -> tuple[list[Pair | Scored], list[Dropped]]:
     """Read the pairs of a source; rows read = pairs + dropped rows.
 
     Args:
-        source: A JSON Lines, JSON, CSV, TSV or Parquet file, or ``owner/name[@revision][:split]``
-            on the Hugging Face hub.
+        source: A JSON Lines, JSON, CSV, TSV, Parquet or Excel file, a BEIR-shaped folder, or
+            ``owner/name[@revision][:split]`` on the Hugging Face hub.
         columns: The source's column for each field that it calls by another name.
         bad_rows: Whether rows that cannot be used end the run or are dropped.
         kind: Whether a row holds a query and a text that answers it, or two texts and a score.
+        duplicates: How alike pairs are dropped as one.
 
     Raises:
         UserError: With every problem found.
     """
-    loaded = load_pairs(source, columns, bad_rows, kind)
+    loaded = load_pairs(source, columns, bad_rows, kind, duplicates)
     return list(loaded.pairs), list(loaded.dropped)
 
 
@@ -44,6 +53,7 @@ def load_pairs(
     columns: Mapping[str, str],
     bad_rows: BadRows,
     kind: Kind = Kind.pairs,
+    duplicates: Duplicates = Duplicates.script,
     *,
     setting: str = "domain",
 ) -> Loaded:
@@ -53,11 +63,14 @@ def load_pairs(
     """
     form = FORMS[kind]
     problems = Problems()
-    table = _open(source, problems)
-    found = _resolve(form, columns, table, problems, f"{setting}.columns")
-    collector = Collector(form, table, found, bad_rows, problems)
-    for number, row in table.rows(sorted(set(found.values()))):
-        collector.add(number, row)
+    table, laid_out = layouts.recognise(_open(source, problems), columns, kind)
+    found = _resolve(form, laid_out, table, problems, f"{setting}.columns")
+    collector = Collector(form, table, found, bad_rows, duplicates, problems)
+    with bar(f"read {table.name}", None) as progress:
+        for number, row in table.rows(sorted(set(found.values()))):
+            collector.add(number, row)
+            if collector.read % _CHUNK == 0:
+                progress(_CHUNK)
     for name in sorted(columns.keys() - collector.found):
         problems.add(_no_column(table, f"{setting}.columns", name, columns[name], mapped=True))
     collector.check()
@@ -79,8 +92,29 @@ def load_pairs(
     )
 
 
+def file_or_folder(source: str) -> Path:
+    """Return where training data lies that is no hub id.
+
+    Raises:
+        UserError: When there is neither such a file nor a BEIR-shaped folder.
+    """
+    folder = _judged_folder(source)
+    return existing(Path(source)) if folder is None else folder
+
+
+def _judged_folder(source: str) -> Path | None:
+    try:
+        path = Path(source).expanduser()
+        return path if source and is_judged(path) else None
+    except (OSError, ValueError, RuntimeError):  # too long, NUL inside, no such home
+        return None
+
+
 def _open(source: str, problems: Problems) -> Table:
     path = Path(source)
+    folder = _judged_folder(source)
+    if folder is not None:
+        return open_judged(folder, problems)
     if ending(path) in (*READABLE, *_OTHER_FILES) or not is_hub_id(source):
         return open_table(path, problems)
     try:

@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 from finetune.records import AnySet, Dropped, Pair, Scored
 
 
+def sides(row: Pair | Scored) -> tuple[str, str]:
+    """The two texts of a row: query and positive, or those that a score compares."""
+    first, second = row.questions[-1]
+    return first, second
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What a domain holds, before sources are selected, leaks dropped and ``limit`` applied.

@@ -8,7 +8,7 @@ from pathlib import Path
 from finetune.config import Check, Mixed
 from finetune.data.load import load_pairs
 from finetune.data.loaded import Loaded
-from finetune.data.prepare import drop_leaks, summarise
+from finetune.data.prepare import inspect, summarise, tell_found
 from finetune.data.problems import Problems
 from finetune.errors import UserError
 from finetune.records import AnySet, read_set, write_json, write_jsonl
@@ -53,9 +53,11 @@ def prepare_mix(
 
 def _load(name: str, each: Mixed, check: Check, asked: tuple[AnySet, ...]) -> Loaded:
     loaded = load_pairs(
-        str(each.train), each.columns, check.bad_rows, each.kind, setting=f"mix.{name}"
-    )
-    loaded = drop_leaks(replace(loaded, report=asked))
+        str(each.train), each.columns, check.bad_rows, each.kind, check.duplicates,
+        setting=f"mix.{name}",
+    )  # fmt: skip
+    loaded, found = inspect(replace(loaded, report=asked), check)
+    tell_found(found)
     if not loaded.pairs:
         raise UserError(
             f"mix.{name}.train={each.train}: no pair is left of {len(loaded.dropped):,} rows; "

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune.config import Check, Domain, Source
-from finetune.data import parts
+from finetune.data import findings, leaks, parts
 from finetune.data.load import load_pairs
 from finetune.data.loaded import Loaded
 from finetune.errors import UserError, nearest
+from finetune.progress import bar
 from finetune.records import (
     AnySet,
     Dropped,
@@ -32,9 +33,6 @@ log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 UNSELECTED = "source is not in domain.sources"
-LEAK = "leak: query is an evaluation query"
-PAIR_LEAK = "leak: pair is an evaluation pair"
-_KINDS = {1: "query", 2: "pair"}  # of questions, by how many texts make one
 LIMIT = "limit"
 
 
@@ -56,14 +54,15 @@ def prepare(
 
     Returns:
         The summary: ``pairs``, ``read``, ``dropped`` by reason, ``changed`` by kind of change,
-        ``sources``, and ``sets`` with their numbers of queries and passages.
+        ``sources``, ``sets`` with their numbers of queries and passages, and ``findings``, how
+        many of each before ``limit``.
 
     Raises:
         UserError: With every problem in the data.
     """
     everything = load(domain, check)
-    loaded = _select_sources(everything, domain.sources)
-    loaded = drop_leaks(loaded)
+    loaded, found = inspect(select_sources(everything, domain.sources), check)
+    tell_found(found)
     if not loaded.pairs and domain.train is not None:
         raise UserError(_nothing_left(domain, loaded.dropped))
     loaded = _sample(loaded, limit, seed)
@@ -72,7 +71,7 @@ def prepare(
     write_jsonl(out / "known.jsonl", _known(everything.pairs, loaded.pairs))
     write_jsonl(out / "dropped.jsonl", loaded.dropped)
     _write_sets(out, {"select": loaded.select, "report": loaded.report})
-    summary = summarise(loaded)
+    summary = summarise(loaded) | {"findings": findings.counted(found)}
     write_json(out / "summary.json", summary)
     log.info("%s: %s pairs of %s rows", domain.name, summary["pairs"], summary["read"])
     return summary
@@ -89,6 +88,26 @@ def load(domain: Domain, check: Check) -> Loaded:
 
         return statutes.load(full=domain.full)
     return _load_files(domain, check)
+
+
+def inspect(loaded: Loaded, check: Check) -> tuple[Loaded, list[findings.Finding]]:
+    """Drop the leaks; say what else there is to look at."""
+    sets = (*loaded.select, *loaded.report)
+    with bar("leaks", len(loaded.pairs)) as progress:
+        suspects = leaks.find(loaded.pairs, sets, check.near, progress)
+    dropped = {key: why for key, why in suspects.items() if why[0] in leaks.DROPPED[check.leak]}
+    loaded = _drop(loaded, lambda pair: dropped.get(pair.id))
+    with bar("check", 3 * len(loaded.pairs)) as progress:
+        found = findings.look(loaded, suspects, check, progress)
+    return loaded, found
+
+
+def tell_found(found: Sequence[findings.Finding]) -> None:
+    """Say in the log how many of each there are."""
+    for each in found:
+        tell = log.warning if each.warning else log.info
+        tell("%s: %s of %s %s; finetune check shows them", each.name, f"{each.count:,}",
+             f"{each.of:,}", each.unit)  # fmt: skip
 
 
 def summarise(loaded: Loaded) -> dict[str, Any]:
@@ -121,13 +140,13 @@ def _load_files(domain: Domain, check: Check) -> Loaded:
             problems.extend(error.problems)
             return None
 
-    train, dev, test = domain.train, domain.dev, domain.test
+    dev, test = domain.dev, domain.test
     if dev is None:
         problems.append(
             f"domain.dev: not set; domain={domain.name} needs an evaluation folder, "
             f"domain.dev=<folder with {parts.EXPECTED[domain.kind]}>"
         )
-    loaded = attempt(lambda: _train_pairs(train, domain, check))
+    loaded = attempt(lambda: load_train(domain, check))
     dev_splits = dev and attempt(lambda: parts.read(dev, domain.kind))
     test_splits = test and attempt(lambda: parts.read(test, domain.kind))
     if problems or loaded is None or not dev_splits:
@@ -136,13 +155,18 @@ def _load_files(domain: Domain, check: Check) -> Loaded:
     return replace(loaded, select=(select,), report=(report,))
 
 
-def _train_pairs(train: str | None, domain: Domain, check: Check) -> Loaded:
-    if train is None:  # documents alone
+def load_train(domain: Domain, check: Check) -> Loaded:
+    """Load the pairs of a domain without what evaluates them; none of documents alone.
+
+    Raises:
+        UserError: With every problem in the data.
+    """
+    if domain.train is None:
         return Loaded((), ())
-    return load_pairs(train, domain.columns, check.bad_rows, domain.kind)
+    return load_pairs(domain.train, domain.columns, check.bad_rows, domain.kind, check.duplicates)
 
 
-def _select_sources(loaded: Loaded, sources: Sequence[str] | None) -> Loaded:
+def select_sources(loaded: Loaded, sources: Sequence[str] | None) -> Loaded:
     """Keep the pairs of these sources.
 
     Raises:
@@ -161,23 +185,6 @@ def _select_sources(loaded: Loaded, sources: Sequence[str] | None) -> Loaded:
         raise UserError(*problems)
     wanted = set(sources)
     return _drop(loaded, lambda pair: None if pair.source in wanted else (UNSELECTED, ""))
-
-
-def drop_leaks(loaded: Loaded) -> Loaded:
-    """Drop the pairs that hold, in comparable form, what an evaluation set asks."""
-    evaluated = {
-        parts.comparable(question): f"{each.name}: {_KINDS[len(question)]} {key}"
-        for each in (*loaded.select, *loaded.report)
-        for key, question in each.questions.items()
-    }
-
-    def leak(pair: Pair | Scored) -> tuple[str, str] | None:
-        for question in map(parts.comparable, pair.questions):
-            if question in evaluated:
-                return LEAK if len(question) == 1 else PAIR_LEAK, evaluated[question]
-        return None
-
-    return _drop(loaded, leak)
 
 
 def _check_scores(domain: Domain, pairs: Sequence[Pair | Scored]) -> None:

@@ -6,16 +6,25 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.config import BadRows, Kind
-from finetune.data import clean
+from finetune.config import BadRows, Duplicates, Kind
+from finetune.data import clean, folding
 from finetune.data.clean import BadRow
+from finetune.data.loaded import sides
 from finetune.data.problems import Problems, listed, printable, shown, type_name
 from finetune.data.tables import Table
 from finetune.records import Dropped, Pair, Scored
 
 # Characters of a dropped row's first text that are kept; file and line lead to the rest.
 _DROPPED_TEXT = 200
+# Why a row is no pair of its own, by the form in which it equals an earlier one.
+DUPLICATE = {
+    Duplicates.exact: "duplicate",
+    Duplicates.punctuation: "duplicate but for punctuation, case or width",
+    Duplicates.script: "duplicate but for the script",
+}
 OTHER_SCORE = "another score for the same texts"
+LABEL_0 = "label 0: not a pair"
+CONFLICT = "conflicting labels"
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class Collector:
         table: The source.
         columns: Its column for each of the form's fields that it has.
         bad_rows: Whether rows that cannot be used end the run or are dropped.
+        duplicates: How alike pairs are dropped as one.
         problems: Where problems of the file were and will be collected.
     """
 
@@ -59,12 +69,14 @@ class Collector:
         table: Table,
         columns: Mapping[str, str],
         bad_rows: BadRows,
+        duplicates: Duplicates,
         problems: Problems,
     ) -> None:
         self.form = form
         self.table = table
         self.columns = columns
         self.bad_rows = bad_rows
+        self.duplicates = duplicates
         self.problems = problems
         self.read = 0
         self.pairs: list[Pair | Scored] = []
@@ -72,7 +84,8 @@ class Collector:
         self.found = set() if table.ragged else set(columns)
         self.lines: dict[str, int] = {}
         self.changed: Counter[str] = Counter()
-        self._seen: dict[bytes, tuple[int, float | None]] = {}
+        self._seen: dict[bytes, int] = {}  # place in `pairs` of the first of its kind
+        self._refuted: dict[bytes, int] = {}  # line of the first that is labelled 0
         self._refused = False
 
     def add(self, line: int, row: Mapping[str, Any]) -> None:
@@ -88,37 +101,60 @@ class Collector:
         if missing:
             return
         values, bad = self._values(row)
-        sides = [] if bad else [clean.comparable(values[name]) for name in self.form.required[:2]]
-        if not (bad or self.form.symmetric) and sides[0] == sides[1]:
+        same = [] if bad else [clean.comparable(values[name]) for name in self.form.required[:2]]
+        if not (bad or self.form.symmetric) and same[0] == same[1]:
             # It teaches nothing, and is nobody's mistake.
             self._drop("identical sides", line, row)
             return
-        bad = bad or list(self.form.wrong(values, sides[1]))
+        bad = bad or list(self.form.wrong(values, same[1]))
         if bad:
             self._refuse(line, row, bad)
             return
         name = values.get("id", f"{self.table.stem}-{line}")
         pair = self.form.make(name, values.get("source", self.table.stem), values)
-        mark = clean.fingerprint(*(sorted(sides) if self.form.symmetric else sides))
+        if values.get("label") == 0:
+            self._refuted.setdefault(self._mark(pair, Duplicates.script), line)
+            self._drop(LABEL_0, line, row)
+            return
+        mark = self._mark(pair, self.duplicates)
         if mark in self._seen:
-            first, score = self._seen[mark]
-            reason = "duplicate" if score == values.get("score") else OTHER_SCORE
-            self._drop(reason, line, row, f"{self.table.name}:{first}")
+            first = self.pairs[self._seen[mark]]
+            self._drop(_again(first, pair), line, row, f"{self.table.name}:{self.lines[first.id]}")
         elif pair.id in self.lines:
             self._refuse(line, row, [self._same_id(pair.id)])
         else:
-            self._seen[mark] = line, values.get("score")
+            self._seen[mark] = len(self.pairs)
             self.lines[pair.id] = line
             self.pairs.append(pair)
 
     def check(self) -> None:
-        """Do nothing if every row was kept or may be dropped.
+        """Drop pairs that are labelled 0 elsewhere; end if a row is neither kept nor dropped.
 
         Raises:
             UserError: With every problem found.
         """
         way_out = "or set check.bad_rows=drop to leave such rows out and count them"
         self.problems.check(*([way_out] if self._refused else []))
+        if self._refuted:
+            pairs, self.pairs = self.pairs, []
+            for pair in pairs:
+                self._keep_unless_refuted(pair)
+
+    def _keep_unless_refuted(self, pair: Pair | Scored) -> None:
+        other = self._refuted.get(self._mark(pair, Duplicates.script))
+        if other is None:
+            self.pairs.append(pair)
+            return
+        line, text = self.lines.pop(pair.id), printable(sides(pair)[0][:_DROPPED_TEXT])
+        place = f"{self.table.name}:{other}"
+        self.dropped.append(Dropped(CONFLICT, self.table.name, line, text, place))
+
+    def _mark(self, pair: Pair | Scored, kind: Duplicates) -> bytes:
+        """What pairs share that are dropped as one; of its own where none are."""
+        if kind is Duplicates.none:
+            return clean.fingerprint(str(len(self.pairs)))
+        forms = [folding.KEYS[kind](text) for text in sides(pair)]
+        return clean.fingerprint(*(sorted(forms) if self.form.symmetric else forms))
 
     def _values(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[BadRow]]:
         """Clean each field; say what is wrong with every one that is bad."""
@@ -180,13 +216,32 @@ def _name(column: str, value: Any, changed: Counter[str]) -> str:
     return str(value) if type(value) is int else clean.text(column, value, changed)
 
 
+def _again(first: Pair | Scored, pair: Pair | Scored) -> str:
+    """Why a pair is dropped that is the first again."""
+    if isinstance(first, Scored) and isinstance(pair, Scored) and first.score != pair.score:
+        return OTHER_SCORE
+    kinds = (folding.alike(each, sides(pair)) for each in (sides(first), sides(first)[::-1]))
+    return next(DUPLICATE[kind] for kind in kinds if kind is not Duplicates.none)
+
+
+def _label(column: str, value: Any, changed: Counter[str]) -> int:
+    """1 for a pair, 0 for what is none; in a CSV file they are text."""
+    if isinstance(value, str | int | float) and str(value).strip() in ("0", "1", "0.0", "1.0"):
+        return int(float(value))
+    raise BadRow(
+        "bad label",
+        f"{column} is {shown(value)}; expected 1 (answers) or 0 (does not); for graded scores "
+        "set domain.kind=scored",
+    )
+
+
 def _score(column: str, value: Any, changed: Counter[str]) -> float:
     return clean.number(column, value)
 
 
 # Fields that hold something else than a text.
 _CLEANERS: Mapping[str, Callable[[str, Any, Counter[str]], Any]] = {
-    "negatives": _negatives, "source": _name, "id": _name, "score": _score,
+    "negatives": _negatives, "source": _name, "id": _name, "score": _score, "label": _label,
 }  # fmt: skip
 
 
@@ -210,7 +265,7 @@ def _scored(key: str, source: str, values: Mapping[str, Any]) -> Scored:
 
 FORMS: Mapping[Kind, Form] = {
     Kind.pairs: Form(
-        ("query", "positive"), ("negatives", "source", "id"), False, _contradictions, _pair
+        ("query", "positive"), ("negatives", "source", "id", "label"), False, _contradictions, _pair
     ),
     Kind.scored: Form(
         ("a", "b", "score"), ("source", "id"), True, lambda values, b: iter(()), _scored

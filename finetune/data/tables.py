@@ -1,4 +1,4 @@
-"""Open a file of rows by its ending: JSON Lines, JSON, CSV, TSV or Parquet."""
+"""Open a file of rows by its ending: JSON Lines, JSON, CSV, TSV, Parquet or Excel."""
 
 import csv
 from collections import Counter
@@ -14,7 +14,7 @@ from finetune.errors import UserError
 
 Row = tuple[int, Mapping[str, Any]]
 
-READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,17 @@ def open_table(path: Path, problems: Problems) -> Table:
     suffix = ending(path)
     if suffix == ".parquet" and path.suffix == ".parquet":
         return _parquet_table(path)
+    if suffix == ".xlsx" and path.suffix == ".xlsx":
+        from finetune.data.excel import open_excel
+
+        return open_excel(path)
     if suffix in (".csv", ".tsv"):
         return _csv_table(path, "," if suffix == ".csv" else "\t", problems)
     if suffix in (".jsonl", ".json"):
         return _json_table(path, problems)
     raise UserError(
         f"{printable(str(path))}: cannot tell what is in it from its ending; expected "
-        f"{', '.join(READABLE)} (all but Parquet also with .gz)"
+        f"{', '.join(READABLE)} (all but Parquet and Excel also with .gz)"
     )
 
 

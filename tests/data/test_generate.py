@@ -3,7 +3,7 @@ from tiny_runs import write_rows
 
 from finetune.config import Domain, Generate, Kind, Source, Use
 from finetune.data.generate import generate
-from finetune.data.prepare import LEAK
+from finetune.data.leaks import LEAK
 from finetune.data.synthesize import GENERATORS
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, read_json, read_jsonl, read_known, write_json

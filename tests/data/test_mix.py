@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from finetune.config import BadRows, Check, Kind, Mixed
+from finetune.compose import compose
+from finetune.config import Duplicates, Kind, Mixed
+from finetune.data.leaks import LEAK, PAIR_LEAK
 from finetune.data.mix import prepare_mix
-from finetune.data.prepare import LEAK, PAIR_LEAK
+from finetune.data.rows import DUPLICATE
 from finetune.errors import UserError
 from finetune.records import (
     Dropped,
@@ -19,7 +21,7 @@ from finetune.records import (
     write_set,
 )
 
-STOP = Check(BadRows.stop)
+STOP = compose(["recipes=full"]).check
 
 
 @pytest.fixture
@@ -58,7 +60,9 @@ def test_every_row_is_accounted_for_and_no_question_is_trained_on(evaluated, tmp
     }  # fmt: skip
     prepare_mix(sets, STOP, evaluated, tmp_path)
     summary = read_json(tmp_path / "summary.json")
-    assert summary["pairs"]["dropped"] == {"duplicate": 1, LEAK: 2, PAIR_LEAK: 1}
+    assert summary["pairs"]["dropped"] == {
+        DUPLICATE[Duplicates.punctuation]: 1, LEAK: 2, PAIR_LEAK: 1,
+    }  # fmt: skip
     assert summary["scored"]["dropped"] == {LEAK: 1, PAIR_LEAK: 1}
     for name, kind in (("pairs", Pair), ("scored", Scored)):
         kept = list(read_jsonl(tmp_path / name / "train.jsonl", kind))

@@ -2,12 +2,14 @@ import json
 
 import pytest
 
-from finetune.config import BadRows, Check, Domain, Kind, Source
-from finetune.data.prepare import LEAK, LIMIT, UNSELECTED, prepare
+from finetune.compose import compose
+from finetune.config import Domain, Kind, Source
+from finetune.data.leaks import LEAK
+from finetune.data.prepare import LIMIT, UNSELECTED, prepare
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, half, read_json, read_jsonl, read_set
 
-STOP = Check(BadRows.stop)
+STOP = compose(["recipes=full"]).check
 
 
 def domain(tmp_path, **changes):

@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from finetune.config import BadRows, Check, Domain, Kind, Source
-from finetune.data.prepare import LIMIT, PAIR_LEAK, prepare
+from finetune.compose import compose
+from finetune.config import Domain, Kind, Source
+from finetune.data.leaks import PAIR_LEAK
+from finetune.data.prepare import LIMIT, prepare
 from finetune.errors import UserError
 from finetune.records import Dropped, Scored, half, read_json, read_jsonl, read_set
 
-STOP = Check(BadRows.stop)
+STOP = compose(["recipes=full"]).check
 
 
 def domain(folder, **changes):

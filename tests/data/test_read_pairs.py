@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from finetune.config import BadRows
+from finetune.config import BadRows, Duplicates
 from finetune.data.hub import is_hub_id
 from finetune.data.load import load_pairs, read_pairs
 from finetune.errors import UserError
@@ -132,13 +132,32 @@ def test_bad_rows_stop_the_run_or_are_dropped_and_counted(tmp_path, row, reason)
     assert [(each.reason, each.line) for each in dropped] == [(reason, 2)]
 
 
-def test_duplicates_are_dropped_whatever_the_setting(tmp_path):
-    rows = [ROWS[0], ROWS[1], {"query": "问题０？", "positive": " 答案0。"}]
-    source = jsonl(tmp_path / "a.jsonl", rows)
-    pairs, dropped = read_pairs(source, {}, BadRows.stop)
-    assert len(pairs) == 2
-    assert dropped[0].reason == "duplicate"
-    assert (dropped[0].line, dropped[0].collided_with) == (3, f"{source}:1")
+DUPLICATES = [
+    ROWS[0],
+    ROWS[1],
+    ROWS[0],
+    {"query": "问题０？", "positive": " 答案0。"},
+    {"query": "問題0", "positive": "答案0"},
+    {"query": "問題０", "positive": "答案 0"},
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dropped_lines"),
+    [("none", []), ("exact", [3]), ("punctuation", [3, 4, 6]), ("script", [3, 4, 5, 6])],
+)
+def test_duplicates_are_dropped_with_what_they_collided_with(tmp_path, kind, dropped_lines):
+    source = jsonl(tmp_path / "a.jsonl", DUPLICATES)
+    pairs, dropped = read_pairs(source, {}, BadRows.stop, duplicates=Duplicates(kind))
+    assert [row.line for row in dropped] == dropped_lines
+    assert len(pairs) + len(dropped) == 6
+    reasons = {row.line: (row.reason, row.collided_with) for row in dropped}
+    assert reasons.get(3, ("duplicate", f"{source}:1")) == ("duplicate", f"{source}:1")
+    if kind == "script":
+        assert reasons[4] == ("duplicate but for punctuation, case or width", f"{source}:1")
+        assert reasons[5] == reasons[6] == ("duplicate but for the script", f"{source}:1")
+    if kind == "punctuation":  # of the first in its own script
+        assert reasons[6][1] == f"{source}:5"
 
 
 @pytest.mark.parametrize("bad_rows", BadRows)

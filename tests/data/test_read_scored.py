@@ -7,9 +7,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from finetune.config import BadRows, Kind
+from finetune.config import BadRows, Duplicates, Kind
 from finetune.data.load import load_pairs, read_pairs
-from finetune.data.rows import OTHER_SCORE
+from finetune.data.rows import DUPLICATE, OTHER_SCORE
 from finetune.errors import UserError
 from finetune.records import Scored
 
@@ -123,7 +123,7 @@ def test_rows_that_repeat_a_pair_are_dropped_whichever_way_round(tmp_path):
     kept, dropped = read(path, {})
     assert [row.score for row in kept] == [1.0, 5.0]
     assert [(each.reason, each.line, each.collided_with) for each in dropped] == [
-        ("duplicate", 2, f"{path}:1"), (OTHER_SCORE, 3, f"{path}:1")
+        (DUPLICATE[Duplicates.punctuation], 2, f"{path}:1"), (OTHER_SCORE, 3, f"{path}:1")
     ]  # fmt: skip
 
 

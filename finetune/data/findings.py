@@ -1,0 +1,240 @@
+"""What somebody should look at before training: nothing here is dropped, everything is shown."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from finetune.config import Check
+from finetune.data import groups, texts
+from finetune.data.leaks import DROPPED, Suspects
+from finetune.data.loaded import Loaded, sides
+from finetune.data.problems import printable
+from finetune.records import Pair, Scored
+
+MULTILINGUAL = ("multilingual-e5-base", "bge-m3")  # to name where Chinese bases know too little
+_EXAMPLES = 8  # shown of each finding
+_TEXT = 200  # characters shown of a text
+_BOTH_SCRIPTS = 0.05  # share of the rarer script from which on a set is in both
+_CHUNK = 50_000  # pairs between two reports of progress
+
+
+@dataclass(frozen=True)
+class Example:
+    """A place to look at, its text, and what it collided with."""
+
+    place: str
+    text: str
+    other: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of thing that was found.
+
+    Attributes:
+        name: What.
+        count: How many texts or pairs.
+        of: Out of how many.
+        unit: ``texts`` or ``pairs``.
+        warning: Whether something should be done about it; else it is good to know.
+        meaning: What it means for training.
+        fix: What to do.
+        examples: The first of them.
+    """
+
+    name: str
+    count: int
+    of: int
+    unit: str
+    warning: bool
+    meaning: str
+    fix: str
+    examples: tuple[Example, ...] = ()
+
+
+Progress = Callable[[int], None]
+
+
+def look(
+    loaded: Loaded, suspects: Suspects, check: Check, progress: Progress = lambda count: None
+) -> list[Finding]:
+    """Look through the pairs that are left.
+
+    Args:
+        loaded: Pairs, after leaks were dropped.
+        suspects: What `leaks.find` found among them and what was dropped.
+        check: From where on to speak up.
+        progress: Called with the number of pairs just finished; each pair counts three times.
+    """
+    if not loaded.pairs:
+        return []
+    counts, html = _scan(loaded, progress)
+    grouped = groups.group(loaded.pairs, progress)
+    found = [
+        *_languages(loaded, counts, check),
+        *_scripts(loaded, counts),
+        _html(loaded, html),
+        *_suspects(loaded, suspects, check),
+        _near(loaded, grouped, check, progress),
+        _conflicts(loaded, grouped),
+        _boilerplate(loaded, grouped, check),
+        _negatives(loaded),
+    ]
+    return [each for each in found if each.count]
+
+
+def place(loaded: Loaded, pair: Pair | Scored) -> str:
+    """File and line of a pair, or its source and id."""
+    line = loaded.lines.get(pair.id)
+    return f"{loaded.origin}:{line}" if line else f"{pair.source} {pair.id}"
+
+
+def _scan(loaded: Loaded, progress: Progress) -> tuple[texts.Counts, list[int]]:
+    """Count the characters of all texts (query, positive, query, ...); find remains of HTML."""
+    rows, html = [], []
+    for start in range(0, len(loaded.pairs), _CHUNK):
+        chunk = loaded.pairs[start : start + _CHUNK]
+        both = [text for pair in chunk for text in sides(pair)]
+        html += [2 * start + index for index, text in enumerate(both) if texts.has_html(text)]
+        rows.append(texts.count(both).by_kind)
+        progress(len(chunk))
+    return texts.Counts(np.concatenate(rows)), html
+
+
+def _shown(loaded: Loaded, rows: Sequence[int]) -> tuple[Example, ...]:
+    """The first of these texts."""
+    found = []
+    for row in rows[:_EXAMPLES]:
+        pair = loaded.pairs[row // 2]
+        found.append(Example(place(loaded, pair), short(sides(pair)[row % 2])))
+    return tuple(found)
+
+
+def short(text: str) -> str:
+    """A text on one line, cut."""
+    return printable(text if len(text) <= _TEXT else text[: _TEXT - 1] + "…")
+
+
+def _both(pair: Pair | Scored) -> str:
+    return " → ".join(map(short, sides(pair)))
+
+
+def _languages(loaded: Loaded, counts: texts.Counts, check: Check) -> Iterator[Finding]:
+    base = " or ".join(f"model={name}" for name in MULTILINGUAL)
+    for name, mask in (
+        ("kana", counts.of(texts.Kind.kana) > 1),  # one stands for の in brand names
+        ("hangul", counts.of(texts.Kind.hangul) > 0),
+        ("mostly English", counts.english),
+    ):
+        rows = np.flatnonzero(mask).tolist()
+        many = len(rows) >= check.foreign_share * len(mask)
+        yield Finding(
+            name, len(rows), len(mask), "texts", many,
+            "Chinese base models know little of other languages.",
+            f"Take a multilingual base ({base}), or leave these rows out.",
+            _shown(loaded, rows),
+        )  # fmt: skip
+
+
+def _scripts(loaded: Loaded, counts: texts.Counts) -> Iterator[Finding]:
+    simplified, traditional = counts.simplified, counts.traditional
+    rarer = min(simplified.sum(), traditional.sum())
+    both = rarer > _BOTH_SCRIPTS * (simplified.sum() + traditional.sum())
+    meaning = "Bases trained on Simplified Chinese rank Traditional texts lower."
+    fix = "Evaluate in both scripts; train and evaluate on texts in the script of your users."
+    for name, mask in (("Traditional", traditional), ("both scripts in one text", counts.mixed)):
+        rows = np.flatnonzero(mask).tolist()
+        yield Finding(name, len(rows), len(mask), "texts", bool(both and mask is traditional),
+                      meaning, fix, _shown(loaded, rows))  # fmt: skip
+
+
+def _html(loaded: Loaded, rows: Sequence[int]) -> Finding:
+    return Finding(
+        "HTML remains", len(rows), 2 * len(loaded.pairs), "texts", True,
+        "Tags and entities (<br>, &nbsp;) take room in the window and mean nothing to readers.",
+        "Export the texts without them, or strip them.", _shown(loaded, rows),
+    )  # fmt: skip
+
+
+def _suspects(loaded: Loaded, suspects: Suspects, check: Check) -> Iterator[Finding]:
+    """Suspect pairs that were not dropped, by reason."""
+    by_reason: dict[str, list[Pair | Scored]] = {}
+    for pair in loaded.pairs:
+        if pair.id in suspects:
+            by_reason.setdefault(suspects[pair.id][0], []).append(pair)
+    for reason, pairs in sorted(by_reason.items()):
+        leak = reason in DROPPED[type(check.leak).default]
+        yield Finding(
+            reason, len(pairs), len(loaded.pairs), "pairs", leak,
+            "Trained on, what the evaluation asks makes its scores too good." if leak else
+            "Normal where questions share their answers; scores on unseen answers may be lower.",
+            "check.leak=default drops them." if leak else "check.leak=strict drops them.",
+            tuple(Example(place(loaded, pair), short(sides(pair)[0]), suspects[pair.id][1])
+                  for pair in pairs[:_EXAMPLES]),
+        )  # fmt: skip
+
+
+def _near(loaded: Loaded, grouped: groups.Grouped, check: Check, progress: Progress) -> Finding:
+    first: dict[int, int] = {}
+    for i, j in groups.near_pairs(loaded.pairs, grouped, check.near, progress):
+        first.setdefault(j, i)
+    rows = sorted(first)
+    pairs = loaded.pairs
+    return Finding(
+        "near duplicates", len(rows), len(pairs), "pairs", len(rows) > len(pairs) / 10,
+        "Pairs that differ from an earlier one in words without content only; they are kept, and "
+        "weigh what they say the more.",
+        "Delete one of each where that is not meant.",
+        tuple(Example(place(loaded, pairs[j]), _both(pairs[j]),
+                      f"{place(loaded, pairs[first[j]])}: {_both(pairs[first[j]])}")
+              for j in rows[:_EXAMPLES]),
+    )  # fmt: skip
+
+
+def _conflicts(loaded: Loaded, grouped: groups.Grouped) -> Finding:
+    found = list(groups.conflicts(loaded.pairs, grouped))
+    pairs = loaded.pairs
+    return Finding(
+        "conflicting labels", len(found), len(pairs), "pairs", True,
+        "The positive of one row is a negative of another row with the same query. Training takes "
+        "it out of the negatives.",
+        "Decide which of the two rows is right.",
+        tuple(Example(place(loaded, pairs[i]), _both(pairs[i]), place(loaded, pairs[j]))
+              for i, j in found[:_EXAMPLES]),
+    )  # fmt: skip
+
+
+def _boilerplate(loaded: Loaded, grouped: groups.Grouped, check: Check) -> Finding:
+    pairs = loaded.pairs
+    answers = isinstance(pairs[0], Pair)  # of scored pairs, neither text answers the other
+    found = groups.boilerplate(grouped, check.boilerplate_queries) if answers else []
+    return Finding(
+        "boilerplate positives", sum(len(rows) for rows in found), len(pairs), "pairs", True,
+        "One text answers many questions that have nothing in common, as greetings do: it teaches "
+        "that they are alike.",
+        "Leave these rows out, unless the text does answer all of them.",
+        tuple(Example(place(loaded, pairs[rows[0]]), short(sides(pairs[rows[0]])[1]),
+                      f"{len(rows):,} queries, as: " + " | ".join(
+                          short(sides(pairs[row])[0])[:40] for row in islice(rows, 3)))
+              for rows in found[:_EXAMPLES]),
+    )  # fmt: skip
+
+
+def _negatives(loaded: Loaded) -> Finding:
+    having = [pair for pair in loaded.pairs if isinstance(pair, Pair) and pair.negatives]
+    every = len(having) == len(loaded.pairs)
+    return Finding(
+        "given negatives", len(having), len(loaded.pairs), "pairs", False,
+        "Recipes that mine find negatives of their own and do not train on these; the others use "
+        "as many as the pair with the fewest has"
+        + (f": {min(len(pair.negatives) for pair in having)}." if every else
+           ", which is none: not every pair has some."),
+        "recipes=full with negatives in every row, or recipes=contrastive, which mines.",
+    )  # fmt: skip
+
+
+def counted(found: Sequence[Finding]) -> Mapping[str, int]:
+    """How many of each, for the summary of a run."""
+    return {each.name: each.count for each in found}

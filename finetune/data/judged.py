@@ -1,0 +1,56 @@
+"""A BEIR-shaped folder as training data: every judgement is a row."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from finetune.data.beir import judgements, texts
+from finetune.data.problems import Problems, printable, shown
+from finetune.data.tables import Row, Table
+
+# In this order: BEIR keeps the judgements of its splits in a folder of their own.
+_QRELS = ("qrels/train.tsv", "qrels.tsv")
+
+
+def is_judged(path: Path) -> bool:
+    """True for a folder with a corpus, queries and judgements of training data."""
+    files = ["corpus.jsonl", "queries.jsonl"]
+    return _qrels(path) is not None and all(_there(path, name) for name in files)
+
+
+def open_judged(folder: Path, problems: Problems) -> Table:
+    """Open a folder; a row's line is that of its judgement, and judgements of 0 are no pairs.
+
+    Raises:
+        UserError: When a file cannot be read.
+    """
+    path = _qrels(folder) or folder / _QRELS[-1]
+    changed: Counter[str] = Counter()
+    queries = texts(folder, "queries.jsonl", problems, changed)
+    corpus = texts(folder, "corpus.jsonl", problems, changed)
+
+    def rows(wanted: Collection[str]) -> Iterator[Row]:
+        for place, query, document, score in judgements(path, problems):
+            for key, known, name in ((query, queries, "queries"), (document, corpus, "corpus")):
+                if key not in known:
+                    problems.add(
+                        f"{place}: id {shown(key)} is not in {name}.jsonl; expected an id that "
+                        "is: correct it, or delete the line"
+                    )
+            if query in queries and document in corpus:
+                yield int(place.rpartition(":")[2]), {
+                    "query": queries[query], "positive": corpus[document],
+                    "id": f"{query} {document}", "label": int(score > 0),
+                }  # fmt: skip
+
+    name = printable(folder.resolve().name) or "folder"
+    return Table(printable(str(path)), name, ("query", "positive", "id", "label"), rows)
+
+
+def _qrels(folder: Path) -> Path | None:
+    packed = (folder / f"{name}{end}" for name in _QRELS for end in ("", ".gz"))
+    return next((path for path in packed if path.is_file()), None)
+
+
+def _there(folder: Path, name: str) -> bool:
+    return (folder / name).is_file() or (folder / f"{name}.gz").is_file()

@@ -1,0 +1,197 @@
+"""Near duplicates among millions of texts: MinHash finds what looks alike, words decide.
+
+Two texts are near duplicates when they share most of their bigrams and differ in nothing but words
+that carry no content (的, 请问, 怎么 for 如何), a doubled character or two that changed places. A
+number, a negation or a content word makes another text: 第15条 is not 第16条, however alike.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.data.folding import folded
+
+Codes = NDArray[np.uint32]
+
+# The probability that two texts that share a share s of their bigrams fall into one bucket of some
+# band is 1 - (1 - s^4)^16: 0.99 at 0.7, 0.997 at 0.74.
+_BANDS, _ROWS = 16, 4
+_NEIGHBOURS = 8  # of a bucket that a text is compared with: keeps time linear where many look alike
+_CHUNK = 20_000  # texts at a time
+_SLACK = 0.15  # the signatures' estimate is off by so much at most (2.7 standard deviations)
+
+# No numeral and no negation stands here by itself.
+_LIGHT = (
+    "请问一下 咨询一下 请教一下 可不可以 问一下 想问问 麻烦问 大家好 一下子 怎么样 怎么办 "
+    "为什么 能不能 会不会 是不是 的时候 请问 您好 你好 谢谢 多谢 感谢 麻烦 劳驾 拜托 帮忙 一下 "
+    "怎样 怎么 如何 为何 什么 甚么 是否 能否 可否 可以 能够 应该 应当 需要 必须 还是 或者 以及 "
+    "并且 而且 因此 所以 因为 由于 如果 假如 要是 但是 可是 不过 然后 那么 这么 这样 那样 这个 "
+    "那个 这些 那些 哪些 哪个 我们 你们 他们 她们 它们 咱们 自己 现在 目前 其实 到底 究竟 大概 "
+    "大约 关于 对于 有关 针对 进行 已经 正在 一直 一般 通常 比较 非常 十分 特别 的话 来说 而言 "
+    "时候 这种 那种 哪种 哪里 哪儿 这里 那里 这儿 那儿 咋办 咋样 曾经 刚刚 刚才 另外 此外 同时 "
+    "首先 其次 总之 例如 比如 譬如 即可 等等 好的 好吧 亲亲 终究 毕竟 反正 总是 往往 常常 经常 "
+    "仍然 依然 尽管 虽然 然而 甚至 以至 于是 从而 进而 既然 一样 样子 起来 下来 出来 过来 请 "
+    "的 地 得 之 其 了 着 过 吗 嘛 呢 吧 啊 呀 哦 啦 呗 嗯 么 啥 您 你 我 他 她 它 咱 这 那 该 "
+    "此 就 也 都 还 又 再 才 很 太 挺 真 更 要 想 能 会 可 是 有 在 对 于 从 到 由 被 把 将 与 "
+    "和 及 跟 或 而 且 则 但 因 若 所 以 为 个 些 咋 怎 何 已 曾 刚 便 却 即 等 哈 嗨 哎 唉 诶 "
+    "喂 呐 仍 既"
+)
+
+
+def alike(a: str, b: str, least: float) -> bool:
+    """True when two folded texts are near duplicates of each other, or equal.
+
+    Args:
+        a: A text.
+        b: Another.
+        least: Jaccard index of their bigrams, from which on they may be.
+    """
+    return a == b or (_jaccard(a, b) >= least and _says_the_same(a, b))
+
+
+def content(text: str) -> str:
+    """A folded text without the words that carry no content."""
+    return _light().sub("", text)
+
+
+def within(
+    texts: Sequence[str], least: float, progress: Callable[[int], None] = lambda count: None
+) -> Iterator[tuple[int, int]]:
+    """Yield the places of near duplicates, the earlier first, each pair once.
+
+    Args:
+        texts: Folded texts, none of them twice or empty.
+        least: As for `alike`.
+        progress: Called with shares of the number of texts, which add up to it.
+    """
+    signatures = _signatures(texts)
+    looked: set[int] = set()
+    for band in _bands(signatures):
+        progress(len(texts) // _BANDS)
+        order = np.argsort(band, kind="stable")
+        ranked = band[order]
+        for step in range(1, min(_NEIGHBOURS, len(texts) - 1) + 1):
+            same = ranked[:-step] == ranked[step:]
+            pairs = order[:-step][same], order[step:][same]
+            yield from _verified(texts, texts, (signatures, signatures), pairs, least, looked)
+
+
+def between(texts: Sequence[str], others: Sequence[str], least: float) -> Iterator[tuple[int, int]]:
+    """Yield the places of texts and of those others that they are near duplicates of.
+
+    Args:
+        texts: Folded texts, none of them twice or empty.
+        others: Folded texts too.
+        least: As for `alike`.
+    """
+    if not texts or not others:
+        return
+    signatures, known = _signatures(texts), _signatures(others)
+    looked: set[int] = set()
+    for band, known_band in zip(_bands(signatures), _bands(known), strict=True):
+        order = np.argsort(known_band, kind="stable")
+        ranked = known_band[order]
+        start = np.searchsorted(ranked, band)
+        for step in range(min(_NEIGHBOURS, len(others))):
+            place = np.minimum(start + step, len(others) - 1)
+            same = (ranked[place] == band) & (start + step < len(others))
+            pairs = np.flatnonzero(same), order[place[same]]
+            yield from _verified(texts, others, (signatures, known), pairs, least, looked)
+
+
+def _verified(
+    texts: Sequence[str],
+    others: Sequence[str],
+    signatures: tuple[Codes, Codes],
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
+    least: float,
+    looked: set[int],
+) -> Iterator[tuple[int, int]]:
+    """Yield the pairs that are near duplicates and were not looked at before."""
+    for start in range(0, len(pairs[0]), _CHUNK):
+        left, right = (each[start : start + _CHUNK] for each in pairs)
+        shared = (signatures[0][left] == signatures[1][right]).mean(axis=1)
+        for index in np.flatnonzero(shared >= least - _SLACK).tolist():
+            i, j = int(left[index]), int(right[index])
+            if i * len(others) + j not in looked:
+                looked.add(i * len(others) + j)
+                if alike(texts[i], others[j], least):
+                    yield i, j
+
+
+def _signatures(texts: Sequence[str]) -> Codes:
+    """MinHash signatures ``[n, bands x rows]`` of the texts' bigrams.
+
+    The scheme of datasketch 2 (``affine32``), computed for many texts at once: an object of
+    datasketch's a text, and its index, would take a million texts ten times as long and 3 GB.
+    """
+    count = _BANDS * _ROWS
+    draw = np.random.RandomState(1)
+    a = draw.randint(0, 1 << 31, count, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    b = draw.randint(0, 1 << 32, count, dtype=np.uint32)
+    found = np.empty((len(texts), count), dtype=np.uint32)
+    for start in range(0, len(texts), _CHUNK):
+        hashes, starts = _bigrams(texts[start : start + _CHUNK])
+        for k in range(count):
+            found[start : start + _CHUNK, k] = np.minimum.reduceat(hashes * a[k] + b[k], starts)
+    return found
+
+
+def _bigrams(texts: Sequence[str]) -> tuple[Codes, NDArray[np.int64]]:
+    """Hashes of the bigrams of all texts (the last with a line end), and where each begins."""
+    joined = "\n".join(texts) + "\n"
+    codes = np.frombuffer(joined.encode("utf-32-le"), dtype=np.uint32)
+    sizes = np.array([len(text) + 1 for text in texts])
+    inside = np.delete(np.arange(len(codes)), np.cumsum(sizes) - 1)  # a text may hold line ends
+    starts = np.concatenate([[0], np.cumsum(sizes[:-1] - 1)])
+    return _mixed(codes[inside] * np.uint32(0x9E3779B1) + codes[inside + 1]), starts
+
+
+def _mixed(values: Codes) -> Codes:
+    """The finalizer of MurmurHash3, with which datasketch spreads what it is given."""
+    values = (values ^ (values >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    values = (values ^ (values >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return values ^ (values >> np.uint32(16))
+
+
+def _bands(signatures: Codes) -> Iterator[NDArray[np.uint64]]:
+    for band in range(_BANDS):
+        rows = signatures[:, band * _ROWS : (band + 1) * _ROWS].astype(np.uint64)
+        mixed = np.zeros(len(rows), dtype=np.uint64)
+        for column in range(_ROWS):
+            mixed = (mixed ^ rows[:, column]) * np.uint64(0x9E3779B97F4A7C15)
+            mixed ^= mixed >> np.uint64(29)
+        yield mixed
+
+
+def _jaccard(a: str, b: str) -> float:
+    first, second = ({*map("".join, zip(x, x[1:] + "\n", strict=True))} for x in (a, b))
+    return len(first & second) / len(first | second)
+
+
+@cache
+def _light() -> re.Pattern[str]:
+    """Finds words without content in folded texts, the longer before what they begin with."""
+    return re.compile("|".join(sorted(map(folded, _LIGHT.split()), key=len, reverse=True)))
+
+
+def _says_the_same(a: str, b: str) -> bool:
+    """True when the content words, numbers and negations of two texts are the same, in order."""
+    return content(a) == content(b) or _slip(a, b) or _slip(content(a), content(b))
+
+
+def _slip(a: str, b: str) -> bool:
+    """True when one of two texts has a character twice, or two that changed places; no numeral."""
+    short, long = sorted((a, b), key=len)
+    first = next((i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y),
+                 len(short))  # fmt: skip
+    changed = long[first : first + 2]
+    if any(char.isnumeric() for char in changed):
+        return False
+    if len(short) == len(long):
+        return short[first : first + 2][::-1] == changed and short[first + 2 :] == long[first + 2 :]
+    doubled = 0 < first < len(long) and long[first] == long[first - 1]
+    return doubled and short[first:] == long[first + 1 :]

@@ -1,0 +1,113 @@
+"""What is in texts: scripts and languages, remains of HTML, lengths. Counts only, no judgement."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.data.folding import one_script_only
+
+_CHUNK = 20_000  # texts at a time
+_HTML = re.compile(
+    r"</?(?:a|b|br|div|em|font|h[1-6]|hr|i|img|input|li|ol|p|pre|script|span|strong|style|sub|sup|"
+    r"table|tbody|td|th|tr|u|ul)(?:\s[^<>]*)?/?>|<!--|&(?:nbsp|lt|gt|amp|quot|#\d+|#x[0-9a-f]+);",
+    re.IGNORECASE,
+)
+
+
+class Kind(IntEnum):
+    """What a character is; white space, punctuation, digits and all others are ``other``."""
+
+    other = 0
+    han = 1  # in both scripts
+    simplified = 2  # in Simplified text only
+    traditional = 3
+    kana = 4
+    hangul = 5
+    latin = 6
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Characters of ``n`` texts by kind, ``[n, kinds]``."""
+
+    by_kind: NDArray[np.int64]
+
+    def of(self, *kinds: Kind) -> NDArray[np.int64]:
+        """Characters of these kinds, ``[n]``."""
+        return self.by_kind[:, list(kinds)].sum(axis=1)
+
+    @property
+    def length(self) -> NDArray[np.int64]:
+        """All characters, ``[n]``."""
+        return self.by_kind.sum(axis=1)
+
+    @property
+    def simplified(self) -> NDArray[np.bool_]:
+        """Texts with characters of Simplified Chinese, and none of Traditional."""
+        return (self.of(Kind.simplified) > 0) & (self.of(Kind.traditional) == 0)
+
+    @property
+    def traditional(self) -> NDArray[np.bool_]:
+        """Texts with characters of Traditional Chinese, and none of Simplified."""
+        return (self.of(Kind.traditional) > 0) & (self.of(Kind.simplified) == 0)
+
+    @property
+    def mixed(self) -> NDArray[np.bool_]:
+        """Texts with characters of both."""
+        return (self.of(Kind.traditional) > 0) & (self.of(Kind.simplified) > 0)
+
+    @property
+    def english(self) -> NDArray[np.bool_]:
+        """Texts with more than three Latin letters for each other one: words for words, most."""
+        latin = self.of(Kind.latin)
+        return latin > 3 * (self.by_kind[:, Kind.han :].sum(axis=1) - latin)
+
+
+def has_html(text: str) -> bool:
+    """True for a text with a tag or an entity left in it; ``<合同法>`` is a title."""
+    return ("<" in text or "&" in text) and _HTML.search(text) is not None
+
+
+def count(texts: Iterable[str]) -> Counts:
+    """Count the characters of each text by kind."""
+    rows = [_count(chunk) for chunk in chunks(texts, _CHUNK)]
+    return Counts(np.concatenate(rows) if rows else np.zeros((0, len(Kind)), dtype=np.int64))
+
+
+def chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Yield lists of so many texts; the last may be shorter."""
+    rest = iter(texts)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _count(texts: Sequence[str]) -> NDArray[np.int64]:
+    codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
+    kinds = _kinds()[np.minimum(codes, len(_kinds()) - 1)]
+    row = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+    width = len(Kind)
+    return np.bincount(row * width + kinds, minlength=len(texts) * width).reshape(-1, width)
+
+
+@cache
+def _kinds() -> NDArray[np.uint8]:
+    """The kind of each code point; the last stands for all beyond."""
+    table = np.zeros(0x32400, dtype=np.uint8)
+    for start, end, kind in (
+        (0x3400, 0x4DC0, Kind.han), (0x4E00, 0xA000, Kind.han), (0xF900, 0xFB00, Kind.han),
+        (0x20000, 0x323B0, Kind.han), (0x3041, 0x30FB, Kind.kana), (0x30FC, 0x3100, Kind.kana),
+        (0xFF66, 0xFFA0, Kind.kana), (0xAC00, 0xD7A4, Kind.hangul), (0x1100, 0x1200, Kind.hangul),
+        (0x3130, 0x3190, Kind.hangul), (0x41, 0x5B, Kind.latin), (0x61, 0x7B, Kind.latin),
+        (0xC0, 0x250, Kind.latin), (0xFF21, 0xFF3B, Kind.latin), (0xFF41, 0xFF5B, Kind.latin),
+    ):  # fmt: skip
+        table[start:end] = kind
+    simplified, traditional = one_script_only()
+    table[[ord(char) for char in simplified]] = Kind.simplified
+    table[[ord(char) for char in traditional]] = Kind.traditional
+    return table

@@ -1,0 +1,158 @@
+import csv
+import json
+
+import pytest
+from openpyxl import Workbook
+
+from finetune.config import BadRows, Kind
+from finetune.data import rows as reasons
+from finetune.data.load import load_pairs
+from finetune.errors import UserError
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def read(source, bad_rows=BadRows.stop, kind=Kind.pairs):
+    loaded = load_pairs(source, {}, bad_rows, kind)
+    assert set(loaded.lines) == {pair.id for pair in loaded.pairs}
+    return loaded
+
+
+def test_flag_embedding_gives_a_pair_for_each_positive(tmp_path):
+    rows = [
+        {"query": "问一", "pos": ["答一", "答二"], "neg": ["反一"], "prompt": "x"},
+        {"query": "问二", "pos": ["答三"], "neg": []},
+        {"query": "问三", "pos": ["答四", "答四。"]},
+    ]
+    loaded = read(jsonl(tmp_path / "a.jsonl", rows))
+    assert [(p.id, p.query, p.positive, p.negatives) for p in loaded.pairs] == [
+        ("a-1-1", "问一", "答一", ("反一",)),
+        ("a-1-2", "问一", "答二", ("反一",)),
+        ("a-2", "问二", "答三", ()),
+        ("a-3-1", "问三", "答四", ()),
+    ]
+    assert [loaded.lines[p.id] for p in loaded.pairs] == [1, 1, 2, 3]
+    assert [(d.line, d.collided_with[-1]) for d in loaded.dropped] == [(3, "3")]
+
+
+def test_a_row_without_positives_is_named_by_its_own_column(tmp_path):
+    source = jsonl(
+        tmp_path / "a.jsonl", [{"query": "问", "pos": ["答"]}, {"query": "空", "pos": []}]
+    )
+    with pytest.raises(UserError, match="a.jsonl:2: pos is null; expected text"):
+        read(source)
+    assert len(read(source, BadRows.drop).dropped) == 1
+
+
+@pytest.mark.parametrize("query", ["anchor", "query"])
+def test_negatives_in_columns_of_their_own(tmp_path, query):
+    path = tmp_path / "a.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([
+            [query, "positive", "negative_1", "negative_2"],
+            ["问一", "答一", "反一", "反二"], ["问二", "答二", "", "反三"],
+        ])  # fmt: skip
+    pairs = read(str(path)).pairs
+    assert [(p.query, p.negatives) for p in pairs] == [
+        ("问一", ("反一", "反二")),
+        ("问二", ("反三",)),
+    ]
+
+
+def test_triplets(tmp_path):
+    rows = [{"anchor": "问", "positive": "答", "negative": "反"}]
+    (pair,) = read(jsonl(tmp_path / "a.jsonl", rows)).pairs
+    assert (pair.query, pair.positive, pair.negatives) == ("问", "答", ("反",))
+
+
+LABELLED = [
+    ("甲", "乙", 1),
+    ("甲", "丙", 0),
+    ("丁", "戊", "1"),
+    ("丁", "戊。", 0),
+    ("己", "庚", 1.0),
+]
+
+
+def test_labels_say_which_rows_are_pairs(tmp_path):
+    rows = [{"sentence1": a, "sentence2": b, "label": label} for a, b, label in LABELLED]
+    source = jsonl(tmp_path / "a.jsonl", rows)
+    loaded = read(source)
+    assert [(p.query, p.positive) for p in loaded.pairs] == [("甲", "乙"), ("己", "庚")]
+    assert [(d.reason, d.line, d.collided_with) for d in loaded.dropped] == [
+        (reasons.LABEL_0, 2, ""), (reasons.LABEL_0, 4, ""), (reasons.CONFLICT, 3, f"{source}:4"),
+    ]  # fmt: skip
+    assert [row.score for row in read(source, kind=Kind.scored).pairs] == [1, 0, 1, 1]
+
+
+def test_graded_scores_are_no_labels(tmp_path):
+    rows = [{"sentence1": "甲", "sentence2": "乙", "score": 3.2}]
+    with pytest.raises(UserError, match=r"a.jsonl:1: score is 3.2; expected 1 .* or 0"):
+        read(jsonl(tmp_path / "a.jsonl", rows))
+
+
+def test_columns_that_were_mapped_are_taken_at_their_word(tmp_path):
+    rows = [{"anchor": "问", "positive": "答", "query": "别"}]
+    loaded = load_pairs(jsonl(tmp_path / "a.jsonl", rows), {"query": "anchor"}, BadRows.stop)
+    assert loaded.pairs[0].query == "问"
+
+
+def workbook(path, rows, sheets=1):
+    book = Workbook()
+    for row in rows:
+        book.active.append(row)
+    for _ in range(sheets - 1):
+        book.create_sheet().append(["x"])
+    book.save(path)
+    return str(path)
+
+
+def test_excel(tmp_path, caplog):
+    rows = [
+        ["query", None, "positive"],
+        ["问一", "x", "答一"],
+        [None, None, None],
+        [110, None, 2.5],
+    ]
+    loaded = read(workbook(tmp_path / "a.xlsx", rows, sheets=2))
+    assert [(p.query, p.positive) for p in loaded.pairs] == [("问一", "答一"), ("110", "2.5")]
+    assert list(loaded.lines.values()) == [2, 4]
+    assert "only the first sheet, 'Sheet', is read" in caplog.text
+
+
+def test_an_empty_cell_of_excel_is_named_by_its_row(tmp_path):
+    rows = [["query", "positive"], ["问", "答"], ["问二", None]]
+    with pytest.raises(UserError, match="a.xlsx:3: positive is null"):
+        read(workbook(tmp_path / "a.xlsx", rows))
+
+
+def folder(path, qrels):
+    path.mkdir()
+    jsonl(
+        path / "corpus.jsonl",
+        [{"_id": "c1", "title": "题", "text": "文"}, {"_id": "c2", "text": "章"}],
+    )
+    jsonl(path / "queries.jsonl", [{"_id": "q1", "text": "问一"}, {"_id": "q2", "text": "问二"}])
+    file = path / qrels
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("query-id\tcorpus-id\tscore\nq1\tc1\t1\nq1\tc2\t0\nq2\tc2\t2\n")
+    return path
+
+
+@pytest.mark.parametrize("qrels", ["qrels/train.tsv", "qrels.tsv"])
+def test_a_folder_of_judgements(tmp_path, qrels):
+    loaded = read(str(folder(tmp_path / "beir", qrels)))
+    assert [(p.id, p.query, p.positive, p.source) for p in loaded.pairs] == [
+        ("q1 c1", "问一", "题 文", "beir"), ("q2 c2", "问二", "章", "beir"),
+    ]  # fmt: skip
+    assert [(d.reason, d.line) for d in loaded.dropped] == [(reasons.LABEL_0, 3)]
+
+
+def test_a_judgement_of_nothing(tmp_path):
+    path = folder(tmp_path / "beir", "qrels.tsv")
+    (path / "qrels.tsv").write_text("q1\tgone\t1\nq1\tc1\t1\n")
+    with pytest.raises(UserError, match=r"qrels.tsv:1: id 'gone' is not in corpus.jsonl"):
+        read(str(path))

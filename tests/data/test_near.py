@@ -1,0 +1,102 @@
+import random
+
+import datasketch
+import numpy as np
+import pytest
+
+from finetune.data import near
+
+LEAST = 0.7
+TEXT = "因为房东去年春天拒绝退还我的押金金额是3500元请问可以要求他赔偿吗"
+
+
+def changed(old: str, new: str) -> str:
+    assert old in TEXT
+    return TEXT.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("请问", ""),
+        ("因为", "由于"),
+        ("吗", "呢"),
+        ("可以", "能"),
+        ("的押", "押"),
+        ("房东", "现在房东"),
+        ("房东", "房房东"),  # a character twice
+        ("金额", "额金"),  # two that changed places
+    ],
+)
+def test_words_without_content_and_slips_make_no_other_text(old, new):
+    assert near.alike(TEXT, changed(old, new), LEAST)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("3500", "3501"),
+        ("3500", "5300"),
+        ("拒绝", "没有拒绝"),
+        ("可以", "不可以"),
+        ("房东", "中介"),
+        ("押金", "定金"),
+        ("3500", "33500"),
+    ],
+)
+def test_numbers_negations_and_content_words_do(old, new):
+    assert not near.alike(TEXT, changed(old, new), LEAST)
+
+
+def test_texts_that_share_too_few_bigrams_are_apart():
+    assert not near.alike("押金", "请问押金可以要求退还吗现在", LEAST)
+    assert near.alike("押金", "押金", LEAST)
+
+
+def test_the_signatures_are_those_of_datasketch():
+    """The same permutations and the same minima, for all texts at once."""
+    texts = ["房东不退押金", "押", TEXT]
+    ours = near._signatures(texts)
+    hashes, starts = near._bigrams(texts)
+    for row, (start, end) in enumerate(zip(starts, [*starts[1:], len(hashes)], strict=True)):
+        theirs = datasketch.MinHash(64, seed=1, scheme="affine32", hashfunc=lambda h: h)
+        raw = _unmixed(texts[row])
+        theirs.update_batch(raw)
+        assert len(raw) == end - start
+        np.testing.assert_array_equal(ours[row], theirs.hashvalues)
+
+
+def _unmixed(text: str) -> list[int]:
+    codes = [ord(char) for char in text + "\n"]
+    return [(a * 0x9E3779B1 + b) % 2**32 for a, b in zip(codes, codes[1:], strict=False)]
+
+
+def texts(count: int) -> list[str]:
+    draw = random.Random(0)
+    words = "房东押金工资老板网店商品离婚财产孩子抚养学校老师医院医生合同规定快递手机发票".strip()
+    return ["".join(draw.choices(words, k=35)) for _ in range(count)]
+
+
+def test_near_duplicates_are_found_among_many_and_only_those():
+    base = texts(1500)
+    edited = [text[:10] + "请问" + text[10:] for text in base[::5]]
+    found = set(near.within([*base, *edited], LEAST))
+    wanted = {(5 * index, 1500 + index) for index in range(300)}
+    assert found <= wanted and len(found) >= 0.98 * len(wanted)
+
+
+def test_near_duplicates_between_two_lists():
+    base = texts(300)
+    others = [base[7] + "呢", "完全不同的一句话在这里"]
+    assert list(near.between(base, others, LEAST)) == [(7, 0)]
+    assert list(near.between(base, [], LEAST)) == list(near.between([], base, LEAST)) == []
+
+
+def test_one_text_and_short_texts():
+    assert list(near.within(["问"], LEAST)) == []
+    assert list(near.within(["问", "答", "问题"], LEAST)) == []
+
+
+def test_texts_without_letters_may_hold_line_ends():
+    rows = ["？\n！", "…\n\n", TEXT, f"请问{TEXT}"]
+    assert list(near.within(rows, LEAST)) == [(2, 3)]
