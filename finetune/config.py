@@ -69,9 +69,10 @@ class BadRows(Enum):
 
 @dataclass(frozen=True)
 class Paths:
-    """Folders: the domains' data, the stage cache shared by all runs, and the runs."""
+    """Folders: the domains' data, C-MTEB's, the stage cache shared by all runs, and the runs."""
 
     data: Optional[Path]  # noqa: UP045
+    cmteb: Optional[Path]  # noqa: UP045
     cache: Path
     runs: Path
 
@@ -232,17 +233,27 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Cmteb:
+    """Tasks of C-MTEB, and the artifacts that are run on them."""
+
+    tasks: List[str]  # noqa: UP006
+    artifacts: List[str]  # noqa: UP006
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Statistics and gates; differences are fractions (a point is 0.01)."""
 
     samples: int
     alpha: float
     min_gain: float
-    enough_queries: int
+    visible: float
     max_int8_drop: float
+    max_latency_ms: Optional[float]  # noqa: UP045
     speed_texts: int
     general: Optional[Path]  # noqa: UP045
     max_general_drop: float
+    cmteb: Cmteb
 
 
 @dataclass(frozen=True)

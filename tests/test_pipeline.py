@@ -70,7 +70,7 @@ def test_the_report_has_the_shape_of_the_contract(finished, domain):
     asked = [row["id"] for row in read_dicts(domain / "dev/queries.jsonl")]
     for row in rows:
         assert set(row) == {"artifact", "set", "metric", "value", "n", "ci_low", "ci_high",
-                            "delta", "p_value"}  # fmt: skip
+                            "delta", "p_value", "delta_low", "delta_high", "p_holm"}  # fmt: skip
         assert row["set"] == "dev" and row["metric"] in ("ndcg@10", "mrr@10", "recall@100")
         assert 0 <= row["ci_low"] <= row["value"] <= row["ci_high"] <= 1
         # Selected and reported on different queries.
