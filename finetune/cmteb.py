@@ -19,20 +19,22 @@ from finetune.steps import Inputs, Settings
 
 def problems(config: Config) -> Iterator[str]:
     """Say which tasks, artifacts and folders are none."""
-    settings = config.evaluate.cmteb
-    for name in settings.tasks:
+    settings = config.evaluate
+    if not settings.cmteb_tasks:
+        return
+    for name in settings.cmteb_tasks:
         if name not in cmteb.TASKS:
-            yield f"evaluate.cmteb.tasks: {name}: no such task; {nearest(name, list(cmteb.TASKS))}"
+            yield f"evaluate.cmteb_tasks: {name}: no such task; {nearest(name, list(cmteb.TASKS))}"
         elif config.paths.cmteb and not (config.paths.cmteb.expanduser() / name).is_dir():
             yield (
                 f"paths.cmteb={config.paths.cmteb}: has no folder {name}; put a copy of the hub's "
                 "repository there, or leave paths.cmteb out to load it from the hub"
             )
     there = ["base", "tuned", *(f"onnx-{each}" for each in config.export.precisions)]
-    for artifact in settings.artifacts:
+    for artifact in settings.cmteb_artifacts:
         if artifact not in there:
             fix = nearest(artifact, there)
-            yield f"evaluate.cmteb.artifacts: {artifact}: no such artifact; {fix}"
+            yield f"evaluate.cmteb_artifacts: {artifact}: no such artifact; {fix}"
 
 
 def steps_of(config: Config, tuned: str, machine: Settings) -> list[Step]:
@@ -46,8 +48,8 @@ def steps_of(config: Config, tuned: str, machine: Settings) -> list[Step]:
     Raises:
         UserError: When mteb is not installed.
     """
-    settings = config.evaluate.cmteb
-    version = cmteb.version() if settings.tasks else ""
+    settings = config.evaluate
+    version = cmteb.version() if settings.cmteb_tasks else ""
     folder = config.paths.cmteb.expanduser() if config.paths.cmteb else None
     return [
         Step(
@@ -56,8 +58,8 @@ def steps_of(config: Config, tuned: str, machine: Settings) -> list[Step]:
             {"model": "base"} if artifact == "base" else {"model": tuned, "export": "export"},
             files={"task": folder / task} if folder else {},
         )
-        for artifact in settings.artifacts
-        for task in settings.tasks
+        for artifact in settings.cmteb_artifacts
+        for task in settings.cmteb_tasks
     ]  # fmt: skip
 
 

@@ -233,14 +233,6 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Cmteb:
-    """Tasks of C-MTEB, and the artifacts that are run on them."""
-
-    tasks: List[str]  # noqa: UP006
-    artifacts: List[str]  # noqa: UP006
-
-
-@dataclass(frozen=True)
 class Evaluate:
     """Statistics and gates; differences are fractions (a point is 0.01)."""
 
@@ -253,7 +245,8 @@ class Evaluate:
     speed_texts: int
     general: Optional[Path]  # noqa: UP045
     max_general_drop: float
-    cmteb: Cmteb
+    cmteb_tasks: List[str]  # noqa: UP006
+    cmteb_artifacts: List[str]  # noqa: UP006
 
 
 @dataclass(frozen=True)

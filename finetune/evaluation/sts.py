@@ -111,13 +111,18 @@ def threshold(cosines: NDArray[np.floating], labels: NDArray[np.floating]) -> fl
 
     Of several equally good ones, the highest. Where all are called alike, the lowest cosine.
     """
+    found, f1 = f1_curve(cosines, labels)
+    best = int(np.argmax(f1))
+    return float(found[best : best + 2].mean())
+
+
+def f1_curve(cosines: NDArray[np.floating], labels: NDArray[np.floating]) -> tuple[Values, Values]:
+    """Return the distinct cosines, highest first, and F1 where each is the threshold."""
     order = np.argsort(-cosines, kind="stable")
     found = cosines[order].astype(np.float64)
     hits = np.cumsum(labels[order] > 0)
     ends = np.append(np.flatnonzero(np.diff(found)), len(found) - 1)  # ties are not parted
-    f1 = 2 * hits[ends] / (ends + 1 + hits[-1])
-    best = int(ends[np.argmax(f1)])
-    return float(found[best : best + 2].mean())
+    return found[ends], 2 * hits[ends] / (ends + 1 + hits[-1])
 
 
 def ranks(values: NDArray[np.floating]) -> Values:

@@ -36,9 +36,9 @@ def terminal(report: Mapping[str, Any]) -> Group:
         for gate in report["gates"]
     ]
     note = "scores in points ± half the 95 % interval; Δ: difference to the base"
-    tables = (*_tables(report), *_lengths(report), Text(note, style="dim"))
-    cmteb = _cmteb(report.get("cmteb", ()))
-    return Group(*tables, *cmteb, *gates, Text(report["verdict"], style="bold"))
+    parts: list[RenderableType] = [*_tables(report), *_lengths(report), Text(note, style="dim")]
+    parts += [*_cmteb(report.get("cmteb", ())), *gates, Text(report["verdict"], style="bold")]
+    return Group(*parts)
 
 
 def _tables(report: Mapping[str, Any]) -> Iterator[Table]:
