@@ -53,7 +53,7 @@ def steps_of(config: Config, tuned: str, machine: Settings) -> list[Step]:
     folder = config.paths.cmteb.expanduser() if config.paths.cmteb else None
     return [
         Step(
-            f"{cmteb.STEP}{artifact}-{task}", run, 1,
+            f"{cmteb.STEP}{artifact}-{task}", cmteb_task, 1,
             {"artifact": artifact, "task": task, "mteb": version, **machine},
             {"model": "base"} if artifact == "base" else {"model": tuned, "export": "export"},
             files={"task": folder / task} if folder else {},
@@ -63,7 +63,7 @@ def steps_of(config: Config, tuned: str, machine: Settings) -> list[Step]:
     ]  # fmt: skip
 
 
-def run(settings: Settings, inputs: Inputs, out: Path) -> None:
+def cmteb_task(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Run one task with one artifact."""
     artifact = settings["artifact"]
     if artifact == "base":

@@ -261,6 +261,7 @@ OUTSIDE = {
     "until",  # where to stop
     "run_dir",  # where results are shown
     "paths.data",  # only through the paths that domains build from it, which count
+    "paths.cmteb",  # only through the folders of its tasks, which count
     "paths.cache",  # where steps keep their outputs
     "paths.runs",  # where run directories go
     "hardware.name",  # device, precision and threads count
@@ -301,6 +302,7 @@ def other(key, value, copies):
     """Another value of the same type."""
     special = {
         **copies, "limit": 7, "until": "train", "run_dir": Path("x"), "paths.data": Path("x"),
+        "paths.cmteb": Path("x"), "evaluate.max_latency_ms": 5.0,
         "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
         "hardware.chunk": 3,
         "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,
