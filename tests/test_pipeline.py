@@ -93,6 +93,23 @@ def test_the_report_has_the_shape_of_the_contract(finished, domain):
         assert stage["seconds"] >= 0 and len(stage["key"]) == 16
 
 
+def test_what_each_query_got_stays_with_the_run_and_can_be_compared(finished):
+    from finetune import comparison
+    from finetune.report.comparison import compare
+
+    _, run_dir, report, _ = finished
+    lines = compare(comparison.read([run_dir], ["base", "tuned"]))
+    (tuned,) = [x for x in lines if x.system.endswith(": tuned") and x.metric == "ndcg@10"]
+    (row,) = [r for r in report["scores"] if (r["artifact"], r["metric"]) == ("tuned", "ndcg@10")]
+    assert tuned.value == pytest.approx(row["value"]) and tuned.n == row["n"]
+    assert tuned.delta == pytest.approx(row["delta"])
+    thresholds = json.loads((run_dir / "thresholds.json").read_text("utf-8"))
+    assert thresholds == json.loads((run_dir / "bundle/thresholds.json").read_text("utf-8"))
+    assert thresholds == report["thresholds"]
+    assert thresholds.keys() == {"tuned", "onnx-fp32", "onnx-int8-dynamic"}
+    assert report["similarity"].keys() == {"base", *thresholds}
+
+
 def value(report, artifact, metric="ndcg@10"):
     (row,) = [r for r in report["scores"] if (r["artifact"], r["metric"]) == (artifact, metric)]
     return row["value"]
