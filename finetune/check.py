@@ -58,6 +58,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "export.parity_texts": (1, math.inf),
     "evaluate.samples": (99, 1_000_000),
     "evaluate.alpha": (0, 1),
+    "evaluate.visible": (0, 1),
+    "evaluate.max_latency_ms": (0, math.inf),
     "evaluate.speed_texts": (0, math.inf),
     "evaluate.max_general_drop": (-1e-9, 1),
 }

@@ -1,4 +1,4 @@
-"""The command line: ``finetune train | tune | check | evaluate | encode | doctor``, ``train.py``.
+"""The command line, ``finetune`` and ``train.py``: the commands and what they answer with.
 
 Exit codes: 0 done and no gate failed; 2 the input or configuration is at fault; 3 the work is done
 but a gate failed; 1 anything else.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("finetune")
 
 DONE, BAD_INPUT, GATE_FAILED = 0, 2, 3
-_COMMANDS = ("train", "tune", "check", "evaluate", "encode", "doctor")
+_COMMANDS = ("train", "tune", "check", "evaluate", "compare", "encode", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,11 +156,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score a model or bundle on folders")
     evaluate.add_argument("artifact", type=Path, help="model folder, or bundle folder")
     evaluate.add_argument("--data", type=Path, action="append", required=True,
-                          help="BEIR- or STS-shaped folder; repeatable")  # fmt: skip
+                          help="retrieval, reranking or pair folder; repeatable")  # fmt: skip
     evaluate.add_argument("--split", choices=("all", "select", "report"), default="all")
     evaluate.add_argument("--precision", help="of a bundle; default: every one in it")
+    evaluate.add_argument("--chunks", action="store_true",
+                          help="score again with long documents in pieces")  # fmt: skip
     evaluate.add_argument("--json", type=Path, help="file for the scores, as in report.json")
     evaluate.set_defaults(run=_evaluate)
+    compare = commands.add_parser("compare", help="runs and models side by side")
+    compare.add_argument("paths", type=Path, nargs="+", metavar="RUN",
+                         help="run directory; with --data also a bundle or model")  # fmt: skip
+    compare.add_argument("--artifact", action="append", default=[],
+                         help="of each run: tuned (default), onnx-fp32, …; repeatable")  # fmt: skip
+    compare.add_argument("--data", type=Path, action="append", default=[],
+                         help="folder on which all are scored anew; repeatable")  # fmt: skip
+    compare.add_argument("--split", choices=("all", "select", "report"), default="all")
+    compare.add_argument("--json", type=Path, help="file for the comparisons")
+    compare.set_defaults(run=_compare)
     encode = commands.add_parser("encode", help="lines on standard input to vectors (.npy)")
     encode.add_argument("bundle", type=Path)
     encode.add_argument("--prompt", default="passage", help="query or passage (default)")
@@ -198,12 +210,30 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from finetune import scoring
 
     scores = scoring.evaluate(
-        arguments.artifact, arguments.data, arguments.split, arguments.precision
-    )
+        arguments.artifact, arguments.data, arguments.split, arguments.precision,
+        chunked=arguments.chunks,
+    )  # fmt: skip
     scoring.show(scores)
     if arguments.json:
         scoring.save(scores, arguments.json)
     return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from finetune import comparison
+    from finetune.report.comparison import compare, save, show
+
+    if arguments.data:
+        systems = comparison.score(
+            arguments.paths, arguments.artifact, arguments.data, arguments.split
+        )
+    else:
+        systems = comparison.read(arguments.paths, arguments.artifact)
+    lines = compare(systems)
+    show(lines)
+    if arguments.json:
+        save(lines, arguments.json)
+    return DONE
 
 
 def _encode(arguments: argparse.Namespace) -> int:

@@ -90,9 +90,10 @@ class Duplicates(Enum):
 
 @dataclass(frozen=True)
 class Paths:
-    """Folders: the domains' data, the stage cache shared by all runs, and the runs."""
+    """Folders: the domains' data, C-MTEB's, the stage cache shared by all runs, and the runs."""
 
     data: Optional[Path]  # noqa: UP045
+    cmteb: Optional[Path]  # noqa: UP045
     cache: Path
     runs: Path
 
@@ -265,11 +266,14 @@ class Evaluate:
     samples: int
     alpha: float
     min_gain: float
-    enough_queries: int
+    visible: float
     max_int8_drop: float
+    max_latency_ms: Optional[float]  # noqa: UP045
     speed_texts: int
     general: Optional[Path]  # noqa: UP045
     max_general_drop: float
+    cmteb_tasks: List[str]  # noqa: UP006
+    cmteb_artifacts: List[str]  # noqa: UP006
 
 
 @dataclass(frozen=True)

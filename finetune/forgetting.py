@@ -76,7 +76,7 @@ def base_steps(export: Settings, machine: Settings) -> list[Step]:
     return [
         Step("export-base-general", steps.export, 2, {**export, "seed": 0},
              {"model": "base", "data": "general"}),
-        Step("evaluate-base-general", evaluate_general, 1, {"artifact": "base", **machine},
+        Step("evaluate-base-general", evaluate_general, 2, {"artifact": "base", **machine},
              {"model": "base", "export": "export-base-general", "general": "general"}),
     ]  # fmt: skip
 
@@ -84,7 +84,7 @@ def base_steps(export: Settings, machine: Settings) -> list[Step]:
 def tuned_step(tuned: str, machine: Settings) -> Step:
     """The step that scores the tuned model on the general set."""
     return Step(
-        "evaluate-general", evaluate_general, 1, {"artifact": "tuned", **machine},
+        "evaluate-general", evaluate_general, 2, {"artifact": "tuned", **machine},
         {"model": tuned, "export": "export", "general": "general"},
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune import (
     budget,
+    cmteb,
     dims,
     distill_steps,
     forgetting,
@@ -45,6 +46,7 @@ def resolve(config: Config) -> Config:
     if domain.source is Source.files:
         problems += _missing_data(config)
     problems += mix_steps.missing(config)
+    problems += cmteb.problems(config)
     if config.until is not None and not problems:  # the plan looks at the data
         names = [step.name for step in steps_of(config)]
         if config.until not in names:
@@ -117,10 +119,11 @@ def steps_of(config: Config) -> list[Step]:
     trained = later[-1].name if later else "train"
     merging = bool(config.merge.weights)
     tuned = "merge" if merging else trained
+    benchmark = cmteb.steps_of(config, tuned, encoding)
     # Scored pairs take no negatives, and have no corpus to search.
     searched = {} if scored else {"embed": "embed"}
     evaluate = Step(
-        "evaluate", steps.evaluate, 1,
+        "evaluate", steps.evaluate, 2,
         _evaluate_settings(
             config, dims.named(["tuned", *(f"onnx-{p}" for p in config.export.precisions)], lengths)
         ) | encoding,
@@ -152,14 +155,15 @@ def steps_of(config: Config) -> list[Step]:
             {"model": tuned, "data": "data"},
         ),
         Step(
-            "evaluate-base", steps.evaluate, 1,
+            "evaluate-base", steps.evaluate, 2,
             _evaluate_settings(config, ["base"] if scored else ["bm25", "base"]) | encoding,
             {"model": "base", "export": "export-base", "data": "data"} | searched,
         ),
         distill_steps.evaluate_step(evaluate) if distilled else evaluate,
         *([forgetting.tuned_step(tuned, encoding)] if general else []),
+        *benchmark,
         Step(
-            "report", steps.report, 3,
+            "report", steps.report, 4,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
              "mined": mined}
@@ -168,7 +172,8 @@ def steps_of(config: Config) -> list[Step]:
              "evaluate_base": "evaluate-base", "evaluate": "evaluate"} | mixed
             | rounds.outputs(config.mine.rounds, warm=warm)
             | (forgetting.OUTPUTS if general else {})
-            | ({"merge": "merge"} if merging else {}),
+            | ({"merge": "merge"} if merging else {})
+            | {step.name: step.name for step in benchmark},
         ),
     ]  # fmt: skip
 
@@ -239,8 +244,14 @@ def _publish(done: dict[str, Done], tuned: Planned, run_dir: Path) -> dict[str, 
     if adapter.is_dir() and tuned.step.inputs["model"] == "base":  # else it is of a tuned model
         publish(adapter, run_dir / "adapter")
     publish(done["export"].folder / "bundle", run_dir / "bundle")
-    for name in ("report.html", "README.md", "plots"):
+    for name in ("report.html", "README.md", "plots", "outcomes"):
         publish(done["report"].folder / name, run_dir / name)
+    thresholds = done["report"].folder / "thresholds.json"
+    for folder in (run_dir, run_dir / "bundle"):
+        (folder / thresholds.name).unlink(missing_ok=True)  # of an earlier run
+        if thresholds.is_file():
+            publish(thresholds, folder / thresholds.name)
+    cmteb.publish_results(done, run_dir / "cmteb")
     report: dict[str, Any] = read_json(done["report"].folder / "report.json")
     report["stages"] = [
         {"name": each.name, "key": each.key, "seconds": each.seconds, "cached": each.cached}

@@ -17,6 +17,7 @@ Question = tuple[str, ...]
 Prompted = tuple[str, str]
 _PAIRS = "pairs.jsonl"
 _NO_LETTERS = re.compile(r"[\W_]+")  # \w is the categories L and N, and the underscore
+_CANDIDATES = "candidates.json"
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,10 @@ class Dropped:
 class Score:
     """One measured value of one artifact on one evaluation set (one row of ``report.json``).
 
-    ``value``, ``delta`` and the interval are fractions. ``delta`` is the difference to the base
-    model on the same queries and ``p_value`` its significance; both are None for the base.
+    ``value``, ``delta`` and their intervals are fractions. ``delta`` is the difference to the base
+    model on the same queries, ``delta_low`` and ``delta_high`` its interval and ``p_value`` its
+    significance; ``p_holm`` is that p-value adjusted for the number of sets and slices that the
+    artifact is compared on. All are None for the base.
     """
 
     artifact: str
@@ -125,6 +128,9 @@ class Score:
     ci_high: float
     delta: float | None = None
     p_value: float | None = None
+    delta_low: float | None = None
+    delta_high: float | None = None
+    p_holm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,27 @@ class ScoredSet:
         return dataclasses.replace(self, pairs=tuple(p for p in self.pairs if p.id in ids))
 
 
+@dataclass(frozen=True)
+class RerankingSet(EvaluationSet):
+    """A retrieval set in which each query ranks its own candidates alone, given by their ids."""
+
+    main: ClassVar[str] = "map"  # the metric that decides
+
+    candidates: Mapping[str, tuple[str, ...]]
+
+    def only(self, queries: Collection[str]) -> "RerankingSet":
+        """Return the set with these queries and their candidates alone, in the set's order."""
+        kept = {key: names for key, names in self.candidates.items() if key in queries}
+        wanted = {name for names in kept.values() for name in names}
+        return dataclasses.replace(
+            self,
+            queries={key: self.queries[key] for key in kept},
+            corpus={key: text for key, text in self.corpus.items() if key in wanted},
+            qrels={key: self.qrels[key] for key in kept},
+            candidates=kept,
+        )
+
+
 AnySet = EvaluationSet | ScoredSet
 AnyRow = Pair | Mined | Scored
 
@@ -231,7 +258,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_set(folder: Path, evaluation_set: AnySet) -> None:
-    """Write ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv``, or ``pairs.jsonl``."""
+    """Write ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv``, or ``pairs.jsonl``.
+
+    Of a reranking set ``candidates.json`` too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(evaluation_set, ScoredSet):
         write_jsonl(folder / _PAIRS, evaluation_set.pairs)
@@ -244,6 +274,14 @@ def write_set(folder: Path, evaluation_set: AnySet) -> None:
     for query, relevance in evaluation_set.qrels.items():
         lines += [f"{query}\t{document}\t{score}" for document, score in relevance.items()]
     (folder / "qrels.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if isinstance(evaluation_set, RerankingSet):
+        write_json(folder / _CANDIDATES, evaluation_set.candidates)
+
+
+def digest(evaluation_set: AnySet) -> str:
+    """SHA-256 of all that a set holds but its name: texts, ids, and what is relevant or alike."""
+    content = dataclasses.asdict(dataclasses.replace(evaluation_set, name=""))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def read_set(folder: Path) -> AnySet:
@@ -258,7 +296,11 @@ def read_set(folder: Path) -> AnySet:
     for line in (folder / "qrels.tsv").read_text(encoding="utf-8").splitlines()[1:]:
         query, document, score = line.split("\t")
         qrels.setdefault(query, {})[document] = int(score)
-    return EvaluationSet(folder.name, texts["queries"], texts["corpus"], qrels)
+    found = folder.name, texts["queries"], texts["corpus"], qrels
+    if (folder / _CANDIDATES).is_file():
+        names = {key: tuple(each) for key, each in read_json(folder / _CANDIDATES).items()}
+        return RerankingSet(*found, names)
+    return EvaluationSet(*found)
 
 
 def only_set(folder: Path) -> AnySet:

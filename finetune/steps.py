@@ -177,31 +177,35 @@ def train(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 
 def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Score artifacts on the report half, and time them."""
+    """Score artifacts on the report half, and time them.
+
+    On the select half too, all but the baselines: from which cosine on texts match is chosen there.
+    """
     from finetune import dims
-    from finetune.evaluation import bm25
     from finetune.evaluation.artifacts import evaluate as evaluate_artifact
-    from finetune.evaluation.artifacts import outcome, write_outcome
+    from finetune.evaluation.artifacts import lexical, write_outcome
     from finetune.evaluation.lengths import at_lengths
 
     sets = [read_set(folder) for folder in sorted((inputs["data"] / "report").iterdir())]
     speeds = {}
-    outcomes = out / "outcomes"
+    outcomes, select = out / "outcomes", out / "select"
     artifacts, lengths = dims.split(settings["artifacts"])
     for artifact in artifacts:
         if artifact == "bm25":
             (outcomes / artifact).mkdir(parents=True)
             for each in (each for each in sets if isinstance(each, EvaluationSet)):
                 path = outcomes / artifact / f"{each.name}.jsonl"
-                write_outcome(path, outcome(bm25.rank(each), each.qrels))
+                write_outcome(path, lexical(each))
             continue
         if artifact == "onnx-fp32" and settings["device"] == "cpu":
-            for folder in outcomes.glob("tuned*"):  # scored by this very graph
-                shutil.copytree(folder, outcomes / folder.name.replace("tuned", artifact))
+            for folder in (*outcomes.glob("tuned*"), *select.glob("tuned*")):
+                # Scored by this very graph.
+                shutil.copytree(folder, folder.with_name(folder.name.replace("tuned", artifact)))
         else:
             encoder = _remembering(encoder_of(artifact, settings, inputs, out), inputs)
+            half = None if artifact == "base" else (_select(inputs["data"]), select)
             for suffix, shorter in at_lengths(encoder, lengths):
-                evaluate_artifact(artifact + suffix, shorter, sets, outcomes)
+                evaluate_artifact(artifact + suffix, shorter, sets, outcomes, half)
         speeds[artifact] = timed(artifact, settings, inputs)
     write_json(out / "speed.json", speeds)
 
@@ -214,16 +218,13 @@ def timed(artifact: str, settings: Settings, inputs: Inputs) -> dict[str, float]
     queries = [question[0] for question in first.questions.values()]
     passages = _sample(inputs["data"], settings["speed_texts"], settings["seed"])
     measured = speed.measure(_own_encoder(artifact, settings, inputs), queries, passages)
-    return {
-        "latency_ms": round(measured.latency_ms, 2),
-        "texts_per_second": round(measured.texts_per_second, 1),
-        "bytes": _size(artifact, inputs),
-    }
+    return {**measured.told, "bytes": _size(artifact, inputs)}
 
 
 def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Put the scores, their uncertainty and the gates together."""
     from finetune import rounds
+    from finetune.evaluation import cmteb
     from finetune.report import Facts, build
 
     data_folder = inputs["sets"]
@@ -251,6 +252,8 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             domain_set=selected if selected in names else names[0],  # that of domain.test
             general_set=general.name if general else None,
             merge=read_json(inputs["merge"] / "merge.json") if "merge" in inputs else None,
+            select=(inputs["evaluate"] / "select", _select(data_folder)),
+            cmteb=cmteb.rows(inputs, settings["model"], read_json(inputs["data"] / "summary.json")),
         ),
         out,
     )

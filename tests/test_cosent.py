@@ -99,7 +99,7 @@ def test_the_scores_are_those_of_other_libraries(finished, scored):
 
 def test_report_page_card_and_curves_speak_of_pairs(finished):
     run_dir, report, config = finished
-    assert {r["metric"] for r in report["scores"]} == {"spearman", "ap"}
+    assert {r["metric"] for r in report["scores"]} == {"spearman", "ap", "f1"}
     assert report["baselines"] == [] and report["mining"] is None
     sizes = report["data"]["sets"]["dev"]
     assert sizes["select"] + sizes["report"] == 256 and "passages" not in sizes

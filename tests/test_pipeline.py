@@ -70,7 +70,7 @@ def test_the_report_has_the_shape_of_the_contract(finished, domain):
     asked = [row["id"] for row in read_dicts(domain / "dev/queries.jsonl")]
     for row in rows:
         assert set(row) == {"artifact", "set", "metric", "value", "n", "ci_low", "ci_high",
-                            "delta", "p_value"}  # fmt: skip
+                            "delta", "p_value", "delta_low", "delta_high", "p_holm"}  # fmt: skip
         assert row["set"] == "dev" and row["metric"] in ("ndcg@10", "mrr@10", "recall@100")
         assert 0 <= row["ci_low"] <= row["value"] <= row["ci_high"] <= 1
         # Selected and reported on different queries.
@@ -91,6 +91,23 @@ def test_the_report_has_the_shape_of_the_contract(finished, domain):
     for stage in report["stages"]:
         assert set(stage) == {"name", "key", "seconds", "cached"}
         assert stage["seconds"] >= 0 and len(stage["key"]) == 16
+
+
+def test_what_each_query_got_stays_with_the_run_and_can_be_compared(finished):
+    from finetune import comparison
+    from finetune.report.comparison import compare
+
+    _, run_dir, report, _ = finished
+    lines = compare(comparison.read([run_dir], ["base", "tuned"]))
+    (tuned,) = [x for x in lines if x.system.endswith(": tuned") and x.metric == "ndcg@10"]
+    (row,) = [r for r in report["scores"] if (r["artifact"], r["metric"]) == ("tuned", "ndcg@10")]
+    assert tuned.value == pytest.approx(row["value"]) and tuned.n == row["n"]
+    assert tuned.delta == pytest.approx(row["delta"])
+    thresholds = json.loads((run_dir / "thresholds.json").read_text("utf-8"))
+    assert thresholds == json.loads((run_dir / "bundle/thresholds.json").read_text("utf-8"))
+    assert thresholds == report["thresholds"]
+    assert thresholds.keys() == {"tuned", "onnx-fp32", "onnx-int8-dynamic"}
+    assert report["similarity"].keys() == {"base", *thresholds}
 
 
 def value(report, artifact, metric="ndcg@10"):
@@ -261,6 +278,7 @@ OUTSIDE = {
     "until",  # where to stop
     "run_dir",  # where results are shown
     "paths.data",  # only through the paths that domains build from it, which count
+    "paths.cmteb",  # only through the folders of its tasks, which count
     "paths.cache",  # where steps keep their outputs
     "paths.runs",  # where run directories go
     "hardware.name",  # device, precision and threads count
@@ -301,6 +319,7 @@ def other(key, value, copies):
     """Another value of the same type."""
     special = {
         **copies, "limit": 7, "until": "train", "run_dir": Path("x"), "paths.data": Path("x"),
+        "paths.cmteb": Path("x"), "evaluate.max_latency_ms": 5.0,
         "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
         "hardware.chunk": 3,
         "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,

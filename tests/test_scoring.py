@@ -13,7 +13,8 @@ from finetune import scoring
 from finetune.errors import UserError
 from finetune.records import Score, half, read_dicts, write_jsonl
 
-ROW = {"artifact", "set", "metric", "value", "n", "ci_low", "ci_high", "delta", "p_value"}
+ROW = {"artifact", "set", "metric", "value", "n", "ci_low", "ci_high", "delta", "p_value",
+       "delta_low", "delta_high", "p_holm"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +131,54 @@ def test_graded_pairs_give_spearman_alone(tiny_bundle, tmp_path):
 def test_several_folders_at_once(tiny_bundle, beir, pairs):
     rows = scoring.evaluate(tiny_bundle, [beir, pairs], "all", "fp32")
     assert [(row.set, row.metric) for row in rows if row.set == "lcqmc"] == [
-        ("lcqmc", "spearman"), ("lcqmc", "ap")
+        ("lcqmc", "spearman"), ("lcqmc", "ap"), ("lcqmc", "f1")
     ]  # fmt: skip
-    assert len(rows) == 5
+    assert len(rows) == 6
+
+
+@pytest.fixture(scope="module")
+def reranking(tmp_path_factory) -> Path:
+    """Queries with three candidates each, of which one shares the query's characters."""
+    folder = tmp_path_factory.mktemp("rerank") / "cmedqa"
+    folder.mkdir()
+    texts = ["房东不退押金", "老板不发工资", "网店商品质量", "离婚财产赔偿", "医院医生学校"]
+    write_jsonl(folder / "reranking.jsonl", [
+        {"id": f"{'ab'[i % 2]}-{i}", "query": texts[i % 5] + "吗", "positive": [texts[i % 5]],
+         "negative": [texts[(i + 1) % 5], texts[(i + 2) % 5]]} for i in range(50)
+    ])  # fmt: skip
+    return folder
+
+
+def test_a_reranking_folder_and_its_slices(tiny_bundle, reranking):
+    rows = scoring.evaluate(tiny_bundle, [reranking], "all", "fp32")
+    known = {(row.set, row.metric): row for row in rows}
+    assert known.keys() == {("cmedqa", "map"), ("cmedqa", "mrr@10"),
+                            ("cmedqa/a", "map"), ("cmedqa/b", "map")}  # fmt: skip
+    # One answer each: AP is its reciprocal rank.
+    assert known["cmedqa", "map"].value == known["cmedqa", "mrr@10"].value > 0.8
+    halves = [scoring.evaluate(tiny_bundle, [reranking], part, "fp32")[0].n
+              for part in ("select", "report")]  # fmt: skip
+    assert sum(halves) == 50 and min(halves) > 0
+
+
+def test_long_documents_in_pieces_beside_whole_ones(tiny_bundle, tmp_path):
+    folder = tmp_path / "long"
+    folder.mkdir()
+    texts = ["房东不退押金", "老板不发工资", "网店商品质量", "离婚财产赔偿", "医院医生学校"]
+    # What answers stands behind 600 characters, where the model (64 tokens) does not read.
+    rows = [{"id": f"d{n}", "text": "的一是了我" * 120 + text} for n, text in enumerate(texts)]
+    write_jsonl(folder / "corpus.jsonl", rows)
+    write_jsonl(folder / "queries.jsonl", [
+        {"id": f"q{n}", "text": text + "吗" * (n // 5)} for n, text in enumerate(texts * 8)
+    ])  # fmt: skip
+    lines = [f"q{n}\td{n % 5}\t1" for n in range(40)]
+    (folder / "qrels.tsv").write_text("\n".join(lines) + "\n")
+    rows = scoring.evaluate(tiny_bundle, [folder], "all", "fp32", chunked=True)
+    known = {(row.artifact, row.set, row.metric): row for row in rows}
+    whole = known["onnx-fp32", "long", "ndcg@10"]
+    cut = known["onnx-fp32+chunks", "long", "ndcg@10"]
+    assert whole.delta is None and cut.delta == pytest.approx(cut.value - whole.value)
+    assert cut.n == 40 and cut.p_value is not None
 
 
 def test_saved_scores_are_those_of_the_report(tiny_bundle, beir, tmp_path):

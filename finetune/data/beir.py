@@ -17,11 +17,13 @@ from finetune.records import EvaluationSet, Scored, ScoredSet
 log = logging.getLogger(__name__)
 
 _FILES = ("corpus.jsonl", "queries.jsonl", "qrels.tsv")
+RERANKING = "reranking.jsonl"
 _STS_SPLITS = ("test", "dev")
 _STS_FILES = tuple(f"{split}.jsonl" for split in _STS_SPLITS)
 _SHAPES = (
     "expected a retrieval set (corpus.jsonl and queries.jsonl with id and text, qrels.tsv with "
-    "query id, passage id and score), or a similarity set (test.jsonl or dev.jsonl with "
+    "query id, passage id and score), a reranking set (reranking.jsonl with query, positive and "
+    "negative, the two lists of texts), or a similarity set (test.jsonl or dev.jsonl with "
     "sentence1, sentence2 and label or score); each may be .gz"
 )
 _LINE_END = re.compile(r"[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -31,15 +33,15 @@ Qrels = dict[str, dict[str, int]]
 
 
 def kind(folder: Path) -> str:
-    """Say which shape a folder has: ``beir`` or ``sts`` (a file is ``sts``).
+    """Say which shape a folder has: ``beir``, ``reranking`` or ``sts`` (a file is ``sts``).
 
     Raises:
-        UserError: When it has neither.
+        UserError: When it has none.
     """
     if _is_file(folder):
         return "sts"
     there = _names(folder)
-    for shape, files in (("beir", _FILES), ("sts", _STS_FILES)):
+    for shape, files in (("beir", _FILES), ("reranking", (RERANKING,)), ("sts", _STS_FILES)):
         if any(name in there or f"{name}.gz" in there for name in files):
             return shape
     raise UserError(f"{printable(str(folder))}: holds {listed(there)}; {_SHAPES}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finetune.config import Kind
-from finetune.data import beir, clean
+from finetune.data import beir, clean, reranking
 from finetune.errors import UserError
 from finetune.records import AnySet, Question, ScoredSet, half
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 # What an evaluation folder holds.
 EXPECTED = {
-    Kind.pairs: "corpus.jsonl, queries.jsonl and qrels.tsv",
+    Kind.pairs: "corpus.jsonl, queries.jsonl and qrels.tsv (or reranking.jsonl)",
     Kind.scored: "test.jsonl, dev.jsonl or both",
 }
 
@@ -26,6 +26,8 @@ def read(folder: Path, kind: Kind) -> Splits:
     Raises:
         UserError: With every problem found; a folder of the other shape.
     """
+    if kind is Kind.pairs and beir.kind(folder) == "reranking":
+        return {"test": reranking.read_folder(folder)}
     if kind is Kind.pairs:
         return {"test": beir.read_folder(folder)}
     return {split: beir.read_sts(folder, split) for split in beir.splits(folder)}

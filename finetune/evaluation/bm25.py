@@ -2,10 +2,14 @@
 
 import logging
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from finetune.errors import UserError
 from finetune.evaluation.retrieval import DEPTH, Ranking, ranking
-from finetune.records import EvaluationSet, normalised
+from finetune.records import EvaluationSet, RerankingSet, normalised
 
 
 def rank(evaluation_set: EvaluationSet, depth: int = DEPTH) -> Ranking:
@@ -14,6 +18,32 @@ def rank(evaluation_set: EvaluationSet, depth: int = DEPTH) -> Ranking:
     Raises:
         UserError: When bm25s is not installed.
     """
+    indices, scores = _engine(evaluation_set).retrieve(
+        _queries(evaluation_set),
+        k=min(depth, len(evaluation_set.corpus)),
+        show_progress=False,
+    )
+    ids = tuple(evaluation_set.corpus)
+    return ranking(tuple(evaluation_set.queries), ids, scores, indices)
+
+
+def scores(evaluation_set: RerankingSet) -> list[NDArray[np.float32]]:
+    """Score each query's candidates with bm25s, in their order.
+
+    Raises:
+        UserError: When bm25s is not installed.
+    """
+    engine = _engine(evaluation_set)
+    rows = {name: row for row, name in enumerate(evaluation_set.corpus)}
+    found = []
+    for query, tokens in zip(evaluation_set.queries, _queries(evaluation_set), strict=True):
+        candidates = [rows[name] for name in evaluation_set.candidates[query]]
+        known = engine.get_scores(tokens) if tokens else np.zeros(len(rows), np.float32)
+        found.append(known[candidates])
+    return found
+
+
+def _engine(evaluation_set: EvaluationSet) -> Any:
     try:
         import bm25s
     except ImportError as error:
@@ -21,15 +51,12 @@ def rank(evaluation_set: EvaluationSet, depth: int = DEPTH) -> Ranking:
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every index at debug level
     engine = bm25s.BM25()
     engine.index(_tokens(evaluation_set.corpus.values()), show_progress=False)
+    return engine
+
+
+def _queries(evaluation_set: EvaluationSet) -> list[list[str]]:
     # A query of punctuation alone has no tokens; bm25s fails on an empty one.
-    queries = [list(filter(None, tokens)) for tokens in _tokens(evaluation_set.queries.values())]
-    indices, scores = engine.retrieve(
-        queries,
-        k=min(depth, len(evaluation_set.corpus)),
-        show_progress=False,
-    )
-    ids = tuple(evaluation_set.corpus)
-    return ranking(tuple(evaluation_set.queries), ids, scores, indices)
+    return [list(filter(None, tokens)) for tokens in _tokens(evaluation_set.queries.values())]
 
 
 def bigrams(text: str) -> list[str]:

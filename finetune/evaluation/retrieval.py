@@ -1,4 +1,4 @@
-"""Rank a corpus for queries, and score the ranking.
+"""Rank a corpus for queries, and score the ranking as trec_eval does.
 
 Metrics per query, with relevance ``rel`` from the qrels and ``@k`` cutting the ranking:
 
@@ -6,10 +6,12 @@ Metrics per query, with relevance ``rel`` from the qrels and ``@k`` cutting the 
   (Järvelin & Kekäläinen 2002, linear gain as trec_eval).
 - ``mrr@10``: 1 / rank of the first relevant document, 0 beyond rank 10.
 - ``recall@100``: share of the relevant documents among the first 100.
+
+Documents with equal scores stand in falling order of their ids, as trec_eval puts them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +25,16 @@ DEPTH = 100
 
 @dataclass(frozen=True)
 class Ranking:
-    """The first documents of each query: ids best first, and their scores ``[n, depth]``."""
+    """The first documents of each query: ids best first, and their scores ``[n, depth]``.
+
+    ``answers`` are the cosines of each query's relevant documents, whatever their place; none
+    where the scores are no cosines.
+    """
 
     queries: tuple[str, ...]
     documents: tuple[tuple[str, ...], ...]
     scores: NDArray[np.float32]
+    answers: tuple[Mapping[str, float], ...] = ()
 
 
 def rank(
@@ -49,7 +56,8 @@ def rank(
     if corpus is None:
         corpus = encoder.encode(list(evaluation_set.corpus.values()), progress=progress)
     scores, indices = top_k(queries, corpus, DEPTH)
-    return ranking(tuple(evaluation_set.queries), tuple(evaluation_set.corpus), scores, indices)
+    found = ranking(tuple(evaluation_set.queries), tuple(evaluation_set.corpus), scores, indices)
+    return replace(found, answers=tuple(_answers(evaluation_set, queries, corpus)))
 
 
 def ranking(
@@ -58,9 +66,28 @@ def ranking(
     scores: NDArray[np.float32],
     indices: NDArray[np.integer],
 ) -> Ranking:
-    """Make a ranking of ids from the row indices of a search."""
-    rows = tuple(tuple(documents[i] for i in row) for row in indices.tolist())
-    return Ranking(tuple(queries), rows, scores)
+    """Make a ranking of ids from the row indices of a search, whose scores fall along each row."""
+    rows = []
+    for found, values in zip(indices.tolist(), scores.tolist(), strict=True):
+        ids = [documents[index] for index in found]
+        if len(set(values)) < len(values):
+            ids.sort(reverse=True)
+            known = dict(zip((documents[index] for index in found), values, strict=True))
+            ids.sort(key=known.__getitem__, reverse=True)  # stable: equal ones stay as they are
+        rows.append(tuple(ids))
+    return Ranking(tuple(queries), tuple(rows), scores)
+
+
+def _answers(
+    evaluation_set: EvaluationSet, queries: NDArray[np.floating], corpus: NDArray[np.floating]
+) -> Iterator[dict[str, float]]:
+    """Yield the cosines of each query's relevant documents."""
+    rows = {document: row for row, document in enumerate(evaluation_set.corpus)}
+    for query, vector in zip(evaluation_set.queries, queries, strict=True):
+        relevance = evaluation_set.qrels.get(query, {})
+        ids = [document for document, value in relevance.items() if value > 0 and document in rows]
+        cosines = np.asarray(corpus[[rows[document] for document in ids]]) @ vector if ids else []
+        yield {document: float(cosine) for document, cosine in zip(ids, cosines, strict=True)}
 
 
 def score(

@@ -2,21 +2,39 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune.inference import Encoder
 
 _SINGLES = 30
+_RESAMPLES = 1_000
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Latency of one query in milliseconds (median), and passages a second in bulk."""
+    """How fast an encoder is.
+
+    Attributes:
+        latency_ms: Median latency of one query in milliseconds.
+        latency_low: Lower end of the median's 95 % interval.
+        latency_high: Its upper end.
+        timed: Queries that were timed.
+        texts_per_second: Passages a second in bulk.
+    """
 
     latency_ms: float
+    latency_low: float
+    latency_high: float
+    timed: int
     texts_per_second: float
+
+    @property
+    def told(self) -> dict[str, float]:
+        """The fields, rounded to what a clock can tell."""
+        return {key: round(value, 2) for key, value in asdict(self).items()}
 
 
 def measure(encoder: Encoder, queries: Sequence[str], passages: Sequence[str]) -> Speed:
@@ -30,4 +48,11 @@ def measure(encoder: Encoder, queries: Sequence[str], passages: Sequence[str]) -
     start = time.perf_counter()
     encoder.encode(list(passages))
     seconds = time.perf_counter() - start
-    return Speed(1000 * float(np.median(latencies)), len(passages) / seconds)
+    return Speed(*_median(1000 * np.array(latencies)), len(latencies), len(passages) / seconds)
+
+
+def _median(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The median and the ends of its 95 % bootstrap interval."""
+    rows = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[rows], axis=1), [2.5, 97.5])
+    return float(np.median(values)), float(low), float(high)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from finetune.inference import Encoder
 from finetune.records import Scored
 
-METRICS = ("spearman", "ap")
+METRICS = ("spearman", "ap", "f1")
 
 Values = NDArray[np.float64]
 
@@ -33,7 +33,7 @@ def similarities(
 
 
 def score(cosines: NDArray[np.floating], scores: NDArray[np.floating]) -> dict[str, Values]:
-    """Score pairs: ``spearman``, and ``ap`` where the scores are labels, 0 or 1.
+    """Score pairs: ``spearman``, and ``ap`` and ``f1`` where the scores are labels, 0 or 1.
 
     Args:
         cosines: ``[n]``, by a model.
@@ -45,6 +45,7 @@ def score(cosines: NDArray[np.floating], scores: NDArray[np.floating]) -> dict[s
     values = {"spearman": spearman(cosines, scores)}
     if set(np.unique(scores).tolist()) == {0.0, 1.0}:
         values["ap"] = average_precision(cosines, scores)
+        values["f1"] = best_f1(cosines, scores)
     return values
 
 
@@ -87,6 +88,41 @@ def average_precision(cosines: NDArray[np.floating], labels: NDArray[np.floating
     loss = _up_to(cosines, hits * precision / reached)
     slope = (hits * (precision - average) + hits * gain - loss) / alike
     return np.asarray(average + n * slope)
+
+
+def best_f1(cosines: NDArray[np.floating], labels: NDArray[np.floating]) -> Values:
+    """F1 of 0/1 labels at the best threshold: pairs with this cosine or a higher one are alike.
+
+    ``F1 = 2 x TP / (predicted + alike)``. A pair's weight moves the threshold too, but F1 does not
+    change with the threshold at its best.
+
+    Returns:
+        ``[n]`` values whose mean is the F1.
+    """
+    hits: Values = (labels > 0).astype(np.float64)
+    predicted: Values = (cosines >= threshold(cosines, labels)).astype(np.float64)
+    both = predicted + hits
+    f1 = 2 * (predicted * hits).mean() / both.mean()
+    return np.asarray(f1 + (2 * predicted * hits - f1 * both) / both.mean())
+
+
+def threshold(cosines: NDArray[np.floating], labels: NDArray[np.floating]) -> float:
+    """The cosine from which on pairs are called alike, for the best F1: between two neighbours.
+
+    Of several equally good ones, the highest. Where all are called alike, the lowest cosine.
+    """
+    found, f1 = f1_curve(cosines, labels)
+    best = int(np.argmax(f1))
+    return float(found[best : best + 2].mean())
+
+
+def f1_curve(cosines: NDArray[np.floating], labels: NDArray[np.floating]) -> tuple[Values, Values]:
+    """Return the distinct cosines, highest first, and F1 where each is the threshold."""
+    order = np.argsort(-cosines, kind="stable")
+    found = cosines[order].astype(np.float64)
+    hits = np.cumsum(labels[order] > 0)
+    ends = np.append(np.flatnonzero(np.diff(found)), len(found) - 1)  # ties are not parted
+    return found[ends], 2 * hits[ends] / (ends + 1 + hits[-1])
 
 
 def ranks(values: NDArray[np.floating]) -> Values:

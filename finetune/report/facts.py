@@ -8,15 +8,17 @@ from typing import Any
 from finetune.config import Distill, Evaluate, Model
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
-from finetune.records import AnySet, EvaluationSet, ScoredSet
+from finetune.records import AnySet, EvaluationSet, RerankingSet, ScoredSet
 
-# The metrics that decide: of retrieval sets, of scored sets.
-MAIN = (EvaluationSet.main, ScoredSet.main)
-METRIC_NAMES = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@100",
-                "spearman": "Spearman", "ap": "AP"}  # fmt: skip
+# The metrics that decide: of retrieval sets, of scored sets, of reranking sets.
+MAIN = (EvaluationSet.main, ScoredSet.main, RerankingSet.main)
+METRIC_NAMES = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10", "recall@100": "Recall@100", "map": "MAP",
+                "spearman": "Spearman", "ap": "AP", "f1": "best F1"}  # fmt: skip
 BASELINES = ("bm25",)
 ARTIFACTS = ("base", "tuned", "onnx-fp32", "onnx-fp16", "onnx-int8-dynamic", "onnx-int8-static",
              "openvino-int8")  # fmt: skip
+
+SETS = "sets.json"  # beside outcomes: digests of the sets that they are of
 
 # Of each artifact, by set, what every query got.
 Outcomes = Mapping[str, Mapping[str, Outcome]]
@@ -46,6 +48,8 @@ class Facts:
         general_set: Name of the set on which forgetting was measured; None where it was not.
         merge: Content of ``merge.json``; None where the tuned model was left as it is.
         distill: Of a student: then the base is its teacher.
+        select: The folder with ``<artifact>/<set>.jsonl`` of the select half, and that half.
+        cmteb: Rows of C-MTEB, as `finetune.evaluation.cmteb.rows` gathers them.
     """
 
     recipe: str
@@ -65,6 +69,8 @@ class Facts:
     general_set: str | None = None
     merge: Mapping[str, Any] | None = None
     distill: Distill | None = None
+    select: tuple[Path, AnySet] | None = None
+    cmteb: Sequence[Mapping[str, Any]] = ()
 
     @property
     def kept_base(self) -> bool:
@@ -98,8 +104,8 @@ def read_outcomes(facts: Facts) -> dict[str, dict[str, Outcome]]:
     """Read every outcome: artifacts in telling order, the domain's set before the others."""
     found: dict[str, dict[str, Outcome]] = {}
     for folder in facts.outcomes:
-        for path in sorted(folder.glob("*/*.jsonl")):
-            found.setdefault(path.parent.name, {})[path.stem] = read_outcome(path)
+        for artifact, by_set in read_folder(folder).items():
+            found.setdefault(artifact, {}).update(by_set)
     return {
         artifact: {
             name: found[artifact][name]
@@ -107,6 +113,14 @@ def read_outcomes(facts: Facts) -> dict[str, dict[str, Outcome]]:
         }
         for artifact in in_order(found)
     }
+
+
+def read_folder(folder: Path) -> dict[str, dict[str, Outcome]]:
+    """Read a folder with ``<artifact>/<set>.jsonl``."""
+    found: dict[str, dict[str, Outcome]] = {}
+    for path in sorted(folder.glob("*/*.jsonl")):
+        found.setdefault(path.parent.name, {})[path.stem] = read_outcome(path)
+    return found
 
 
 def counted(metric: str) -> str:

@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from finetune.records import Score
 from finetune.report.examples import Example
-from finetune.report.facts import METRIC_NAMES, Facts, counted, is_cut
+from finetune.report.facts import METRIC_NAMES, Facts, counted, in_order, is_cut
 from finetune.report.scores import by_length
+from finetune.report.similarity import NOTE
 from finetune.report.verdict import p_text
 
 _TEXT = 300  # characters of a passage that an example shows
@@ -42,6 +43,8 @@ def render(
         slices=list(_slices(rows)),
         speed=[{**row, "parity": _parity(row["artifact"], facts)} for row in report["speed"]],
         plots=[{"caption": caption, "svg": svg} for caption, svg in plots.values()],
+        similarity=list(_similarity(report)),
+        shift=NOTE,
         changed=changed,
         facts=list(_fact_tables(facts)),
         merge=facts.merge,
@@ -81,7 +84,7 @@ def _tables(rows: Sequence[Score]) -> Iterator[dict[str, Any]]:
             cells = [known[artifact, name, metric] for metric in metrics]
             main = cells[0]
             lines.append({
-                "artifact": artifact, "cells": cells, "delta": main.delta, "p_value": main.p_value,
+                "artifact": artifact, "cells": cells, "delta": main.delta, "p_holm": main.p_holm,
             })  # fmt: skip
         yield {
             "set": name,
@@ -100,6 +103,13 @@ def _slices(rows: Sequence[Score]) -> Iterator[dict[str, Any]]:
         if base and tuned:
             metric = METRIC_NAMES[base.metric]
             yield {"set": name, "n": base.n, "metric": metric, "base": base, "tuned": tuned}
+
+
+def _similarity(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Cosines of answers and of what is none, and the threshold between them, by artifact."""
+    for artifact in in_order(report["similarity"]):
+        threshold = report["thresholds"].get(artifact)
+        yield {"artifact": artifact, **report["similarity"][artifact], "threshold": threshold}
 
 
 def _parity(artifact: str, facts: Facts) -> str:

@@ -2,32 +2,40 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.evaluation.artifacts import Outcome
-from finetune.evaluation.statistics import compare, interval
+from finetune.evaluation.slices import FEWEST
+from finetune.evaluation.statistics import compare, holm, interval
 from finetune.records import Score
 from finetune.report.facts import BASELINES, MAIN, METRIC_NAMES, Outcomes, in_order, is_cut
 
-_FEWEST_IN_SLICE = 20  # queries; below, an interval is too wide to say anything
 _SLICES = range(2, 13)  # one slice is the set; more than 12 are ids, not kinds
 
 Rows = NDArray[np.int64]
+Kinds = Mapping[str, Mapping[str, Sequence[str]]]
 Values = NDArray[np.float64]
 
 
-def measure(outcomes: Outcomes, samples: int, seed: int) -> list[Score]:
+def measure(outcomes: Outcomes, samples: int, seed: int, kinds: Kinds | None = None) -> list[Score]:
     """Score every artifact on every set and slice, and compare it with the base.
 
     Baselines (BM25) and the base itself are not compared: delta and p-value are None.
     Slices are scored by the metric that decides alone.
+
+    Args:
+        outcomes: By artifact and set.
+        samples: Of the bootstrap and the randomisation test.
+        seed: Of both.
+        kinds: Ids by slice of each set, as `finetune.evaluation.slices` finds them; slices by the
+            prefix of the ids are found here.
     """
     base = outcomes.get("base", {})
-    return [
+    return _adjusted([
         score
         for artifact, by_set in outcomes.items()
         for name, outcome in by_set.items()
@@ -38,8 +46,9 @@ def measure(outcomes: Outcomes, samples: int, seed: int) -> list[Score]:
             None if artifact in ("base", *BASELINES) else base.get(name),
             samples,
             seed,
+            (kinds or {}).get(name, {}),
         )
-    ]
+    ])  # fmt: skip
 
 
 def slices(queries: Sequence[str]) -> dict[str, Rows]:
@@ -54,8 +63,15 @@ def slices(queries: Sequence[str]) -> dict[str, Rows]:
         prefix, dash, _ = query.rpartition("-")
         if dash and prefix:
             rows[prefix].append(row)
-    large = {key: np.array(rows[key]) for key in sorted(rows) if len(rows[key]) >= _FEWEST_IN_SLICE}
+    large = {key: np.array(rows[key]) for key in sorted(rows) if len(rows[key]) >= FEWEST}
     return large if len(large) in _SLICES else {}
+
+
+def rows_of(kinds: Mapping[str, Sequence[str]], queries: Sequence[str]) -> dict[str, Rows]:
+    """Row numbers of each slice among the queries that were scored."""
+    places = {query: row for row, query in enumerate(queries)}
+    found = {key: [places[each] for each in ids if each in places] for key, ids in kinds.items()}
+    return {key: np.array(rows) for key, rows in found.items() if rows}
 
 
 def speed_rows(speeds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -103,21 +119,38 @@ def paired(one: Outcome, other: Outcome, metric: str | None = None) -> tuple[Val
 
 
 def _measure_set(
-    artifact: str, name: str, outcome: Outcome, base: Outcome | None, samples: int, seed: int
+    artifact: str,
+    name: str,
+    outcome: Outcome,
+    base: Outcome | None,
+    samples: int,
+    seed: int,
+    kinds: Mapping[str, Sequence[str]],
 ) -> Iterator[Score]:
     everything = np.arange(len(outcome.queries))
     parts = [(name, metric, everything) for metric in outcome.metrics]
-    for key, rows in slices(outcome.queries).items():
+    for key, rows in (slices(outcome.queries) | rows_of(kinds, outcome.queries)).items():
         parts.append((f"{name}/{key}", outcome.main, rows))
     for part, metric, rows in parts:
         values = outcome.metrics[metric][rows]
-        delta = p_value = None
+        compared: dict[str, float] = {}
         if base is not None:
             before, after = paired(base, outcome, metric)
-            difference = compare(before[rows], after[rows], samples, seed)
-            delta, p_value = difference.delta, difference.p_value
+            found = compare(before[rows], after[rows], samples, seed)
+            compared = {"delta": found.delta, "p_value": found.p_value,
+                        "delta_low": found.ci_low, "delta_high": found.ci_high}  # fmt: skip
         # A resampled mean of a correlation's values may pass its bounds.
         low, high = np.clip(interval(values, samples, seed), -1, 1).tolist()
-        yield Score(
-            artifact, part, metric, float(values.mean()), len(rows), low, high, delta, p_value
-        )
+        yield Score(artifact, part, metric, float(values.mean()), len(rows), low, high, **compared)
+
+
+def _adjusted(rows: list[Score]) -> list[Score]:
+    """Add to each p-value what it is among all sets, or all slices, by the same metric."""
+    families: dict[tuple[str, str, bool], dict[int, float]] = defaultdict(dict)
+    for place, row in enumerate(rows):
+        if row.p_value is not None:
+            families[row.artifact, row.metric, "/" in row.set][place] = row.p_value
+    for found in families.values():
+        for place, value in zip(found, holm(list(found.values())), strict=True):
+            rows[place] = replace(rows[place], p_holm=value)
+    return rows

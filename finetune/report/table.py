@@ -36,8 +36,9 @@ def terminal(report: Mapping[str, Any]) -> Group:
         for gate in report["gates"]
     ]
     note = "scores in points ± half the 95 % interval; Δ: difference to the base"
-    return Group(*_tables(report), *_lengths(report), Text(note, style="dim"), *gates,
-                 Text(report["verdict"], style="bold"))  # fmt: skip
+    parts: list[RenderableType] = [*_tables(report), *_lengths(report), Text(note, style="dim")]
+    parts += [*_cmteb(report.get("cmteb", ())), *gates, Text(report["verdict"], style="bold")]
+    return Group(*parts)
 
 
 def _tables(report: Mapping[str, Any]) -> Iterator[Table]:
@@ -73,11 +74,34 @@ def _lengths(report: Mapping[str, Any]) -> Iterator[Table]:
         yield table
 
 
+def _cmteb(rows: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """Yield C-MTEB's table: a row a task, the published score of the base beside the others."""
+    if not rows:
+        return
+    known = {(row["task"], row["artifact"]): row for row in rows}
+    artifacts = in_order({row["artifact"] for row in rows})
+    title = Text("C-MTEB", style="bold")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task", overflow="fold")
+    for heading in ("published", *artifacts):
+        table.add_column(heading, justify="right", overflow="fold")
+    for task in dict.fromkeys(row["task"] for row in rows):
+        found = [known.get((task, artifact)) for artifact in artifacts]
+        seen = any(row is not None and row["contaminated"] for row in found)
+        told = next((row["published"] for row in found if row and row["published"]), None)
+        values = [told, *(row["value"] if row else None for row in found)]
+        cells = ["" if value is None else f"{100 * value:.2f}" for value in values]
+        table.add_row(Text(f"{task} *" if seen else task), *cells)
+    yield table
+    note = "mteb's scores x 100; published: of the base; *: this or similar data was trained on"
+    yield Text(note, style="dim")
+
+
 def _score_cells(row: Mapping[str, Any]) -> Sequence[str]:
     value = f"{100 * row['value']:.1f} ±{50 * (row['ci_high'] - row['ci_low']):4.1f}"
     if row["delta"] is None:
         return value, "", ""
-    return value, f"{100 * row['delta']:+.1f}", p_text(row["p_value"]).removeprefix("= ")
+    return value, f"{100 * row['delta']:+.1f}", p_text(row["p_holm"]).removeprefix("= ")
 
 
 def _speed_cells(row: Mapping[str, Any] | None) -> Sequence[str]:

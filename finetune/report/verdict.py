@@ -35,8 +35,9 @@ def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> str
 def _comparison(gain: Gate, facts: Facts) -> str:
     name, settings, metric = facts.domain_set, facts.evaluate, METRIC_NAMES[facts.metric]
     half = (gain.ci_high - gain.ci_low) / 2
-    p_value = f"p {p_text(gain.p_value)}"
-    if gain.p_value >= settings.alpha:
+    chance = 1.0 if gain.p_value is None else gain.p_value
+    p_value = f"p {p_text(chance)}"
+    if chance >= settings.alpha:
         return (
             f"Inside the noise: {100 * gain.value:+.1f} ± {100 * half:.1f} points {metric} against "
             f"the base on {name} ({p_value}, {gain.n} {counted(facts.metric)})"

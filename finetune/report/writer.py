@@ -1,6 +1,7 @@
 """Build every file of a report from the facts of a run."""
 
 import dataclasses
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,15 @@ from typing import Any
 from markupsafe import Markup
 
 from finetune.config import Distill, to_dict
-from finetune.records import Score, read_dicts, write_json
+from finetune.evaluation.slices import slices
+from finetune.records import EvaluationSet, Score, digest, read_dicts, write_json
 from finetune.report import card, page
 from finetune.report.examples import Example, changed
 from finetune.report.facts import (
     BASELINES,
     MAIN,
     METRIC_NAMES,
+    SETS,
     Facts,
     Outcomes,
     is_cut,
@@ -23,13 +26,16 @@ from finetune.report.facts import (
 from finetune.report.gates import judge
 from finetune.report.plots import Bar, Dot, bars, curve, scatter
 from finetune.report.scores import by_length, measure, speed_rows
+from finetune.report.similarity import calibrated, false_neighbours, similarity
 from finetune.report.verdict import verdict
 
 Plots = dict[str, tuple[str, Markup]]
 
 
 def build(facts: Facts, out: Path) -> dict[str, Any]:
-    """Write ``report.json``, ``report.html``, ``README.md`` and ``plots/*.svg``.
+    """Write ``report.json``, ``report.html``, ``README.md``, ``plots/*.svg`` and ``outcomes/``.
+
+    Where the select half was scored, ``thresholds.json`` too.
 
     Args:
         facts: What the run found out.
@@ -39,7 +45,8 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
         The content of ``report.json``; the pipeline fills ``stages`` when it publishes.
     """
     outcomes = read_outcomes(facts)
-    rows = measure(outcomes, facts.evaluate.samples, facts.seed)
+    kinds = {each.name: slices(each, facts.model.max_length) for each in facts.sets}
+    rows = measure(outcomes, facts.evaluate.samples, facts.seed, kinds)
     gates = judge(outcomes, facts)
     scores = [row for row in rows if row.artifact not in BASELINES]
     report: dict[str, Any] = {
@@ -55,9 +62,16 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
         "training": facts.training and dict(facts.training),
         "merge": facts.merge and dict(facts.merge),
         "parity": dict(facts.parity),
+        "cmteb": [dict(row) for row in facts.cmteb],
         "notes": list(_notes(facts, rows)),
     }
+    domain = next((each for each in facts.sets if each.name == facts.domain_set), None)
+    report["similarity"] = similarity(outcomes, domain) if domain else {}
+    report["thresholds"] = calibrated(facts, outcomes)
+    if report["thresholds"]:
+        write_json(out / "thresholds.json", report["thresholds"])
     plots = _plots(facts, rows)
+    _keep_outcomes(facts, out / "outcomes")
     _write(out, facts, report, _changed(facts, outcomes), plots)
     return report
 
@@ -76,6 +90,13 @@ def _write(
     (out / "plots").mkdir(exist_ok=True)
     for name, (_, svg) in plots.items():
         (out / "plots" / f"{name}.svg").write_text(svg, encoding="utf-8")
+
+
+def _keep_outcomes(facts: Facts, out: Path) -> None:
+    """Put together what each query got, and which sets those were, for later comparisons."""
+    for folder in facts.outcomes:
+        shutil.copytree(folder, out, dirs_exist_ok=True)
+    write_json(out / SETS, {each.name: digest(each) for each in facts.sets})
 
 
 def _about(facts: Facts) -> dict[str, Any]:
@@ -113,6 +134,9 @@ def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[str]:
         )
     for name in facts.contaminated:
         yield f"The base saw {name} in training: its score there is too good, and so may others be."
+    seen = sorted({row["task"] for row in facts.cmteb if row["contaminated"]})
+    if seen:
+        yield f"Of C-MTEB, data of {', '.join(seen)} was trained on: scores there are too good."
     if "unknown" in facts.model.trained_on:
         yield "What the base was trained on is unknown, so that any set here may be contaminated."
 
@@ -128,7 +152,13 @@ def _changed(facts: Facts, outcomes: Outcomes) -> list[tuple[str, list[Example]]
     if base is None or tuned is None or texts is None:
         return []
     rose, fell = changed(base, tuned, texts)
-    return [("Improved most", rose), ("Got worse most", fell)]
+    found = [("Improved most", rose), ("Got worse most", fell)]
+    if isinstance(texts, EvaluationSet):
+        worst = false_neighbours(tuned, texts)
+        found.append(
+            ("Hardest false neighbours: no answers that the tuned model puts first", worst)
+        )
+    return found
 
 
 def _plots(facts: Facts, rows: Sequence[Score]) -> Plots:

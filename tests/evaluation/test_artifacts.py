@@ -48,6 +48,9 @@ def test_what_each_query_got(tmp_path):
     np.testing.assert_allclose(found.metrics["recall@100"], [1.0, 1.0])
     assert found.top[0][0] == "d3" and len(found.top[0]) == 10
     assert found.top[1][:3] == ("d7", "d6", "d8")
+    cosines = np.cos(np.array([0, 49 - 36, 64 - 49]) / 200)
+    assert found.scores[1][:3] == pytest.approx(cosines)
+    assert found.answers == ({"d3": pytest.approx(1)}, {"d8": pytest.approx(cosines[2])})
 
 
 def test_a_corpus_that_sets_share_is_encoded_once(tmp_path):
@@ -65,11 +68,12 @@ def test_a_corpus_that_sets_share_is_encoded_once(tmp_path):
 def test_an_outcome_comes_back_as_written(tmp_path):
     written = Outcome(
         ("q-一", "q-二"), {metric: np.array([0.1, 1 / 3]) for metric in METRICS},
-        (("a", "b"), ()),
+        (("a", "b"), ()), (), ((0.5, 0.25), ()), ({"b": 0.25}, {}),
     )  # fmt: skip
     write_outcome(tmp_path / "a.jsonl", written)
     found = read_outcome(tmp_path / "a.jsonl")
     assert (found.queries, found.top) == (written.queries, written.top)
+    assert (found.scores, found.answers) == (written.scores, written.answers)
     for metric in METRICS:
         assert found.metrics[metric].tolist() == written.metrics[metric].tolist()
 

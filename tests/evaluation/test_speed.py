@@ -39,6 +39,10 @@ def test_latency_is_the_median_of_single_queries_and_the_first_call_does_not_cou
     found = speed.measure(encoder, queries, passages)
     assert found.latency_ms == pytest.approx(2.0)
     assert found.texts_per_second == pytest.approx(1000)
+    # A third of 30 are slow: in some resamples half of them are.
+    assert (found.latency_low, found.timed) == (pytest.approx(2.0), 30)
+    assert found.latency_low <= found.latency_high <= 100.1
+    assert found.told["latency_ms"] == 2.0 and found.told["texts_per_second"] == 1000
     assert encoder.asked[0] == ("query", ["问0"])
     assert encoder.asked[1:31] == [("query", [query]) for query in queries[:30]]
     assert encoder.asked[31:] == [("passage", passages)]

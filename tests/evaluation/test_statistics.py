@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from finetune.evaluation.statistics import compare, interval, smallest_difference
+from finetune.evaluation.statistics import (
+    compare,
+    compare_seeds,
+    holm,
+    interval,
+    interval_of_seeds,
+    power,
+    smallest_difference,
+)
 
 
 def test_values_that_do_not_vary_have_no_interval_to_speak_of():
@@ -97,7 +105,7 @@ def test_a_true_difference_of_the_smallest_size_is_found_4_times_in_5():
     spread = rng.normal(0, 0.2, 100_000)
     # 2.8 x .2 / sqrt(100)
     smallest = smallest_difference(spread[:100] / spread[:100].std(ddof=1) * 0.2)
-    assert smallest == pytest.approx(0.056)
+    assert smallest == pytest.approx(0.056, rel=1e-3)
     hits = 0
     for trial in range(300):
         differences = spread[1000 + 100 * trial :][:100] + smallest
@@ -107,8 +115,89 @@ def test_a_true_difference_of_the_smallest_size_is_found_4_times_in_5():
 
 def test_one_query_shows_no_difference_however_large():
     assert smallest_difference(np.array([0.9])) == float("inf")
+    # Nor do five: see the p-value of five wins in five.
+    assert smallest_difference(np.full(5, 0.9)) == float("inf")
+    assert smallest_difference(np.full(6, 0.9)) == 0.0
 
 
 def test_other_queries_cannot_be_compared():
     with pytest.raises(ValueError, match="the same queries"):
         compare(np.zeros(3), np.zeros(4), 100)
+
+
+def test_queries_that_do_not_change_do_not_change_the_p_value():
+    few = compare(np.zeros(5), np.ones(5), 50_000)
+    many = compare(np.zeros(500), np.repeat([1.0, 0.0], [5, 495]), 50_000)
+    assert many.p_value == pytest.approx(few.p_value, abs=0.004)
+
+
+def test_holm_by_hand():
+    # Sorted .01, .02, .03, .04 by 4, 3, 2, 1: .04, .06, .06, .04, and never less than before.
+    assert holm([0.02, 0.01, 0.04, 0.03]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.6]) == [1.0, 1.0] and holm([0.04]) == [0.04] and holm([]) == []
+
+
+def test_holm_keeps_the_share_of_false_alarms_among_many_tests():
+    rng = np.random.default_rng(3)
+    alarms = [min(holm(rng.random(20).tolist())) < 0.05 for _ in range(2000)]
+    assert np.mean(alarms) <= 0.065
+    raw = [rng.random(20).min() < 0.05 for _ in range(2000)]
+    assert np.mean(raw) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("times", "found"), [(1.96, 0.5), (2.8016, 0.8), (3.605, 0.95), (0, 0.025)]
+)
+def test_power_by_hand(times, found):
+    # A difference of so many standard errors; .3 / sqrt(400) = .015.
+    assert power(times * 0.015, 0.3, 400) == pytest.approx(found, abs=1e-3)
+
+
+def test_power_without_spread():
+    assert power(0.01, 0.0, 50) == 1.0 and power(0.0, 0.0, 50) == 0.0
+
+
+def test_the_smallest_difference_is_that_of_80_percent_power():
+    differences = np.random.default_rng(4).normal(0, 0.25, 300)
+    smallest = smallest_difference(differences)
+    assert power(smallest, differences.std(ddof=1), 300) == pytest.approx(0.8)
+
+
+def test_one_seed_each_is_a_paired_comparison():
+    rng = np.random.default_rng(0)
+    base, other = rng.random((2, 60))
+    assert compare_seeds(base[None], other[None], 500, 3) == compare(base, other, 500, 3)
+    assert interval_of_seeds(base[None], 500, 3) == interval(base, 500, 3)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    rng = np.random.default_rng(1)
+    base = rng.random(400)
+    steady = np.stack([base + 0.02, base + 0.02, base + 0.02])
+    found = compare_seeds(base[None], steady, 2000)
+    assert found.delta == pytest.approx(0.02) and found.ci_low == pytest.approx(0.02)
+    # The same mean from seeds that come out .0, .02 and .04: standard error .02 / sqrt(3), times
+    # 4.3, the 97.5 % point of t with 2 degrees of freedom.
+    apart = np.stack([base, base + 0.02, base + 0.04])
+    found = compare_seeds(base[None], apart, 20_000)
+    assert found.delta == pytest.approx(0.02)
+    half = 4.303 * 0.02 / np.sqrt(3)
+    assert found.ci_high - found.delta == pytest.approx(half, rel=0.06)
+    assert found.p_value == pytest.approx(0.2254, abs=0.01)  # of t = sqrt(3)
+    low, high = interval_of_seeds(apart, 2000)
+    assert low < interval(base + 0.02, 2000)[0] and high > interval(base + 0.02, 2000)[1]
+
+
+def test_seeds_that_do_nothing_are_seldom_called_better():
+    rng = np.random.default_rng(2)
+    alarms = 0
+    for _ in range(300):
+        queries = rng.random(80)
+        runs = queries + rng.normal(0, 0.03, (6, 1)) + rng.normal(0, 0.1, (6, 80))
+        alarms += compare_seeds(runs[:3], runs[3:], 400).p_value < 0.05
+    assert alarms / 300 <= 0.07
+
+
+def test_seeds_on_other_queries_cannot_be_compared():
+    with pytest.raises(ValueError, match="the same queries"):
+        compare_seeds(np.zeros((2, 3)), np.zeros((1, 4)), 100)

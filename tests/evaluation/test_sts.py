@@ -1,12 +1,20 @@
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from finetune.evaluation.statistics import compare, interval
-from finetune.evaluation.sts import average_precision, ranks, score, similarities, spearman
+from finetune.evaluation.sts import (
+    average_precision,
+    best_f1,
+    ranks,
+    score,
+    similarities,
+    spearman,
+    threshold,
+)
 from finetune.records import Scored
 
 
@@ -59,6 +67,31 @@ def test_average_precision_by_hand(cosines, labels, expected):
     assert found.shape == (len(cosines),) and found.mean() == pytest.approx(expected)
 
 
+def reference_f1(cosines, labels):
+    precision, recall, _ = precision_recall_curve(labels, cosines)
+    return np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))
+
+
+@pytest.mark.parametrize(
+    ("cosines", "labels", "f1", "where"),
+    [
+        ([0.9, 0.8, 0.7, 0.6], [1, 1, 0, 0], 1.0, 0.75),
+        # all three called alike: 2 x 2 / (3 + 2), better than none or the first two
+        ([0.9, 0.8, 0.7], [0, 1, 1], 0.8, 0.7),
+        # a tie is not parted: with it 2 of 3, without it nothing
+        ([0.9, 0.9, 0.7, 0.1], [1, 0, 1, 0], 0.8, 0.4),
+        # the first alone and the first three are as good: the higher threshold
+        ([0.9, 0.8, 0.7], [1, 0, 0], 1.0, 0.85),
+    ],
+)
+def test_best_f1_by_hand(cosines, labels, f1, where):
+    cosines, labels = np.array(cosines), np.array(labels, float)
+    found = best_f1(cosines, labels)
+    assert found.shape == (len(cosines),) and found.mean() == pytest.approx(f1)
+    assert threshold(cosines, labels) == pytest.approx(where)
+
+
+@settings(deadline=None)  # scikit-learn takes its time on a busy machine
 @given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=40))
 def test_against_scikit_learn_and_scipy_with_ties(rows):
     cosines = np.array([cosine / 5 for cosine, _ in rows], np.float32)
@@ -67,6 +100,7 @@ def test_against_scikit_learn_and_scipy_with_ties(rows):
     assert average_precision(cosines, labels).mean() == pytest.approx(
         average_precision_score(labels, cosines)
     )
+    assert best_f1(cosines, labels).mean() == pytest.approx(reference_f1(cosines, labels))
     assume(len(set(labels)) > 1 and len(set(cosines.tolist())) > 1)
     assert spearman(cosines, labels).mean() == pytest.approx(spearmanr(labels, cosines).statistic)
 
@@ -75,9 +109,11 @@ def test_ranks_lie_between_0_and_1_and_ties_share_one():
     assert ranks(np.array([5.0, 1.0, 3.0, 3.0])).tolist() == [0.875, 0.125, 0.5, 0.5]
 
 
-def test_labels_are_scored_twice_and_other_scores_once():
+def test_labels_are_scored_in_three_ways_and_other_scores_once():
     cosines = np.array([0.1, 0.2, 0.3])
-    assert list(score(cosines, np.array([0.0, 1.0, 1.0]))) == ["spearman", "ap"]
+    assert list(score(cosines, np.array([0.0, 1.0, 1.0]))) == [
+        "spearman", "ap", "f1"
+    ]  # fmt: skip
     for scores in ([0.0, 0.5, 1.0], [0.0, 2.0, 2.0], [0.0, 1.0, 5.0]):
         assert list(score(cosines, np.array(scores))) == ["spearman"]
 
@@ -99,6 +135,7 @@ def noisy(n, scores, noise, seed=0):
     [
         (spearman, lambda cosines, labels: spearmanr(cosines, labels).statistic),
         (average_precision, lambda cosines, labels: average_precision_score(labels, cosines)),
+        (best_f1, reference_f1),
     ],
 )
 def test_a_pairs_value_is_what_the_metric_gains_from_more_of_it(values, reference, row):

@@ -35,7 +35,8 @@ def facts(tmp_path) -> Facts:
         {"step": 40, "eval_ndcg@10": 0.55},
     ]
     curves.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    speed = {"latency_ms": 3.0, "texts_per_second": 250.0, "bytes": 138_000_000}
+    speed = {"latency_ms": 3.0, "latency_low": 2.8, "latency_high": 3.2, "timed": 30,
+             "texts_per_second": 250.0, "bytes": 138_000_000}  # fmt: skip
     return Facts(
         recipe="contrastive",
         domain="statutes",

@@ -13,7 +13,7 @@ SETTINGS = dataclasses.replace(
     samples=2000,
     alpha=0.05,
     min_gain=0.0,
-    enough_queries=200,
+    visible=0.02,
     max_int8_drop=0.005,
     max_general_drop=0.005,
 )

@@ -32,10 +32,14 @@ def spread(n):
         # Nothing changes: delta 0 does not exceed min_gain 0.
         (40, lambda base: base, Status.failed),
         (40, lambda base: base - 0.1, Status.failed),
-        # One query of many gains: delta > 0, p = 1. Few queries cannot tell, 200 can.
-        (40, lambda base: base + np.eye(len(base))[0] * 0.1, Status.inconclusive),
-        (196, lambda base: base + np.eye(len(base))[0] * 0.1, Status.inconclusive),
-        (200, lambda base: base + np.eye(len(base))[0] * 0.1, Status.failed),
+        # One query gains x: p = 1, standard deviation x / sqrt(n), so that the set would show a
+        # difference of 2.80 x / n: of .02 with x = .2 from 28 queries on, x = 1 from 140 on.
+        (24, lambda base: base + np.eye(len(base))[0] * 0.2, Status.inconclusive),
+        (32, lambda base: base + np.eye(len(base))[0] * 0.2, Status.failed),
+        (136, lambda base: base + np.eye(len(base))[0], Status.inconclusive),
+        (144, lambda base: base + np.eye(len(base))[0], Status.failed),
+        # Worse in the mean, and the interval reaches above 0.
+        (40, lambda b: b - np.eye(len(b))[0] + 0.5 * np.eye(len(b))[1], Status.inconclusive),
     ],
 )
 def test_gain(n, change, status):
@@ -68,6 +72,9 @@ def test_gain_at_alpha_is_not_enough():
         # fp32's mean is 0.5: 0.002 each is 0.4 % of it, 0.003 each 0.6 %.
         (40, lambda n: np.full(n, 0.002), Status.passed),
         (40, lambda n: np.full(n, 0.003), Status.failed),
+        # INT8 is better in the mean, by one query in 40 that the others are too few to make up for.
+        (40, lambda n: np.eye(n)[0] * -1.0, Status.passed),  # the whole interval is
+        (40, lambda n: np.eye(n)[0] - 1.5 * np.eye(n)[1], Status.inconclusive),
         # 1 % in the mean, from one query in 40: the interval reaches down to 0.
         (40, lambda n: np.eye(n)[0] * 0.2, Status.inconclusive),
         # The same mean on 200 queries, from one of them: still nothing that the set can tell.
@@ -90,6 +97,10 @@ def test_int8(n, drops, status):
         # Half a point is allowed, of whatever the base scores.
         (40, lambda n: np.full(n, 0.0049), Status.passed),
         (40, lambda n: np.full(n, 0.0051), Status.failed),
+        # No drop at all in the mean. One query up and one down: standard deviation sqrt(2 / n), and
+        # a set that would show 2 points from 198 queries on.
+        (192, lambda n: np.eye(n)[0] - np.eye(n)[1], Status.inconclusive),
+        (204, lambda n: np.eye(n)[0] - np.eye(n)[1], Status.passed),
         # 1 point in the mean, from one query in 40 or in 200: the interval reaches down to 0.
         (40, lambda n: np.eye(n)[0] * 0.4, Status.inconclusive),
         (200, lambda n: np.eye(n)[0] * 2.0, Status.inconclusive),
@@ -101,13 +112,41 @@ def test_general(n, drops, status):
     assert gate.status is status and gate.name == "general"
     assert gate.value == pytest.approx(drops(n).mean()) and gate.threshold == 0.005
     assert gate.ci_low <= gate.value <= gate.ci_high
-    assert "base on elsewhere" in gate.detail and "it may lose 0.5." in gate.detail
+    assert "base on elsewhere" in gate.detail and "it may lose 0.5" in gate.detail
+    assert ("so few queries show" in gate.detail) == (status is Status.inconclusive)
+
+
+def test_a_set_that_cannot_tell_says_what_it_could_show():
+    base = spread(192)
+    gate = general(base, base + np.eye(192)[0] - np.eye(192)[1], SETTINGS, 0, "elsewhere")
+    # 2.80 x sqrt(2 / 191) / sqrt(192) = 2.07 points
+    assert gate.detail.endswith("(so few queries show differences from about 2.1 points on).")
+    gate = general(base[:4], base[:4] - np.array([0, 0.1, -0.1, 0]), SETTINGS, 0, "elsewhere")
+    assert gate.detail.endswith("(so few queries show no difference at all).")
+
+
+@pytest.mark.parametrize(
+    ("limit", "status"),
+    [(2.5, Status.failed), (3.0, Status.inconclusive), (3.5, Status.passed), (None, None)],
+)
+def test_latency(facts, limit, status):
+    settings = dataclasses.replace(SETTINGS, max_latency_ms=limit)
+    speed = {"latency_ms": 3.0, "latency_low": 2.8, "latency_high": 3.2, "timed": 30}
+    slow = {name: value + 100 for name, value in speed.items()}
+    # The base is not what a service would run, nor is what it could run faster.
+    speeds = {"base": slow, "tuned": slow, "onnx-fp32": slow, "onnx-int8-dynamic": speed}
+    gates = judge({}, dataclasses.replace(facts, evaluate=settings, speeds=speeds))
+    assert [gate.status for gate in gates] == ([] if status is None else [status])
+    for gate in gates:
+        assert (gate.name, gate.value, gate.threshold, gate.n) == ("latency", 3.0, limit, 30)
+        assert "onnx-int8-dynamic takes 3.0 ms a query [2.8, 3.2]" in gate.detail
+    assert judge({}, dataclasses.replace(facts, evaluate=settings, speeds={"base": slow})) == []
 
 
 def test_a_base_that_was_kept_has_gained_nothing_whatever_its_exports_score(facts):
     # Two exports of the same weights, one query of 40 apart: few queries cannot tell, we can.
     base = spread(40)
-    outcomes = {"base": {"s": outcome(base)}, "tuned": {"s": outcome(base + np.eye(40)[0] * 0.1)}}
+    outcomes = {"base": {"s": outcome(base)}, "tuned": {"s": outcome(base + np.eye(40)[0] * 0.5)}}
     facts = dataclasses.replace(facts, domain_set="s", training={"improved": True})
     (gate,) = judge(outcomes, facts)
     assert gate.status is Status.inconclusive

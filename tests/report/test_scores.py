@@ -23,6 +23,9 @@ def test_rows(facts):
     assert tuned.ci_low < tuned.value < tuned.ci_high
     assert tuned.p_value < 0.05
     assert known["tuned", "statutes", "recall@100"].p_value == 1.0
+    assert tuned.delta_low < tuned.delta < tuned.delta_high
+    # Two sets are compared, so that the smaller of two equal p-values counts twice.
+    assert tuned.p_holm == 2 * tuned.p_value
 
 
 def test_rows_of_slices(facts):
@@ -37,6 +40,9 @@ def test_rows_of_slices(facts):
     whole = {(r.artifact, r.set): r.value for r in rows if r.metric == "ndcg@10"}
     halves = [whole["tuned", f"statutes/{kind}"] for kind in ("family", "labour")]
     assert np.isclose(np.mean(halves), whole["tuned", "statutes"])
+    # Slices are a family of their own: the p-values of the sets do not know how many there are.
+    assert all(row.p_holm >= row.p_value for row in sliced if row.p_value is not None)
+    assert max(row.p_holm for row in sliced if row.artifact == "tuned") == 4 / 2001
 
 
 def test_the_domains_set_and_the_base_come_first(facts):
