@@ -209,8 +209,8 @@ def _export_problems(config: Config) -> Iterator[str]:
         if name in PRECISIONS and name not in floors:
             yield f"export.floors.{name}: not set; it says how close to torch {name} must be"
     for name, floor in floors.items():
-        if wrong := sorted(set(floor).difference(_CLOSENESS)):
-            yield f"export.floors.{name}: has {', '.join(wrong)}; {nearest(wrong[0], _CLOSENESS)}"
+        for key in sorted(set(floor).difference(_CLOSENESS)):
+            yield f"export.floors.{name}.{key}: unknown; {nearest(key, _CLOSENESS)}"
     if "openvino-int8" in config.export.precisions and find_spec("openvino") is None:
         yield (
             "export.precisions: openvino-int8 needs the package openvino; "
