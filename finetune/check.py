@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from operator import attrgetter
 from typing import Any
 
@@ -15,7 +16,9 @@ from finetune.errors import first_line, nearest
 GENERATORS = tuple(  # the fields of a share
     field.name for field in dataclasses.fields(Generate) if field.type is float
 )
-PRECISIONS = ("fp32", "int8-dynamic")  # artifacts that ``export.precisions`` may name
+PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "openvino-int8")
+# What a floor of ``export.floors`` may be of.
+_CLOSENESS = ("min_cosine", "mean_cosine", "centred_cosine", "top10_overlap")
 
 # Losses of sentence-transformers whose labels are a teacher's vectors.
 _VECTOR_LOSSES = ("EmbedDistillLoss", "MSELoss")
@@ -56,6 +59,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "hardware.encode_tokens": (0, math.inf),
     "hardware.workers": (-1, 64),
     "export.parity_texts": (1, math.inf),
+    "quantize.weight_texts": (-1, math.inf),
+    "quantize.range_texts": (0, math.inf),
+    "quantize.range_percentile": (50, 100),
+    "quantize.centred_cosine": (-1, 1),
+    "quantize.top10_overlap": (-1e-9, 1),
+    "quantize.max_fp32": (-1e-9, 1),
     "evaluate.samples": (99, 1_000_000),
     "evaluate.alpha": (0, 1),
     "evaluate.visible": (0, 1),
@@ -99,6 +108,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from _merge_problems(config)
     yield from _distill_problems(config)
     yield from _dims_problems(config.loss)
+    yield from _export_problems(config)
     if config.mine.rounds and config.mine.negatives > config.mine.candidates:
         yield (
             f"mine.negatives={config.mine.negatives}: only mine.candidates="
@@ -197,6 +207,21 @@ def _distill_problems(config: Config) -> Iterator[str]:
         yield "distill: a student cannot be merged with its larger teacher; set merge=none"
     if not config.distill.texts:
         yield "distill.texts=0: must be greater than 0 for a student"
+
+
+def _export_problems(config: Config) -> Iterator[str]:
+    floors = config.export.floors
+    for name in config.export.precisions:
+        if name in PRECISIONS and name not in floors:
+            yield f"export.floors.{name}: not set; it says how close to torch {name} must be"
+    for name, floor in floors.items():
+        for key in sorted(set(floor).difference(_CLOSENESS)):
+            yield f"export.floors.{name}.{key}: unknown; {nearest(key, _CLOSENESS)}"
+    if "openvino-int8" in config.export.precisions and find_spec("openvino") is None:
+        yield (
+            "export.precisions: openvino-int8 needs the package openvino; "
+            "pip install 'finetune[openvino]'"
+        )
 
 
 def target_problems(name: str, node: Mapping[str, Any]) -> Iterator[str]:

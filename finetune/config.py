@@ -253,10 +253,23 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Export:
-    """Which artifacts are made, and on how many texts each is compared with torch."""
+    """Which artifacts are made, and how close to torch each must be, on how many texts."""
 
     precisions: List[str]  # noqa: UP006
     parity_texts: int
+    floors: Dict[str, Dict[str, float]]  # noqa: UP006
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """How INT8 is fitted to the domain, and how close to fp32 it must stay without help."""
+
+    weight_texts: int
+    range_texts: int
+    range_percentile: float
+    centred_cosine: float
+    top10_overlap: float
+    max_fp32: float
 
 
 @dataclass(frozen=True)
@@ -309,8 +322,14 @@ class Config:
     merge: Merge
     hardware: Hardware
     export: Export
+    quantize: Quantize
     evaluate: Evaluate
     tracking: Tracking
+
+
+def artifact(precision: str) -> str:
+    """Return what scores, reports and gates call a precision: ``onnx-fp32``, ``openvino-int8``."""
+    return precision if precision.startswith("openvino") else f"onnx-{precision}"
 
 
 def to_dict(part: Any) -> Any:

@@ -233,7 +233,12 @@ def evaluation(geometry: Geometry, graphs: int, encoding: int) -> int:
 
 def export(geometry: Geometry, precisions: Sequence[str]) -> int:
     """Peak memory of an export: copies of the weights, as measured; nothing else comes near."""
-    return PROCESS + _EXPORT["int8-dynamic" in precisions] * geometry.weights
+    return PROCESS + _EXPORT[is_quantised(precisions)] * geometry.weights
+
+
+def is_quantised(precisions: Sequence[str]) -> bool:
+    """Say whether one of them is an INT8 form."""
+    return any("int8" in name for name in precisions)
 
 
 def largest_batch(of: Training, available: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from finetune import estimate, rates
 from finetune.config import Precision
+from finetune.config import artifact as artifact_name
 from finetune.costs import Cost, shared_rate, train
 from finetune.data.peek import Texts
 from finetune.facts import Facts
@@ -85,8 +86,8 @@ def _export(step: Step, facts: Facts) -> Cost:
         return cost
     flops = settings["export"].parity_texts * _forward(data.passages, facts, geometry)
     seconds = sum(flops / rates.rate(work, "cpu", settings["threads"])
-                  for work in ("torch", *(f"onnx-{name}" for name in precisions)))  # fmt: skip
-    if "int8-dynamic" in precisions:
+                  for work in ("torch", *map(artifact_name, precisions)))  # fmt: skip
+    if estimate.is_quantised(precisions):
         seconds += _INT8_SECONDS * geometry.matrices
     return replace(cost, seconds=seconds)
 
@@ -193,7 +194,7 @@ def _encoding_rate(artifact: str, step: Step, *, own: bool = False) -> float:
     device = step.settings["device"]
     through_graph = device == "cpu" and not own
     work = "onnx-fp32" if through_graph and artifact in ("base", "tuned") else artifact
-    work = work if work.startswith("onnx") else "torch"
+    work = work if rates.is_exported(work) else "torch"
     if own:
         return rates.rate(work, device, step.settings["threads"])
     return shared_rate(work, step)

@@ -25,7 +25,7 @@ from finetune import (
     tracking,
 )
 from finetune.check import target_problems
-from finetune.config import Config, Export, Hub, Kind, Source, Use, to_dict
+from finetune.config import Config, Export, Hub, Kind, Source, Use, artifact, to_dict
 from finetune.errors import UserError, nearest
 from finetune.records import read_json, write_json
 from finetune.stage import Done, Planned, Step, execute, own_folder, plan, publish
@@ -94,7 +94,7 @@ def steps_of(config: Config) -> list[Step]:
         Step("base", steps.base, 1, {"model": config.model}, files=_model_files(config)),
         Step(
             "export-base", steps.export, 1,
-            _export_settings(config, ["fp32"], config.model.name, texts=100) | machine,
+            _export_settings(config, _fp32(config), config.model.name) | machine,
             {"model": "base", "data": "data"},
         ),
     ]  # fmt: skip
@@ -125,7 +125,7 @@ def steps_of(config: Config) -> list[Step]:
     evaluate = Step(
         "evaluate", steps.evaluate, 2,
         _evaluate_settings(
-            config, dims.named(["tuned", *(f"onnx-{p}" for p in config.export.precisions)], lengths)
+            config, dims.named(["tuned", *map(artifact, config.export.precisions)], lengths)
         ) | encoding,
         {"model": tuned, "export": "export", "data": "data"},
     )  # fmt: skip
@@ -144,12 +144,13 @@ def steps_of(config: Config) -> list[Step]:
         distill_steps.train_step(train, config) if distilled else train,
         *later,
         *(forgetting.base_steps(
-            _export_settings(config, ["fp32"], config.model.name, texts=100) | machine, encoding,
+            _export_settings(config, _fp32(config), config.model.name) | machine, encoding,
         ) if general else []),
         *([forgetting.merge_step(config, trained, encoding, general)] if merging else []),
         Step(
-            "export", steps.export, 2,
-            _export_settings(config, config.export.precisions, _name(config)) | machine
+            "export", steps.export, 3,
+            _export_settings(config, config.export, _name(config))
+            | {"quantize": config.quantize} | machine
             # Bundles whose vectors may not be cut, and their keys, know nothing of lengths.
             | ({"dims": lengths} if lengths else {}),
             {"model": tuned, "data": "data"},
@@ -283,16 +284,13 @@ def _name(config: Config) -> str:
     return f"{config.recipe}-{config.domain.name}-{config.model.name}"
 
 
-def _export_settings(
-    config: Config, precisions: Sequence[str], name: str, texts: int | None = None
-) -> dict[str, Any]:
-    texts = texts or config.export.parity_texts
-    return {
-        "model": config.model,
-        "export": Export(precisions=list(precisions), parity_texts=texts),
-        "name": name,
-        "seed": config.seed,
-    }
+def _export_settings(config: Config, export: Export, name: str) -> dict[str, Any]:
+    return {"model": config.model, "export": export, "name": name, "seed": config.seed}
+
+
+def _fp32(config: Config) -> Export:
+    """What a base's export reads: were it more, another export would train all anew."""
+    return Export(["fp32"], 100, {"fp32": config.export.floors["fp32"]})
 
 
 def _evaluate_settings(config: Config, artifacts: Sequence[str]) -> dict[str, Any]:

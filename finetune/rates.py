@@ -17,8 +17,11 @@ _REMEMBERED = 5  # runs
 
 # Operations a second and thread on a CPU: what the steps of the demo did on an idle AMD EPYC with
 # AVX512-BF16 and VNNI, 2 threads. A CPU with AVX2 only has about half.
+# fp16 computes in fp32 there.
 _PER_THREAD = {"train-bf16": 105e9, "train-fp32": 52e9, "torch": 73e9, "onnx-fp32": 150e9,
-               "onnx-int8-dynamic": 340e9}  # fmt: skip
+               "onnx-fp16": 150e9, "onnx-int8-dynamic": 340e9, "onnx-int8-static": 340e9,
+               "openvino-int8": 370e9}  # fmt: skip
+_EXPORTED = ("onnx", "openvino")
 # Peak of a GPU in 16 and in 32 bits (vendors' data sheets), by profile. What of it is used is a
 # guess until a run was timed: lengths vary, and these models are small.
 _PEAK = {"v100": (125e12, 15.7e12), "a10": (125e12, 31.2e12), "a100": (312e12, 19.5e12),
@@ -27,15 +30,20 @@ _USED = 0.25
 
 
 def rate(work: str, device: str, threads: int, precision: str = "fp32") -> float:
-    """Operations a second of ``train``, ``torch`` (encoding) or an ONNX precision.
+    """Operations a second of ``train``, ``torch`` (encoding) or an exported artifact.
 
-    ONNX models run on the CPU, also beside a GPU.
+    These run on the CPU, also beside a GPU.
     """
-    if device == "cpu" or work.startswith("onnx"):
+    if device == "cpu" or is_exported(work):
         name = f"{work}-{precision}" if work == "train" else work
         return threads * _PER_THREAD[name]
     in_16_bits, in_32_bits = _PEAK[hardware.fitting(device)]
     return _USED * (in_32_bits if precision == "fp32" else in_16_bits)
+
+
+def is_exported(work: str) -> bool:
+    """Say whether an artifact is run without torch."""
+    return work.startswith(_EXPORTED)
 
 
 def remember(cache: Path, step: str, machine: str, predicted: float, took: float) -> None:

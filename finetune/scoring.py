@@ -10,6 +10,7 @@ from rich.text import Text
 
 from finetune import report
 from finetune.config import Kind
+from finetune.config import artifact as artifact_name
 from finetune.data import beir, parts
 from finetune.errors import UserError
 from finetune.evaluation import chunks
@@ -107,7 +108,7 @@ def _encoders(
         names = [precision] if precision else sorted(BundleInfo.read(artifact).precisions)
         for name in names:
             encoder = OnnxEncoder.load(artifact, name)
-            yield f"onnx-{name}", encoder, encoder.info.dims
+            yield artifact_name(name), encoder, encoder.info.dims
         return
     if not (artifact / "modules.json").is_file():
         raise UserError(

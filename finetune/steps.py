@@ -65,11 +65,12 @@ def export(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Export a model to ONNX; nothing is published that does not agree with torch."""
     from finetune import hub
     from finetune import model as models
-    from finetune.export import Origin, export_bundle
+    from finetune.export import Origin, draw, export_bundle
 
-    facts = settings["model"]
+    facts, quantize = settings["model"], settings.get("quantize")  # the base has no INT8 form
     loaded = models.load(inputs["model"] / "model")
     texts = _sample(inputs["data"], settings["export"].parity_texts, settings["seed"])
+    fitted = max(quantize.weight_texts, quantize.range_texts) if quantize else 0
     _set_threads(settings)
     parity = export_bundle(
         loaded,
@@ -78,9 +79,11 @@ def export(settings: Settings, inputs: Inputs, out: Path) -> None:
         out / "bundle",
         Origin(settings["name"], facts.id or str(facts.path or facts.name),
                hub.pinned(facts) or "unknown", facts.licence),
-        settings["export"].precisions,
+        settings["export"],
         settings["threads"],
         settings.get("dims", ()),
+        quantize=quantize,
+        calibration=draw(_texts(inputs["data"]), fitted, settings["seed"], texts),
     )  # fmt: skip
     write_json(out / "parity.json", parity)
 
@@ -197,6 +200,8 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
                 path = outcomes / artifact / f"{each.name}.jsonl"
                 write_outcome(path, lexical(each))
             continue
+        if artifact not in ("base", "tuned") and not _bundled(artifact, inputs).is_dir():
+            continue  # not published, which the report tells
         if artifact == "onnx-fp32" and settings["device"] == "cpu":
             for folder in (*outcomes.glob("tuned*"), *select.glob("tuned*")):
                 # Scored by this very graph.
@@ -290,8 +295,13 @@ def _own_encoder(artifact: str, settings: Settings, inputs: Inputs) -> "Encoder"
         return models.TorchEncoder(loaded, tokens=settings["encode_tokens"])
     from finetune.inference import OnnxEncoder
 
-    precision = artifact.removeprefix("onnx-")
-    return OnnxEncoder.load(inputs["export"] / "bundle", precision, settings["threads"])
+    folder = _bundled(artifact, inputs)
+    return OnnxEncoder.load(folder.parent, folder.name, settings["threads"])
+
+
+def _bundled(artifact: str, inputs: Inputs) -> Path:
+    """Where the bundle holds an artifact."""
+    return inputs["export"] / "bundle" / artifact.removeprefix("onnx-")
 
 
 def _remembering(encoder: "Encoder", inputs: Inputs) -> "Encoder":
@@ -316,15 +326,18 @@ def _select(data_folder: Path) -> AnySet:
 
 def _sample(data_folder: Path, count: int, seed: int) -> list[str]:
     """Draw texts of the select half, seeded."""
-    texts = [text for _, text in _select(data_folder).prompted]
+    texts = _texts(data_folder)
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(texts), min(count, len(texts)), replace=False)
     return [texts[index] for index in sorted(chosen.tolist())]
+
+
+def _texts(data_folder: Path) -> list[str]:
+    return [text for _, text in _select(data_folder).prompted]
 
 
 def _size(artifact: str, inputs: Inputs) -> int:
     """Bytes of the weights on disk."""
     if artifact in ("base", "tuned"):
         return sum(p.stat().st_size for p in (inputs["model"] / "model").rglob("*.safetensors"))
-    folder = inputs["export"] / "bundle" / artifact.removeprefix("onnx-")
-    return sum(path.stat().st_size for path in folder.iterdir())
+    return sum(path.stat().st_size for path in _bundled(artifact, inputs).iterdir())

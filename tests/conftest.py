@@ -54,7 +54,8 @@ def tiny_bundle(tiny_model, tmp_path_factory) -> Path:
     texts = [
         f"{a}{b}" for a in ("房东不退押金", "老板不发工资", "网店商品质量") for b in CHARS[:20]
     ]
-    export_bundle(loaded, models.TorchEncoder(loaded), texts, out, origin, ["fp32", "int8-dynamic"])
+    settings = tiny_runs.export_settings("fp32", "int8-dynamic")
+    export_bundle(loaded, models.TorchEncoder(loaded), texts, out, origin, **settings)
     return out
 
 

@@ -18,7 +18,6 @@ from finetune.compose import choices, compose, known_keys
 from finetune.config import Config, Hub, Kind, Mixed, Source, to_dict
 from finetune.data.card import Task, read_card
 from finetune.errors import UserError
-from finetune.export.parity import FLOORS
 from finetune.inference import BundleInfo, OnnxEncoder
 from finetune.model import TorchEncoder, inner, load
 from finetune.records import half, read_dicts
@@ -290,7 +289,7 @@ OUTSIDE = {
     "tracking.parent",
 }
 CONTAINERS = {"paths", "domain", "generate", "check", "model", "mine", "distill", "train", "merge",
-              "hardware", "export", "evaluate", "tracking"}  # fmt: skip
+              "hardware", "export", "quantize", "evaluate", "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
 
@@ -392,6 +391,9 @@ def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, c
         ("hardware.encode_tokens=512", "embed"),
         ("loss.scale=20", "train"),
         ("export.parity_texts=50", "export"),
+        ("export=fp16", "export"),
+        ("export.floors.int8-dynamic.min_cosine=0.9", "export"),
+        ("quantize.range_texts=500", "export"),
         ("evaluate.speed_texts=21", "evaluate-base"),
         ("evaluate.alpha=0.01", "report"),
     ],
@@ -439,4 +441,4 @@ def test_the_statutes_need_no_files(arguments):
 
 
 def test_the_precisions_that_can_be_asked_for_can_be_exported():
-    assert set(PRECISIONS) == set(FLOORS)
+    assert set(PRECISIONS) == set(compose(["recipes=full", "export=all"]).export.precisions)

@@ -1,5 +1,6 @@
 """A domain that a tiny model can learn, and the command lines of runs on it."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -93,6 +94,19 @@ def overrides(model: Path, domain: Path, work: Path, recipe: str, *more: str) ->
         settings |= {"domain.kind": "scored"}
     settings |= dict(each.split("=", 1) for each in more)
     return [f"{key}={value}" for key, value in settings.items()]
+
+
+def export_settings(*precisions: str, **floor: float) -> dict[str, object]:
+    """Return ``export`` and ``quantize`` of `finetune.export.export_bundle` as configured.
+
+    A ``floor`` replaces those of the precisions.
+    """
+    from finetune.compose import compose
+
+    config = compose(["recipes=full"])
+    floors = config.export.floors | (dict.fromkeys(precisions, floor) if floor else {})
+    export = dataclasses.replace(config.export, precisions=list(precisions), floors=floors)
+    return {"export": export, "quantize": config.quantize}
 
 
 def die() -> None:

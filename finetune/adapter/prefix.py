@@ -55,6 +55,10 @@ def attend(
     if attention_mask is not None:
         length = module.prefix_k.shape[1]
         attention_mask = nn.functional.pad(attention_mask, (length, 0), value=True)
+        if torch.onnx.is_in_onnx_export():
+            # The exporter would turn booleans into fp32, whatever the rest computes in.
+            hidden = torch.where(attention_mask, 0.0, torch.finfo(query.dtype).min)
+            attention_mask = hidden.to(query.dtype)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 

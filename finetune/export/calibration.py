@@ -1,6 +1,6 @@
 """Looks at the activations inside a model while it reads some texts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,17 +8,32 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from finetune.inference.onnx import Feed
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What a tensor ``[..., k]`` held: each channel's largest absolute value, and ``aᵀa``."""
+    """What a tensor ``[..., k]`` held.
 
-    maxima: NDArray[np.float32]
+    Attributes:
+        least: Of each channel, ``[k]``.
+        most: Of each channel, ``[k]``.
+        gram: ``aᵀa``, ``[k, k]``.
+        rows: How many rows of k there were.
+    """
+
+    least: NDArray[np.float32]
+    most: NDArray[np.float32]
     gram: NDArray[np.float64]
+    rows: int
+
+    def __add__(self, other: "Observed") -> "Observed":
+        return Observed(
+            np.minimum(self.least, other.least), np.maximum(self.most, other.most),
+            self.gram + other.gram, self.rows + other.rows,
+        )  # fmt: skip
 
 
 def observe(fp32: Path, tensors: Iterable[str], feeds: Iterable[Feed]) -> dict[str, Observed]:
@@ -30,40 +45,109 @@ def observe(fp32: Path, tensors: Iterable[str], feeds: Iterable[Feed]) -> dict[s
         feeds: Batches to run; some 50 texts (4,000 tokens) tell enough.
 
     Returns:
-        ``maxima [k]`` and ``gram [k, k]``, over all batches, by tensor; nothing if there are no
-        batches, or no tensors.
+        What was seen over all batches, by tensor; nothing if there are no batches, or no tensors.
     """
     names = list(tensors)
     if not names:
         return {}
-    session = _session(fp32, names)
+    session = _session(fp32, [node for name in names for node in _channels(name)], {})
     seen: dict[str, Observed] = {}
     for feed in feeds:
-        found = session.run([f"{name}/{what}" for name in names for what in ("max", "gram")], feed)
-        for name, maxima, gram in zip(names, found[::2], found[1::2], strict=True):
-            before = seen.get(name, Observed(maxima, np.zeros(gram.shape)))
-            seen[name] = Observed(np.maximum(before.maxima, maxima), before.gram + gram)
+        found = iter(session.run([f"{name}/{what}" for name in names for what in _CHANNELS], feed))
+        for name in names:
+            least, most, gram, shape = (next(found) for _ in _CHANNELS)
+            now = Observed(least, most, gram.astype(np.float64), int(shape[0]))
+            seen[name] = seen[name] + now if name in seen else now
     return seen
 
 
-def _session(fp32: Path, names: list[str]) -> onnxruntime.InferenceSession:
-    """Start a model that also gives ``<name>/max`` and ``<name>/gram``: no activation leaves it."""
-    probe = onnx.load(fp32)
-    for name in names:
-        rows, absolute, turned = f"{name}/rows", f"{name}/abs", f"{name}/turned"
-        largest, gram = f"{name}/max", f"{name}/gram"
-        probe.graph.node.extend(
-            [
-                helper.make_node("Flatten", [name], [rows], axis=-1),
-                helper.make_node("Abs", [rows], [absolute]),
-                helper.make_node("ReduceMax", [absolute], [largest], axes=[0], keepdims=0),
-                helper.make_node("Transpose", [rows], [turned], perm=[1, 0]),
-                helper.make_node("MatMul", [turned, rows], [gram]),
-            ]
+def ranges(
+    fp32: Path,
+    tensors: Sequence[str],
+    divisors: Mapping[str, NDArray[np.float32]],
+    feeds: Iterable[Feed],
+    percentile: float,
+) -> dict[str, tuple[float, float]]:
+    """Find the values between which tensors stay, a few tokens apart.
+
+    A token's least and largest value are looked at, not each of its values: a range that leaves
+    out one value in ten thousand would cut into every second token of a wide layer.
+
+    Args:
+        fp32: The graph.
+        tensors: Names of tensors ``[..., k]`` inside it.
+        divisors: By tensor, what its channels are divided by first; not every tensor has one.
+        feeds: Batches to run.
+        percentile: Of the tokens' largest (and least) values; 100 takes the extremes.
+
+    Returns:
+        Least and largest value by tensor.
+    """
+    names = list(tensors)
+    nodes = [node for name in names for node in _tokens(name, divisors)]
+    constants = {
+        f"{name}/factors": (1 / divisors[name]).astype(np.float32)
+        for name in names if name in divisors
+    }  # fmt: skip
+    session = _session(fp32, nodes, constants)
+    seen: dict[str, list[NDArray[np.float32]]] = {f"{n}/{w}": [] for n in names for w in _ENDS}
+    for feed in feeds:
+        real = feed["attention_mask"].ravel() > 0 if "attention_mask" in feed else None
+        for name, found in zip(seen, session.run(list(seen), feed), strict=True):
+            tokens = real is not None and len(real) == len(found)  # else one row a text
+            seen[name].append(found[real] if tokens else found)
+    return {
+        name: (
+            float(np.percentile(np.concatenate(seen[f"{name}/least"]), 100 - percentile)),
+            float(np.percentile(np.concatenate(seen[f"{name}/most"]), percentile)),
         )
-        for output in (largest, gram):
-            value = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
-            probe.graph.output.append(value)
+        for name in names
+    }
+
+
+_CHANNELS = ("least", "most", "gram", "shape")
+_ENDS = ("least", "most")
+
+
+def _channels(name: str) -> list[NodeProto]:
+    """What `Observed` holds; no activation leaves the graph."""
+    rows, turned = f"{name}/rows", f"{name}/turned"
+    return [
+        helper.make_node("Flatten", [name], [rows], axis=-1),
+        helper.make_node("ReduceMin", [rows], [f"{name}/least"], axes=[0], keepdims=0),
+        helper.make_node("ReduceMax", [rows], [f"{name}/most"], axes=[0], keepdims=0),
+        helper.make_node("Transpose", [rows], [turned], perm=[1, 0]),
+        helper.make_node("MatMul", [turned, rows], [f"{name}/gram"]),
+        helper.make_node("Shape", [rows], [f"{name}/shape"]),
+    ]
+
+
+def _tokens(name: str, divisors: Mapping[str, NDArray[np.float32]]) -> list[NodeProto]:
+    """``<name>/least`` and ``<name>/most`` of each row, after its channels were divided."""
+    divided, rows = f"{name}/divided", f"{name}/rows"
+    divide = [helper.make_node("Mul", [name, f"{name}/factors"], [divided])]
+    return [
+        *(divide if name in divisors else []),
+        helper.make_node("Flatten", [divided if name in divisors else name], [rows], axis=-1),
+        helper.make_node("ReduceMin", [rows], [f"{name}/least"], axes=[1], keepdims=0),
+        helper.make_node("ReduceMax", [rows], [f"{name}/most"], axes=[1], keepdims=0),
+    ]
+
+
+def _session(
+    fp32: Path, nodes: Sequence[NodeProto], constants: Mapping[str, NDArray[np.float32]]
+) -> onnxruntime.InferenceSession:
+    """Start a model that also runs some nodes, and gives what no node reads."""
+    probe = onnx.load(fp32)
+    probe.graph.node.extend(nodes)
+    probe.graph.initializer.extend(
+        numpy_helper.from_array(values, name) for name, values in constants.items()
+    )
+    read = {name for node in nodes for name in node.input}
+    for name in (node.output[0] for node in nodes):
+        if name not in read:
+            kind = TensorProto.INT64 if name.endswith("/shape") else TensorProto.FLOAT
+            probe.graph.output.append(helper.make_tensor_value_info(name, kind, None))
     return onnxruntime.InferenceSession(
         probe.SerializeToString(), providers=["CPUExecutionProvider"]
     )

@@ -1,13 +1,12 @@
-"""Dynamic INT8, written by hand: what ONNX Runtime's own quantiser does slowly or not at all.
+"""INT8 graphs, written by hand: what the runtimes' own quantisers do slowly or not at all.
 
 What is quantised, and how (measured on CPUs with VNNI):
 
 - MatMuls whose right side is a constant matrix, that is the projections and the feed-forward
   layers, where nearly all of the time and of the weights is. Weights are int8, symmetric, one scale
-  a column; activations uint8, asymmetric, one scale a batch, found while running.
+  a column; activations uint8, asymmetric, with one scale for all readers (`Form`).
 - Rows of large embedding tables, int8 with one scale a row: a table is read a few rows at a time,
   so this costs no time and saves three quarters of what is the larger half of a small model.
-
 - Outliers among the channels of an activation are moved into the weight first (`smooth`), and
   weights are rounded so that their errors cancel (`rounding`).
 
@@ -16,8 +15,9 @@ attention are a small part of the time and most of the error.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from finetune.export.calibration import observe
-from finetune.export.rounding import round_columns
-from finetune.export.smooth import smoothing
-from finetune.inference.onnx import Feed
+from finetune.export.graph import lookups, matrices, name_of, products
+from finetune.export.weights import Prepared, Rounded
 
 log = logging.getLogger(__name__)
 
-# A table with fewer rows (positions, token types) is not worth its three extra nodes.
-_MIN_ROWS = 1024
+
+class Form(Enum):
+    """Where the scale of an activation comes from."""
+
+    dynamic = "dynamic"  # from the batch, while running; for ONNX Runtime
+    static = "static"  # from calibration texts; for ONNX Runtime and OpenVINO
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class QuantizedNode:
 
 @dataclass(frozen=True)
 class Int8Plan:
-    """What `quantize_dynamic` did; written into ``bundle.json``.
+    """What `quantize` did; written into ``bundle.json``.
 
     Attributes:
         matmuls: MatMuls that now run in int8.
@@ -67,143 +69,100 @@ class Int8Plan:
     activation_quantizers: int
 
 
-def quantize_dynamic(fp32: Path, int8: Path, feeds: Sequence[Feed] = ()) -> dict[str, Any]:
-    """Write the INT8 form of an fp32 ONNX file; return the plan (`Int8Plan` as a dict).
+def quantize(
+    fp32: Path, int8: Path, prepared: Prepared, form: Form, keep: Collection[str] = ()
+) -> Int8Plan:
+    """Write an INT8 form of an fp32 ONNX file.
 
     Weights use all 8 bits (no ``reduce_range``): CPUs with VNNI, and ARM, add the products without
     saturating. On an x86 CPU with AVX2 only, sums may saturate and cost quality.
 
     Args:
-        fp32: The graph of `export_onnx`.
+        fp32: The graph that `prepared` was made from.
         int8: Where to write.
-        feeds: Batches to find outliers and correlations with; without any, outliers stay where they
-            are and each weight is rounded to its nearest step.
+        prepared: Its weights and ranges.
+        form: Which form.
+        keep: Groups that stay fp32 (see `finetune.export.graph.groups`).
 
     Raises:
-        RuntimeError: There was nothing to quantise.
+        ValueError: The form needs ranges, and there are none.
     """
+    if form is Form.static and not prepared.ranges:
+        raise ValueError("static INT8 needs the ranges of activations; prepare with range_feeds")
     model = onnx.load(fp32)
-    rewrite = _Rewrite(model.graph)
-    seen = observe(fp32, rewrite.matmul_inputs(), feeds) if feeds else {}
-    smoothed = {name: smoothing(each.maxima) for name, each in seen.items()}
-    plan = rewrite.run(
-        {name: divisor for name, divisor in smoothed.items() if divisor is not None},
-        {name: each.gram for name, each in seen.items()},
-    )
-    if not plan.matmuls:
-        raise RuntimeError(f"{fp32}: holds no MatMul with a constant weight to quantise")
+    plan = _Rewrite(model.graph, prepared, form, keep).run()
     onnx.checker.check_model(model)
     int8.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, int8)
-    matmuls, tables, size = len(plan.matmuls), len(plan.embeddings), int8.stat().st_size / 1e6
-    log.info("quantised %d MatMuls and %d tables: %s, %.1f MB", matmuls, tables, int8, size)
-    return asdict(plan)
-
-
-def quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Quantise ``[k, n]`` symmetrically with one scale a column -> int8 ``[k, n]``, ``[n]``."""
-    rows, scale = quantize_rows(weight.T)
-    return np.ascontiguousarray(rows.T), scale
-
-
-def quantize_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Quantise ``[n, k]`` symmetrically with one scale a row -> int8 ``[n, k]``, scales ``[n]``.
-
-    The largest weight of a row becomes 127 or -127; a row of zeros keeps scale 1.
-    """
-    largest = np.abs(weight).max(axis=1)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    return np.round(weight / scale[:, None]).astype(np.int8), scale
+    return plan
 
 
 class _Rewrite:
-    """Rewrites one graph in place; holds its weights, what was done and what can be shared."""
+    """Rewrites one graph in place; holds what was done and what can be shared."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
-        self.weights = {weight.name: weight for weight in graph.initializer}
-        self.matmuls: list[QuantizedNode] = []
-        self.embeddings: list[QuantizedNode] = []
-        self.kept: list[str] = []
-        # Input name -> names of its uint8 form, scale and zero point.
+    def __init__(
+        self, graph: onnx.GraphProto, prepared: Prepared, form: Form, keep: Collection[str]
+    ) -> None:
+        self.graph, self.prepared, self.form = graph, prepared, form
+        self.matrices = matrices(graph)
+        self.products = {name_of(n) for n in products(graph) if n.input[0] not in keep}
+        self.lookups = {name_of(n) for n in lookups(graph) if n.input[0] not in keep}
+        self.added: set[str] = set()
+        # Of each activation, the names of its uint8 form, scale and zero point.
         self.activations: dict[str, tuple[str, str, str]] = {}
-        # Input name -> what its channels are divided by.
-        self.divisors: Mapping[str, NDArray[np.float32]] = {}
-        # Input name -> its aᵀa, by which weights are rounded.
-        self.grams: Mapping[str, NDArray[np.float64]] = {}
 
-    def matmul_inputs(self) -> list[str]:
-        """Return the activations that MatMuls with a constant weight read.
-
-        One whose weight also serves another activation (layers that share weights) is left out:
-        the weight can take over the outliers of one only.
-        """
-        pairs = [node.input for node in self.graph.node if self._is_matmul(node)]
-        readers: dict[str, set[str]] = {}
-        for activation, weight in pairs:
-            readers.setdefault(weight, set()).add(activation)
-        shared = {name for names in readers.values() if len(names) > 1 for name in names}
-        return [name for name in dict.fromkeys(name for name, _ in pairs) if name not in shared]
-
-    def run(
-        self,
-        divisors: Mapping[str, NDArray[np.float32]],
-        grams: Mapping[str, NDArray[np.float64]],
-    ) -> Int8Plan:
+    def run(self) -> Int8Plan:
         """Replace the nodes that qualify, in order, and drop the weights nothing reads now."""
-        self.divisors = divisors
-        self.grams = grams
+        matmuls, embeddings, kept = [], [], []
         nodes: list[NodeProto] = []
         for node in self.graph.node:
-            if self._is_matmul(node):
+            name = name_of(node)
+            if name in self.products:
+                matmuls.append(self._entry(name, node.input[1]))
                 nodes += self._matmul(node)
-            elif node.op_type == "Gather" and self._is_matrix(node.input[0], _MIN_ROWS):
+            elif name in self.lookups:
+                embeddings.append(self._entry(name, node.input[0]))
                 nodes += self._embedding(node)
             else:
                 nodes.append(node)
-                self._note_kept(node)
+                if node.op_type in ("MatMul", "Gemm", "Gather") and any(
+                    each in self.matrices for each in node.input
+                ):
+                    kept.append(name)
         del self.graph.node[:]
         self.graph.node.extend(nodes)
         self._drop_unused()
         return Int8Plan(
-            matmuls=tuple(self.matmuls),
-            embeddings=tuple(self.embeddings),
-            kept_fp32=tuple(self.kept),
-            smoothed=tuple(self.divisors),
+            matmuls=tuple(matmuls),
+            embeddings=tuple(embeddings),
+            kept_fp32=tuple(kept),
+            smoothed=tuple(name for name in self.prepared.divisors if name in self.activations),
             activation_quantizers=len(self.activations),
         )
 
     def _matmul(self, node: NodeProto) -> list[NodeProto]:
-        """``a @ w`` -> ``(uint8 a @ int8 w) * (scale of a * scales of w)``.
+        """Return the nodes that multiply in int8.
 
-        ONNX Runtime fuses the multiplications, and a bias added next, into the integer product.
+        Dynamic: ``(uint8 a @ int8 w) * (scale of a * scales of w)``; ONNX Runtime fuses the
+        multiplications, and a bias added next, into the integer product. Static: a product of two
+        int8 tensors turned into floats again, in which both runtimes see the integer product; the
+        form above would lose it to constant folding.
         """
         activation, weight = node.input
-        name = node.name or node.output[0]
         nodes = self._quantize_activation(activation)
-        a, a_scale, a_zero = self.activations[activation]
-        w, w_scale = self._quantize_matrix(weight, activation)
-        self.matmuls.append(self._entry(name, weight))
-        return [
-            *nodes,
-            helper.make_node("MatMulInteger", [a, w, a_zero], [f"{name}/int32"], name),
-            _to_float(f"{name}/int32", f"{name}/float"),
-            helper.make_node("Mul", [a_scale, w_scale], [f"{name}/scale"], f"{name}/scale"),
-            helper.make_node(
-                "Mul", [f"{name}/float", f"{name}/scale"], [node.output[0]], f"{name}/rescale"
-            ),
-        ]
+        a, w = self.activations[activation], self._constant(weight, self.prepared.weights[weight])
+        product = _dynamic_product if self.form is Form.dynamic else _static_product
+        return [*nodes, *product(name_of(node), a, w, node.output[0])]
 
     def _embedding(self, node: NodeProto) -> list[NodeProto]:
         """``table[ids]`` -> ``float(int8 table[ids]) * scales[ids]``."""
-        table, ids = node.input
-        name = node.name or node.output[0]
-        rows, scale = self._quantize_table(table)
-        self.embeddings.append(self._entry(name, table))
+        name, (table, ids) = name_of(node), node.input
+        int8, scale = self.prepared.tables[table]
+        rows, row_scale = self._constant(f"{table}/rows", (int8, scale[:, None]))
         return [
             helper.make_node("Gather", [rows, ids], [f"{name}/int8"], name),
             _to_float(f"{name}/int8", f"{name}/float"),
-            helper.make_node("Gather", [scale, ids], [f"{name}/scale"], f"{name}/scale"),
+            helper.make_node("Gather", [row_scale, ids], [f"{name}/scale"], f"{name}/scale"),
             helper.make_node(
                 "Mul", [f"{name}/float", f"{name}/scale"], [node.output[0]], f"{name}/rescale"
             ),
@@ -213,78 +172,74 @@ class _Rewrite:
         """Return the nodes that quantise a tensor; none if an earlier MatMul has brought them."""
         if name in self.activations:
             return []
-        outputs = (f"{name}/uint8", f"{name}/uint8/scale", f"{name}/uint8/zero")
-        self.activations[name] = outputs
-        if name not in self.divisors:
-            return [helper.make_node("DynamicQuantizeLinear", [name], outputs, f"{name}/quantize")]
-        smooth, factors = f"{name}/smooth", f"{name}/factors"
-        self._add(factors, 1 / self.divisors[name])
-        return [
-            helper.make_node("Mul", [name, factors], [smooth], smooth),
-            helper.make_node("DynamicQuantizeLinear", [smooth], outputs, f"{name}/quantize"),
-        ]
+        uint8, scale, zero = f"{name}/uint8", f"{name}/uint8/scale", f"{name}/uint8/zero"
+        self.activations[name] = uint8, scale, zero
+        nodes, source = [], name
+        if name in self.prepared.divisors:
+            source = f"{name}/smooth"
+            self._add(f"{name}/factors", 1 / self.prepared.divisors[name])
+            nodes = [helper.make_node("Mul", [name, f"{name}/factors"], [source], source)]
+        if self.form is Form.dynamic:
+            kind, inputs, outputs = "DynamicQuantizeLinear", [source], [uint8, scale, zero]
+        else:
+            step, middle = steps(*self.prepared.ranges[name])
+            self._add(scale, step)
+            self._add(zero, middle)
+            kind, inputs, outputs = "QuantizeLinear", [source, scale, zero], [uint8]
+        return [*nodes, helper.make_node(kind, inputs, outputs, f"{name}/quantize")]
 
-    def _quantize_matrix(self, name: str, activation: str) -> tuple[str, str]:
-        """Add the int8 form of a matrix and its scales ``[n]``; return their names.
-
-        What the activation is divided by multiplies the rows.
-        """
-        names = (f"{name}/int8", f"{name}/scales")
-        if names[0] not in self.weights:
-            weight = numpy_helper.to_array(self.weights[name])
-            divisor = self.divisors.get(activation, np.ones(len(weight), np.float32))
-            weight = weight * divisor[:, None]
-            gram = self.grams.get(activation)
-            int8, scale = (
-                quantize_columns(weight)
-                if gram is None
-                else round_columns(weight, gram / np.outer(divisor, divisor))
-            )
-            self._add(names[0], int8)
-            self._add(names[1], scale)
-        return names
-
-    def _quantize_table(self, name: str) -> tuple[str, str]:
-        """Add the int8 rows of a table and their scales ``[n, 1]``; return their names."""
-        names = (f"{name}/int8-rows", f"{name}/row-scales")
-        if names[0] not in self.weights:
-            int8, scale = quantize_rows(numpy_helper.to_array(self.weights[name]))
-            self._add(names[0], int8)
-            self._add(names[1], scale[:, None])
-        return names
+    def _constant(self, name: str, rounded: Rounded) -> tuple[str, str]:
+        """Add an int8 matrix and its scales; return their names."""
+        int8, scales = f"{name}/int8", f"{name}/scales"
+        self._add(int8, rounded[0])
+        self._add(scales, rounded[1])
+        return int8, scales
 
     def _add(self, name: str, values: NDArray[Any]) -> None:
-        tensor = numpy_helper.from_array(values, name)
-        self.weights[name] = tensor
-        self.graph.initializer.append(tensor)
+        if name not in self.added:
+            self.added.add(name)
+            self.graph.initializer.append(numpy_helper.from_array(values, name))
 
     def _entry(self, node: str, weight: str) -> QuantizedNode:
-        rows, columns = self.weights[weight].dims
+        rows, columns = self.matrices[weight].dims
         return QuantizedNode(node, weight, (rows, columns), rows * columns)
-
-    def _is_matmul(self, node: NodeProto) -> bool:
-        return node.op_type == "MatMul" and self._is_matrix(node.input[1])
-
-    def _is_matrix(self, name: str, min_rows: int = 1) -> bool:
-        """Say whether a tensor is a constant fp32 matrix with enough rows."""
-        weight = self.weights.get(name)
-        return (
-            weight is not None
-            and weight.data_type == TensorProto.FLOAT
-            and len(weight.dims) == 2
-            and weight.dims[0] >= min_rows
-        )
-
-    def _note_kept(self, node: NodeProto) -> None:
-        """Remember a node with a constant fp32 matrix that stays as it is."""
-        if node.op_type in ("MatMul", "Gemm", "Gather") and any(map(self._is_matrix, node.input)):
-            self.kept.append(node.name or node.output[0])
 
     def _drop_unused(self) -> None:
         used = {name for node in self.graph.node for name in node.input}
         kept = [weight for weight in self.graph.initializer if weight.name in used]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
+
+
+def steps(least: float, most: float) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return scale and zero point with which uint8 reaches from `least` to `most`, and holds 0.
+
+    Zero must be exact: padding, and what Gelu cuts off, is zero.
+    """
+    least, most = min(least, 0.0), max(most, 0.0)
+    scale = (most - least) / 255 or 1.0
+    return np.array(scale, np.float32), np.array(round(-least / scale), np.uint8)
+
+
+def _dynamic_product(
+    name: str, a: tuple[str, str, str], w: tuple[str, str], output: str
+) -> list[NodeProto]:
+    return [
+        helper.make_node("MatMulInteger", [a[0], w[0], a[2]], [f"{name}/int32"], name),
+        _to_float(f"{name}/int32", f"{name}/float"),
+        helper.make_node("Mul", [a[1], w[1]], [f"{name}/scale"], f"{name}/scale"),
+        helper.make_node("Mul", [f"{name}/float", f"{name}/scale"], [output], f"{name}/rescale"),
+    ]
+
+
+def _static_product(
+    name: str, a: tuple[str, str, str], w: tuple[str, str], output: str
+) -> list[NodeProto]:
+    return [
+        helper.make_node("DequantizeLinear", list(a), [f"{name}/a"], f"{name}/a"),
+        helper.make_node("DequantizeLinear", list(w), [f"{name}/w"], f"{name}/w", axis=1),
+        helper.make_node("MatMul", [f"{name}/a", f"{name}/w"], [output], name),
+    ]
 
 
 def _to_float(source: str, target: str) -> NodeProto:

@@ -36,11 +36,13 @@ class _Graph(nn.Module):
 
     Args:
         model: A checked model in fp32 on the CPU.
+        half: Make the transformer compute in fp16. Pooling and what follows stay in fp32: sums over
+            hundreds of tokens need it, and it is no part of the time.
     """
 
-    def __init__(self, model: SentenceTransformer) -> None:
+    def __init__(self, model: SentenceTransformer, half: bool) -> None:
         super().__init__()
-        self.inner = inner_model(model)
+        self.inner = inner_model(model).half() if half else inner_model(model)
         self.heads = nn.ModuleList(list(model)[1:])
         parameters = inspect.signature(self.inner.forward).parameters
         self.has_token_types = "token_type_ids" in parameters
@@ -52,14 +54,16 @@ class _Graph(nn.Module):
             # All texts are of type 0. One constant that broadcasts folds into one row to add.
             inputs["token_type_ids"] = torch.zeros((1, 1), dtype=torch.int64)
         hidden = self.inner(**inputs).last_hidden_state
+        if hidden.dtype != torch.float32:
+            hidden = hidden.float()
         features: dict[str, Tensor] = {"token_embeddings": hidden, "attention_mask": attention_mask}
         for head in self.heads:
             features = head(features)
         return nn.functional.normalize(features["sentence_embedding"], dim=-1)
 
 
-def export_onnx(model: SentenceTransformer, file: Path) -> None:
-    """Write a model as an fp32 ONNX file; the model itself is left as it was.
+def export_onnx(model: SentenceTransformer, file: Path, *, half: bool = False) -> None:
+    """Write a model as an ONNX file, fp32 or (`half`) fp16; the model itself is left as it was.
 
     The graph takes ``input_ids`` and ``attention_mask`` (``[batch, sequence]`` int64, any size,
     padded on the right) and gives ``sentence_embedding`` (``[batch, dim]`` float32). Pooling,
@@ -73,7 +77,7 @@ def export_onnx(model: SentenceTransformer, file: Path) -> None:
     problems = unsupported(model)
     if problems:
         raise UserError(*problems)
-    graph = _Graph(copy.deepcopy(model).cpu().float()).eval()
+    graph = _Graph(copy.deepcopy(model).cpu().float(), half).eval()
     if graph.inner.config._attn_implementation in _REPLACED_ATTENTION:
         graph.inner.set_attn_implementation("eager")
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -3,27 +3,23 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
+from finetune.config import Export, Quantize
 from finetune.errors import UserError
-from finetune.export.int8 import quantize_dynamic
 from finetune.export.onnx import export_onnx, inner_model, pooling_name
-from finetune.export.parity import FLOORS, Parity, check_parity, compare
+from finetune.export.parity import Comparison, misses, told
+from finetune.export.quantized import FORMS, Quantizer
 from finetune.inference import BundleFile, BundleInfo, Encoder, OnnxEncoder
 from finetune.inference.bundle import MODEL_FILE, TOKENIZER_FILE, sha256
 
 log = logging.getLogger(__name__)
-
-# Outliers sit in the same channels in every text, most at special tokens: few texts show them.
-_CALIBRATION_TEXTS = 64
 
 
 @dataclass(frozen=True)
@@ -49,13 +45,18 @@ def export_bundle(
     texts: Sequence[str],
     out: Path,
     origin: Origin,
-    precisions: Sequence[str],
+    export: Export,
     threads: int | None = None,
     dims: Sequence[int] = (),
+    *,
+    quantize: Quantize | None = None,
+    calibration: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Write a bundle whose every model was compared with the reference first.
 
-    The bundle is made beside `out` and renamed at the end: a failure leaves nothing at `out`.
+    A model that is too far from the reference is left out, and why is logged and returned; the
+    others go on. The bundle is made beside `out` and renamed at the end: a failure leaves nothing
+    at `out`.
 
     Args:
         model: What to export; left as it was.
@@ -63,48 +64,49 @@ def export_bundle(
         texts: Texts of the domain, at least 2 different ones; 500 tell enough.
         out: The bundle's folder; must not exist, or be empty.
         origin: What the bundle says of where the model comes from.
-        precisions: Which models it holds: ``fp32``, ``int8-dynamic``.
-        threads: Threads of ONNX Runtime in the comparison; None takes every CPU.
+        export: Which models it holds, and how close to the reference each must come.
+        threads: Threads of the runtimes in the comparison; None takes every CPU.
         dims: Lengths that the model was trained to be cut to; its own may be among them.
+        quantize: How INT8 models are made; not needed where there are none.
+        calibration: Texts of the domain that INT8 models are fitted to, best not among `texts`.
 
     Returns:
-        By precision, the values of `Parity` and ``bytes``, the size of the model file.
+        By precision, the values of `Parity`, ``bytes``, the size of the model file, and
+        ``misses``: the floors that kept it from being published; empty where it was.
 
     Raises:
         UserError: The model cannot be exported, or its vocabulary does not fit it.
-        ValueError: `precisions` names one that is unknown, or none.
-        RuntimeError: An artifact is too far from the reference; nothing is published.
+        RuntimeError: No artifact is close enough to the reference; nothing is published.
     """
-    _check_precisions(precisions)
-    distinct = list(dict.fromkeys(texts))  # equal ones would make nearest neighbours luck
+    comparison = Comparison(reference, texts)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bundle-") as temporary:
         folder = Path(temporary) / "bundle"
         info = _write_fp32(model, folder, origin, dims)
-        if "int8-dynamic" in precisions:
-            info = _add_int8(info, folder, distinct, threads)
-        parities = _check_models(reference, distinct, folder, precisions, threads)
-        info = _keep(info, folder, precisions)
+        if "fp16" in export.precisions:
+            export_onnx(model, folder / "fp16" / MODEL_FILE, half=True)
+            plan = {"fp16": "transformer", "fp32": "pooling and what follows"}
+            info = _with(info, folder, "fp16", plan)
+        if quantized := [name for name in export.precisions if name in FORMS]:
+            quantizer = Quantizer(
+                folder / info.precisions["fp32"].file, OnnxEncoder.load(folder, "fp32", threads),
+                calibration or texts, _required(quantize), comparison,
+                static=quantized != ["int8-dynamic"], threads=threads,
+            )  # fmt: skip
+            for name in quantized:
+                plan = quantizer.write(name, folder / name / MODEL_FILE)
+                info = _with(info, folder, name, plan)
+        found = _check_models(comparison, info, folder, export, threads)
+        _keep(info, folder, [name for name in export.precisions if not found[name]["misses"]])
         folder.rename(out)
-    log.info("published %s with %s", out, ", ".join(precisions))
-    return {
-        name: {**asdict(parity), "bytes": info.precisions[name].bytes}
-        for name, parity in parities.items()
-    }
+    log.info("published %s with %s", out, ", ".join(BundleInfo.read(out).precisions))
+    return found
 
 
 def bundle_prompts(prompts: Mapping[str, str | None]) -> dict[str, str]:
     """Return the prompts of a bundle: ``query``, and ``passage``, which others call document."""
     passage = prompts.get("passage") or prompts.get("document") or ""
     return {"query": prompts.get("query") or "", "passage": passage}
-
-
-def _check_precisions(precisions: Sequence[str]) -> None:
-    unknown = [name for name in precisions if name not in FLOORS]
-    if unknown or not precisions:
-        raise ValueError(
-            f"precisions is {list(precisions)}; expected at least one of {', '.join(FLOORS)}"
-        )
 
 
 def _plain_tokenizer(model: SentenceTransformer) -> Tokenizer:
@@ -160,23 +162,22 @@ def _write_fp32(
     return info
 
 
-def _add_int8(
-    info: BundleInfo, folder: Path, texts: Sequence[str], threads: int | None
-) -> BundleInfo:
-    """Quantise the fp32 model of a bundle, with the first texts to find outliers."""
-    encoder = OnnxEncoder.load(folder, "fp32", threads)
-    first = texts[:_CALIBRATION_TEXTS]
-    feeds = [feed for half, prompt in _halves(first) for _, feed in encoder.batches(half, prompt)]
-    file = folder / "int8-dynamic" / MODEL_FILE
-    plan = quantize_dynamic(folder / info.precisions["fp32"].file, file, feeds)
-    entry = BundleFile.of(file, folder, plan)
-    info = replace(info, precisions={**info.precisions, "int8-dynamic": entry})
+def _with(info: BundleInfo, folder: Path, precision: str, plan: Mapping[str, Any]) -> BundleInfo:
+    """Add the model that was written for a precision."""
+    entry = BundleFile.of(folder / precision / MODEL_FILE, folder, plan)
+    info = replace(info, precisions={**info.precisions, precision: entry})
     info.write(folder)
     return info
 
 
+def _required(quantize: Quantize | None) -> Quantize:
+    if quantize is None:
+        raise ValueError("INT8 models are asked for, and quantize is None; say how they are made")
+    return quantize
+
+
 def _keep(info: BundleInfo, folder: Path, precisions: Sequence[str]) -> BundleInfo:
-    """Drop what was made on the way to the wanted precisions."""
+    """Drop what was made on the way to the wanted precisions, and what is not good enough."""
     for name in info.precisions.keys() - set(precisions):
         shutil.rmtree(folder / name)
     info = replace(info, precisions={name: info.precisions[name] for name in precisions})
@@ -198,28 +199,26 @@ def _max_length(model: SentenceTransformer) -> int:
 
 
 def _check_models(
-    reference: Encoder,
-    texts: Sequence[str],
-    folder: Path,
-    precisions: Iterable[str],
-    threads: int | None,
-) -> dict[str, Parity]:
-    """Compare each model of a folder with the reference; raise at the first that fails."""
-    exact = _encode(reference, texts)
-    parities = {}
-    for precision in precisions:
-        encoder = OnnxEncoder.load(folder, precision, threads)
-        parity = compare(exact, _encode(encoder, texts))
-        log.info("%s against torch: %s", precision, parity)
-        check_parity(parity, precision)
-        parities[precision] = parity
-    return parities
+    comparison: Comparison, info: BundleInfo, folder: Path, export: Export, threads: int | None
+) -> dict[str, dict[str, Any]]:
+    """Compare each model of a folder with the reference.
 
-
-def _encode(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
-    return np.concatenate([encoder.encode(half, prompt) for half, prompt in _halves(texts)])
-
-
-def _halves(texts: Sequence[str]) -> list[tuple[Sequence[str], str]]:
-    """Take every other text as a query, the rest as passages, so that both prompts are seen."""
-    return [(texts[::2], "query"), (texts[1::2], "passage")]
+    Raises:
+        RuntimeError: None is close enough.
+    """
+    found, failed = {}, {}
+    for name in export.precisions:
+        parity = comparison(OnnxEncoder.load(folder, name, threads))
+        log.info("%s against torch: %s", name, parity)
+        missed = misses(parity, export.floors[name])
+        found[name] = {**asdict(parity), "bytes": info.precisions[name].bytes, "misses": missed}
+        if missed:
+            failed[name] = (
+                f"{name} is not published: compared with torch on {parity.texts} texts, "
+                f"{told(parity, missed)}"
+            )
+    if len(failed) == len(found):
+        raise RuntimeError("\n".join(failed.values()))
+    for line in failed.values():
+        log.error(line)
+    return found

@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
@@ -22,8 +23,18 @@ log = logging.getLogger(__name__)
 # repeatable, because it decides which texts share a batch.
 CHUNK = 8192
 
+_GPU = "CUDAExecutionProvider"
+
 # Inputs of the graph by name, `[batch, sequence]` each.
 Feed = dict[str, NDArray[np.int64]]
+
+
+class Session(Protocol):
+    """What runs a graph: ONNX Runtime's session, or another runtime in its shape."""
+
+    def run(self, outputs: Sequence[str] | None, feed: Mapping[str, Any]) -> list[Any]:
+        """Return the outputs of one batch."""
+        ...
 
 
 class OnnxEncoder:
@@ -37,7 +48,7 @@ class OnnxEncoder:
         self,
         info: BundleInfo,
         tokenizer: Tokenizer,
-        session: onnxruntime.InferenceSession,
+        session: Session,
         budget: int = TOKEN_BUDGET,
         dim: int | None = None,
     ) -> None:
@@ -59,8 +70,9 @@ class OnnxEncoder:
 
         Args:
             folder: The bundle.
-            precision: Which of its models to run.
-            threads: Threads of ONNX Runtime; None takes every CPU this process may run on.
+            precision: Which of its models to run. ``fp16`` runs on a GPU where ONNX Runtime has
+                one; ``openvino-int8`` needs the package openvino.
+            threads: Threads of the runtime; None takes every CPU this process may run on.
             dim: One of the bundle's ``dims`` that vectors are cut to, and normalised again.
 
         Raises:
@@ -70,7 +82,12 @@ class OnnxEncoder:
         info.length(dim)
         model = info.model_file(folder, precision)
         tokenizer = _load_tokenizer(folder, info)
-        return cls(info, tokenizer, _start_session(model, threads or _cpus()), dim=dim)
+        return cls(info, tokenizer, _start(model, precision, threads or _cpus()), dim=dim)
+
+    def running(self, model: Path, threads: int | None = None) -> "OnnxEncoder":
+        """Return an encoder of the same texts that runs another graph, on ONNX Runtime."""
+        session = _start_session(model, threads or _cpus())
+        return OnnxEncoder(self.info, self._tokenizer, session, self._budget, self.dim)
 
     def encode(
         self,
@@ -147,13 +164,28 @@ def _load_tokenizer(folder: Path, info: BundleInfo) -> Tokenizer:
     return tokenizer
 
 
-def _start_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
+def _start(model: Path, precision: str, threads: int) -> Session:
+    """Start the runtime that a precision is made for."""
+    if precision.startswith("openvino"):
+        from finetune.inference.openvino import OpenVinoSession
+
+        return OpenVinoSession(model, threads)
+    return _start_session(model, threads, gpu=precision == "fp16")
+
+
+def _start_session(model: Path, threads: int, *, gpu: bool = False) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # The pattern cache keeps a plan per input shape, and nearly every batch has a shape of its own.
     options.enable_mem_pattern = False
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    if gpu and _GPU in onnxruntime.get_available_providers():
+        providers.insert(0, _GPU)
+    elif gpu:
+        log.warning("%s: made for GPUs; runs on the CPU in fp32 (install onnxruntime-gpu instead "
+                    "of onnxruntime where there is one)", model)  # fmt: skip
+    session = onnxruntime.InferenceSession(str(model), options, providers=providers)
     log.debug("loaded %s with %d threads", model, threads)
     return session
 

@@ -8,6 +8,7 @@ import yaml
 
 from finetune.config import Hub
 from finetune.records import Score
+from finetune.report import exports
 from finetune.report.facts import METRIC_NAMES, Facts, counted, is_cut
 from finetune.report.scores import Lengths, by_length
 from finetune.report.verdict import p_text
@@ -90,6 +91,8 @@ def _usage(facts: Facts) -> str:
     package = (facts.training or {}).get("requires")
     loads = f"; it loads only where the package {_code(package)} is installed" if package else ""
     trust = ", trust_remote_code=True" if package else ""  # for a module that is not the library's
+    there = exports.published(facts.parity)
+    fast = "int8-dynamic" if "int8-dynamic" in there or not there else there[0]
     return f"""## Use
 
 With sentence-transformers, from the folder `model/`{loads}:
@@ -103,13 +106,13 @@ passages = model.encode(["……"], prompt_name="passage", normalize_embeddings=
 scores = passages @ query
 ```
 
-Without torch, from the folder `bundle/` (ONNX Runtime; precision `fp32` or `int8-dynamic`):
+Without torch, from the folder `bundle/` (precisions: {", ".join(f"`{name}`" for name in there)}):
 
 ```python
 from pathlib import Path
 from finetune.inference import OnnxEncoder, top_k
 
-encoder = OnnxEncoder.load(Path("bundle"), "int8-dynamic")
+encoder = OnnxEncoder.load(Path("bundle"), "{fast}")
 queries = encoder.encode(["如何申请退款？"], "query")
 passages = encoder.encode(["……"], "passage")
 scores, indices = top_k(queries, passages, 10)

@@ -42,7 +42,8 @@ class Facts:
             ``pairs_per_second``, ``parameters``, ``trainable_parameters`` and, where the model
             loads with a package only, ``requires``; None where nothing was trained.
         curves: JSON Lines with ``step``, ``loss``, ``learning_rate``, ``eval_<metric>``.
-        parity: By precision, ``min_cosine`` and ``mean_cosine`` of the exported model with torch.
+        parity: By precision, how close the exported model comes to torch (``min_cosine``,
+            ``mean_cosine``, …) and ``misses``, the floors that kept it from being published.
         sets: The report half: the texts of the examples.
         domain_set: Name of the set that the verdict and the gain gate are about.
         general_set: Name of the set on which forgetting was measured; None where it was not.

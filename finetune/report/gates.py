@@ -21,6 +21,12 @@ from finetune.evaluation.statistics import Difference, compare, smallest_differe
 from finetune.report.facts import BASELINES, METRIC_NAMES, Facts, Outcomes, counted, in_order
 from finetune.report.scores import Values, paired
 
+# Gates of the INT8 artifacts, by name.
+_INT8 = {
+    "int8": "onnx-int8-dynamic", "int8-static": "onnx-int8-static",
+    "openvino-int8": "openvino-int8",
+}  # fmt: skip
+
 
 class Status(Enum):
     """How a gate came out."""
@@ -68,12 +74,14 @@ def judge(outcomes: Outcomes, facts: Facts) -> list[Gate]:
     if facts.general_set in both and not facts.distill:
         values = paired(base[facts.general_set], tuned[facts.general_set])
         gates.append(general(*values, settings, seed, facts.general_set))
-    fp32, quantised = (outcomes.get(f"onnx-{name}", {}) for name in ("fp32", "int8-dynamic"))
-    shared = [(fp32[name], quantised[name]) for name in fp32 if name in quantised]
-    if shared:
-        metric = shared[0][0].main  # the domain's; sets of the other shape cannot be counted in
-        values = by_question([pair for pair in shared if pair[0].main == metric])
-        gates.append(int8(*values, settings, seed, metric))
+    fp32 = outcomes.get("onnx-fp32", {})
+    for gate_name, artifact in _INT8.items():
+        quantised = outcomes.get(artifact, {})
+        shared = [(fp32[name], quantised[name]) for name in fp32 if name in quantised]
+        if shared:
+            metric = shared[0][0].main  # the domain's; sets of another shape cannot be counted in
+            values = by_question([pair for pair in shared if pair[0].main == metric])
+            gates.append(replace(int8(*values, settings, seed, metric), name=gate_name))
     served = [name for name in in_order(facts.speeds) if name not in ("base", *BASELINES)]
     if served and settings.max_latency_ms is not None:
         gates.append(latency(served[-1], facts.speeds[served[-1]], settings.max_latency_ms))

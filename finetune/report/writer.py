@@ -11,7 +11,7 @@ from markupsafe import Markup
 from finetune.config import Distill, to_dict
 from finetune.evaluation.slices import slices
 from finetune.records import EvaluationSet, Score, digest, read_dicts, write_json
-from finetune.report import card, page
+from finetune.report import card, exports, page
 from finetune.report.examples import Example, changed
 from finetune.report.facts import (
     BASELINES,
@@ -47,7 +47,7 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
     outcomes = read_outcomes(facts)
     kinds = {each.name: slices(each, facts.model.max_length) for each in facts.sets}
     rows = measure(outcomes, facts.evaluate.samples, facts.seed, kinds)
-    gates = judge(outcomes, facts)
+    gates = [*judge(outcomes, facts), *exports.unpublished(facts.parity)]
     scores = [row for row in rows if row.artifact not in BASELINES]
     report: dict[str, Any] = {
         "verdict": verdict(facts, scores, gates),
@@ -125,6 +125,7 @@ def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[str]:
             "Forgetting was not measured: what tuning did to questions outside the domain is "
             "unknown. To measure it, name a BEIR-shaped folder of them: evaluate.general=<folder>."
         )
+    yield from exports.notes(facts.parity)
     if facts.merge:
         yield f"Merged with the base: {facts.merge['why']}."
     if facts.distill:

@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 
 from finetune.inference import BundleInfo, OnnxEncoder
 
-_FAST = "int8-dynamic"
+_FASTEST = ("int8-dynamic", "int8-static", "fp32")
 
 
 class ServedBundle(PythonModel):
     """Encodes the column ``text`` of a table; parameter ``prompt``: ``query`` or ``passage``."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the INT8 model of the bundle, or the first it has."""
+        """Load the INT8 model of the bundle, or what it has."""
         folder = Path(context.artifacts["bundle"])
-        precisions = BundleInfo.read(folder).precisions
-        self.encoder = OnnxEncoder.load(folder, _FAST if _FAST in precisions else min(precisions))
+        there = BundleInfo.read(folder).precisions
+        precision = next((name for name in _FASTEST if name in there), min(there))
+        self.encoder = OnnxEncoder.load(folder, precision)
 
     def predict(
         self,

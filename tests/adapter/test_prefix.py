@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_runs
 import torch
 from hydra.utils import instantiate
 from safetensors.torch import load_file
@@ -233,9 +234,8 @@ def test_the_bundle_has_the_prefix(make_base, tmp_path, kind):
     texts = [f"{text}{letter}" for text in TEXTS for letter in "押金房东工资老板法律"]
     origin = Origin("tiny", "tests/tiny", "unknown", "mit")
     encoder = models.TorchEncoder(model)
-    parity = export_bundle(
-        model, encoder, texts, tmp_path / "bundle", origin, ["fp32", "int8-dynamic"]
-    )
+    settings = tiny_runs.export_settings("fp32", "int8-dynamic")
+    parity = export_bundle(model, encoder, texts, tmp_path / "bundle", origin, **settings)
     assert parity["fp32"]["min_cosine"] >= 0.9999
     exact = encoder.encode(TEXTS)
     vectors = OnnxEncoder.load(tmp_path / "bundle", "fp32").encode(TEXTS)

@@ -6,8 +6,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from finetune.export import export_onnx, quantize_dynamic
-from finetune.export.int8 import quantize_columns, quantize_rows
+from finetune.export import Form, export_onnx, prepare, quantize
+from finetune.export.int8 import steps
+from finetune.export.weights import quantize_columns, quantize_rows
 
 from .test_onnx import batch, onnx_vectors
 
@@ -46,13 +47,80 @@ def run(file, x):
     return session.run(None, {"x": x})[0]
 
 
-def test_a_product_worked_by_hand(tmp_path):
+def quantized(file, out, form=Form.dynamic, feeds=(), keep=()):
+    """Quantise with ranges found on the same batches."""
+    ranged = feeds if form is Form.static else ()
+    return quantize(file, out, prepare(file, feeds, ranged), form, keep)
+
+
+@pytest.mark.parametrize("form", Form)
+def test_a_product_worked_by_hand(tmp_path, form):
     weight = np.array([[127, 1], [0, -127], [-127, 64], [1, 0]], dtype=np.float32)  # scales 1
     file = network(tmp_path, {"w": weight}, [helper.make_node("MatMul", ["x", "w"], ["y"])])
-    quantize_dynamic(file, tmp_path / "int8.onnx")
     # From 0 to 255 the activation scale is 1 as well, so nothing is lost.
     x = np.array([[0, 255, 7, 100]], dtype=np.float32)
+    prepared = prepare(file, (), [{"x": x}])
+    quantize(file, tmp_path / "int8.onnx", prepared, form)
     assert run(tmp_path / "int8.onnx", x).tolist() == (x @ weight).tolist() == [[-789, -31937]]
+
+
+def test_a_static_scale_is_the_same_in_every_batch(tmp_path):
+    weight = np.eye(4, dtype=np.float32)
+    file = network(tmp_path, {"w": weight}, [helper.make_node("MatMul", ["x", "w"], ["y"])])
+    x = np.array([[1, 2, 3, 2.5], [255, 0, 0, 0]], dtype=np.float32)
+    prepared = prepare(file, (), [{"x": x}])
+    for form, alone in ((Form.dynamic, [1, 2, 3, 2.5]), (Form.static, [1, 2, 3, 2])):
+        quantize(file, tmp_path / "int8.onnx", prepared, form)
+        # The step is 1 where 255 is known: 2.5 goes to the even neighbour.
+        assert run(tmp_path / "int8.onnx", x)[0].tolist() == pytest.approx([1, 2, 3, 2], abs=1e-5)
+        assert run(tmp_path / "int8.onnx", x[:1])[0].tolist() == pytest.approx(alone, abs=6e-3)
+
+
+def test_what_is_beyond_a_static_range_is_cut(tmp_path):
+    file = network(tmp_path, {"w": np.eye(4, dtype=np.float32)},
+                   [helper.make_node("MatMul", ["x", "w"], ["y"])])  # fmt: skip
+    quantized(file, tmp_path / "int8.onnx", Form.static, [{"x": np.array([[0, 1, 2, 2.55]], "f4")}])
+    found = run(tmp_path / "int8.onnx", np.array([[-7, 1, 2, 7]], "f4"))
+    np.testing.assert_allclose(found, [[0, 1, 2, 2.55]], atol=1e-6)
+
+
+def test_the_static_form_needs_ranges(tmp_path):
+    file = network(tmp_path, {"w": np.eye(4, dtype=np.float32)},
+                   [helper.make_node("MatMul", ["x", "w"], ["y"])])  # fmt: skip
+    with pytest.raises(ValueError, match="static INT8 needs the ranges"):
+        quantize(file, tmp_path / "int8.onnx", prepare(file), Form.static)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "scale", "zero"),
+    [(0, 255, 1, 0), (-51, 204, 1, 51), (10, 25.5, 0.1, 0), (-25.5, -1, 0.1, 255), (0, 0, 1, 0)],
+)
+def test_steps_worked_by_hand(least, most, scale, zero):
+    found = steps(least, most)
+    assert float(found[0]) == pytest.approx(scale) and int(found[1]) == zero
+
+
+@pytest.mark.parametrize("form", Form)
+def test_what_is_kept_stays_exact(tmp_path, form):
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((4, 4)).astype(np.float32) for name in "vw"}
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["hidden"], "first"),
+        helper.make_node("MatMul", ["hidden", "w"], ["y"], "second"),
+    ]
+    file = network(tmp_path, weights, nodes)
+    x = rng.standard_normal((9, 4)).astype(np.float32)
+    prepared = prepare(file, (), [{"x": x}])
+    assert prepared.groups == ("x", "hidden")
+    exact = x @ weights["v"] @ weights["w"]
+    errors = []
+    for keep in ((), ("x",), ("x", "hidden")):
+        plan = quantize(file, tmp_path / "int8.onnx", prepared, form, keep)
+        errors.append(np.abs(run(tmp_path / "int8.onnx", x) - exact).mean())
+        names = [node for name, node in (("x", "first"), ("hidden", "second")) if name in keep]
+        assert list(plan.kept_fp32) == names
+        assert len(plan.matmuls) == plan.activation_quantizers == 2 - len(keep)
+    assert errors[0] > errors[1] > 1e-4 > 1e-6 > errors[2]
 
 
 def test_readers_of_one_activation_share_its_quantiser(tmp_path):
@@ -60,11 +128,11 @@ def test_readers_of_one_activation_share_its_quantiser(tmp_path):
     weights = {name: rng.standard_normal((4, 4)).astype(np.float32) for name in "qkv"}
     nodes = [helper.make_node("MatMul", ["x", name], [f"{name}x"], name) for name in "qkv"]
     nodes.append(helper.make_node("Sum", ["qx", "kx", "vx"], ["y"]))
-    plan = quantize_dynamic(network(tmp_path, weights, nodes), tmp_path / "int8.onnx")
+    plan = quantized(network(tmp_path, weights, nodes), tmp_path / "int8.onnx")
     found = Counter(node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node)
-    assert found["DynamicQuantizeLinear"] == plan["activation_quantizers"] == 1
-    assert found["MatMulInteger"] == len(plan["matmuls"]) == 3
-    assert [entry["node"] for entry in plan["matmuls"]] == ["q", "k", "v"]
+    assert found["DynamicQuantizeLinear"] == plan.activation_quantizers == 1
+    assert found["MatMulInteger"] == len(plan.matmuls) == 3
+    assert [entry.node for entry in plan.matmuls] == ["q", "k", "v"]
 
 
 def test_smoothing_helps_where_a_channel_stands_out(tmp_path):
@@ -73,8 +141,8 @@ def test_smoothing_helps_where_a_channel_stands_out(tmp_path):
     x = rng.standard_normal((200, 64)).astype(np.float32)
     x[:, 5] *= 60
     file = network(tmp_path, {"w": weight}, [helper.make_node("MatMul", ["x", "w"], ["y"])], 64)
-    assert quantize_dynamic(file, tmp_path / "plain.onnx")["smoothed"] == ()
-    assert quantize_dynamic(file, tmp_path / "smooth.onnx", [{"x": x}])["smoothed"] == ("x",)
+    assert quantized(file, tmp_path / "plain.onnx").smoothed == ()
+    assert quantized(file, tmp_path / "smooth.onnx", feeds=[{"x": x}]).smoothed == ("x",)
     errors = [
         np.abs(run(tmp_path / f"{name}.onnx", x) - x @ weight).mean()
         for name in ("plain", "smooth")
@@ -92,21 +160,32 @@ def test_a_weight_that_serves_two_activations_is_not_smoothed(tmp_path):
         helper.make_node("MatMul", ["once", "w"], ["y"]),
     ]
     file = network(tmp_path, {"w": weight}, nodes, 64)
-    assert quantize_dynamic(file, tmp_path / "int8.onnx", [{"x": x}])["smoothed"] == ()
+    assert quantized(file, tmp_path / "int8.onnx", feeds=[{"x": x}]).smoothed == ()
 
 
 def test_a_graph_without_matmuls(tmp_path):
     file = network(tmp_path, {}, [helper.make_node("Relu", ["x"], ["y"])])
     with pytest.raises(RuntimeError, match="no MatMul with a constant weight"):
-        quantize_dynamic(file, tmp_path / "int8.onnx")
+        prepare(file)
 
 
 @pytest.fixture(scope="module")
-def files(realistic, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("int8")
-    export_onnx(realistic, folder / "fp32.onnx")
-    plan = quantize_dynamic(folder / "fp32.onnx", folder / "int8.onnx")
-    return folder / "fp32.onnx", folder / "int8.onnx", plan
+def fp32(realistic, tmp_path_factory):
+    file = tmp_path_factory.mktemp("int8") / "fp32.onnx"
+    export_onnx(realistic, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def prepared(fp32):
+    ids, mask = batch(16, 40, vocabulary=3000, seed=1)
+    return prepare(fp32, (), [{"input_ids": ids, "attention_mask": mask}])
+
+
+@pytest.fixture(scope="module", params=Form)
+def files(request, fp32, prepared):
+    int8 = fp32.with_name(f"{request.param.value}.onnx")
+    return fp32, int8, quantize(fp32, int8, prepared, request.param)
 
 
 def test_a_real_geometry_keeps_its_vectors(files):
@@ -124,10 +203,10 @@ def test_a_real_geometry_keeps_its_vectors(files):
 def test_the_plan_of_a_real_geometry(files):
     fp32, int8, plan = files
     # 4 layers of query, key, value, attention output and two of the feed-forward part.
-    assert len(plan["matmuls"]) == 24 and plan["activation_quantizers"] == 16
-    assert [tuple(entry["shape"]) for entry in plan["embeddings"]] == [(3005, 512)]
-    assert any("position_embeddings" in name for name in plan["kept_fp32"])
-    quantized = sum(entry["bytes"] for entry in plan["matmuls"] + plan["embeddings"])
+    assert len(plan.matmuls) == 24 and plan.activation_quantizers == 16
+    assert [entry.shape for entry in plan.embeddings] == [(3005, 512)]
+    assert any("position_embeddings" in name for name in plan.kept_fp32)
+    quantized = sum(entry.bytes for entry in plan.matmuls + plan.embeddings)
     assert quantized < int8.stat().st_size < fp32.stat().st_size * 0.3
 
 
@@ -137,6 +216,10 @@ def test_onnx_runtime_fuses_it_into_its_fast_products(files, tmp_path):
     options.log_severity_level = 3
     onnxruntime.InferenceSession(str(files[1]), options, providers=["CPUExecutionProvider"])
     found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
-    # Three readers of one quantised activation a layer; the others quantise on their own.
-    assert found["MatMulIntegerToFloat"] == found["DynamicQuantizeMatMul"] == 12
     assert found["MatMulInteger"] == 0
+    if "dynamic" in files[1].name:
+        # Three readers of one quantised activation a layer; the others quantise on their own.
+        assert found["MatMulIntegerToFloat"] == found["DynamicQuantizeMatMul"] == 12
+    else:
+        assert found["MatMulIntegerToFloat"] == 24 and found["QuantizeLinear"] == 16
+        assert found["DequantizeLinear"] == 0

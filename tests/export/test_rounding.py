@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from finetune.export.calibration import observe
-from finetune.export.int8 import quantize_columns
 from finetune.export.rounding import round_columns
+from finetune.export.weights import quantize_columns
 
 
 def correlated(rows, size, seed=0):

@@ -3,23 +3,58 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from finetune.export.calibration import observe
-from finetune.export.smooth import smoothing
+from finetune.export.calibration import Observed, observe, ranges
+from finetune.export.smooth import expected_error, smoothing
+from finetune.export.weights import quantize_columns
+
+
+def seen(activations):
+    a = np.asarray(activations, np.float32)
+    return Observed(a.min(axis=0), a.max(axis=0), (a.T @ a).astype(np.float64), len(a))
+
+
+def test_the_expected_error_worked_by_hand():
+    # The range is 255 and the step of activations 1, that of the weight's columns 1 and 2; seen
+    # are two rows. 2 rows x 1 x (127² + 254²), and .4 x (1 + 4) x (255² + 51²), by 12.
+    found = expected_error(seen([[255, 0], [0, 51]]), np.array([[127, 0], [0, 254]], "f4"), ONES)
+    assert found == pytest.approx((2 * (127**2 + 254**2) + 0.4 * 5 * (255**2 + 51**2)) / 12)
+
+
+ONES = np.ones(2)
+
+
+def test_the_expected_error_is_about_what_rounding_adds():
+    rng = np.random.default_rng(0)
+    a = rng.uniform(-1, 1, (400, 32)).astype(np.float32)
+    w = rng.standard_normal((32, 48)).astype(np.float32)
+    spread = rng.uniform(0.5, 3, 32)
+    step = (a / spread).max() - (a / spread).min()
+    rounded = np.round(a / spread / (step / 255)) * (step / 255) @ (w * spread[:, None])
+    of_activations = np.square(rounded - a @ w).sum()
+    int8, scale = quantize_columns((w * spread[:, None]).astype(np.float32))
+    of_weights = np.square((a / spread) @ (int8 * scale) - a @ w).sum()
+    assert expected_error(seen(a), w, spread) == pytest.approx(
+        of_activations + 0.4 * of_weights, rel=0.1
+    )
 
 
 def test_no_outlier_no_smoothing():
-    assert smoothing(np.linspace(1, 1.5, 100, dtype=np.float32)) is None
-    assert smoothing(np.zeros(8, dtype=np.float32)) is None
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((100, 8)).astype(np.float32)
+    assert smoothing(seen(rng.uniform(-1, 1, (200, 100))), weight) is None
+    assert smoothing(seen(np.zeros((9, 100))), weight) is None
 
 
-def test_worked_by_hand():
-    maxima = np.ones(100, dtype=np.float32)
-    maxima[7], maxima[3] = 32, 0.25
-    divisor = smoothing(maxima)
-    # The 95 % quantile is 1: 32 ** .7 = 2 ** 3.5; nothing is ever made larger.
-    assert divisor[7] == pytest.approx(2**3.5, rel=1e-6)
-    assert np.delete(divisor, 7).tolist() == [1] * 99
-    assert divisor.dtype == np.float32
+def test_an_outlier_is_divided_and_nothing_is_made_larger():
+    rng = np.random.default_rng(0)
+    a = rng.uniform(-1, 1, (200, 100))
+    a[:, 7] *= 32
+    weight = rng.standard_normal((100, 8)).astype(np.float32)
+    divisor = smoothing(seen(a), weight)
+    assert divisor.dtype == np.float32 and divisor.min() == 1
+    assert divisor.argmax() == 7 and divisor[7] > 3 and np.delete(divisor, 7).max() < 1.2
+    plain, smooth = (expected_error(seen(a), weight, d) for d in (np.ones(100), divisor))
+    assert smooth < plain / 4
 
 
 @pytest.fixture
@@ -42,11 +77,32 @@ def doubling(tmp_path):
     return tmp_path / "doubling.onnx"
 
 
-def test_maxima_are_absolute_and_over_all_batches(doubling):
+def test_ends_and_products_are_of_all_batches(doubling):
     feeds = [{"input_ids": np.array([[1, 0]])}, {"input_ids": np.array([[2], [0]])}]
-    maxima = observe(doubling, ["hidden", "out"], feeds)
-    assert maxima["hidden"].maxima.tolist() == [3, 5]
-    assert maxima["out"].maxima.tolist() == [6, 10]
+    found = observe(doubling, ["hidden", "out"], feeds)
+    assert found["hidden"].least.tolist() == [-3, -5] and found["hidden"].most.tolist() == [1, 2]
+    assert found["out"].least.tolist() == [-6, -10] and found["out"].rows == 4
+    assert found["hidden"].gram.tolist() == [[10, -11], [-11, 29]]
+
+
+def test_ranges_are_of_tokens(doubling):
+    feeds = [{"input_ids": np.array([[1, 2, 0], [2, 0, 0]])}]
+    assert ranges(doubling, ["hidden"], {}, feeds, 100) == {"hidden": (-5, 2)}
+    divided = {"hidden": np.array([1, 5], np.float32)}
+    assert ranges(doubling, ["hidden"], divided, feeds, 100) == {"hidden": (-3, 1)}
+    # Largest values of the six tokens: 1, 2, 0, 2, 0, 0; their median is .5, of the least -1.5.
+    assert ranges(doubling, ["hidden"], {}, feeds, 50) == {"hidden": (-1.5, 0.5)}
+
+
+def test_ranges_leave_out_padding(doubling):
+    model = onnx.load(doubling)
+    mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["b", "s"])
+    model.graph.input.append(mask)
+    onnx.save(model, doubling)
+    feed = {"input_ids": np.array([[1, 2], [1, 2]]), "attention_mask": np.array([[1, 1], [1, 0]])}
+    assert ranges(doubling, ["hidden"], {}, [feed], 100) == {"hidden": (-5, 2)}
+    feed["attention_mask"][0, 0] = feed["attention_mask"][1, 0] = 0
+    assert ranges(doubling, ["hidden"], {}, [feed], 100) == {"hidden": (-3, 2)}
 
 
 def test_no_batches_no_maxima(doubling):

@@ -1,0 +1,105 @@
+"""The INT8 models of a bundle: fitted to texts of the domain, worst parts kept in fp32."""
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from finetune.config import Quantize
+from finetune.export.int8 import Form, Int8Plan, quantize
+from finetune.export.parity import Comparison, Parity
+from finetune.export.sensitivity import keep_worst
+from finetune.export.weights import Prepared, prepare
+from finetune.inference import OnnxEncoder
+from finetune.inference.onnx import Feed
+
+log = logging.getLogger(__name__)
+
+FORMS = {
+    "int8-dynamic": Form.dynamic,
+    "int8-static": Form.static,
+    "openvino-int8": Form.static,
+}
+
+
+class Quantizer:
+    """Makes the INT8 models of one bundle; holds what they share.
+
+    Args:
+        fp32: The graph.
+        encoder: Runs it.
+        texts: Texts to fit to, in an order that has nothing to do with what they are.
+        settings: How.
+        comparison: Tells how close a model comes to the reference.
+        static: Whether a form with ranges will be made.
+        threads: Threads of ONNX Runtime; None takes every CPU.
+    """
+
+    def __init__(
+        self,
+        fp32: Path,
+        encoder: OnnxEncoder,
+        texts: Sequence[str],
+        settings: Quantize,
+        comparison: Comparison,
+        *,
+        static: bool,
+        threads: int | None,
+    ) -> None:
+        self.fp32, self.encoder, self.texts, self.settings = fp32, encoder, texts, settings
+        self.comparison, self.static, self.threads = comparison, static, threads
+        self.kept: dict[Form, tuple[str, ...]] = {}
+
+    def write(self, precision: str, file: Path) -> dict[str, Any]:
+        """Write a model; return its plan, as ``bundle.json`` holds it."""
+        form = FORMS[precision]
+        keep = self._keep(form, file.with_name("trial.onnx"))
+        plan = self._write(form, file, keep)
+        read = self.settings.range_texts if form is Form.static else 0
+        size = file.stat().st_size / 1e6
+        log.info("quantised %d MatMuls and %d tables: %s, %.1f MB",
+                 len(plan.matmuls), len(plan.embeddings), file, size)  # fmt: skip
+        return {
+            **asdict(plan),
+            "form": form.value,
+            "kept_fp32_for_quality": keep,
+            "weight_texts": len(self.texts[: self.settings.weight_texts]),
+            "range_texts": len(self.texts[:read]),
+            "range_percentile": self.settings.range_percentile if read else None,
+        }
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """Rounded weights, and ranges where a form needs them."""
+        settings = self.settings
+        ranged = self._feeds(settings.range_texts) if self.static else []
+        return prepare(
+            self.fp32, self._feeds(settings.weight_texts), ranged, settings.range_percentile
+        )
+
+    def _keep(self, form: Form, trial: Path) -> tuple[str, ...]:
+        """Choose what stays fp32; ONNX Runtime's static model decides for OpenVINO's, too."""
+
+        def measure(keep: Collection[str], count: int | None) -> Parity:
+            self._write(form, trial, keep)
+            return self.comparison(self.encoder.running(trial, self.threads), count)
+
+        if form not in self.kept:
+            budget = {"centred_cosine": self.settings.centred_cosine,
+                      "top10_overlap": self.settings.top10_overlap}  # fmt: skip
+            self.kept[form] = keep_worst(
+                self.prepared.groups, measure, budget, self.settings.max_fp32
+            )
+            trial.unlink(missing_ok=True)
+        return self.kept[form]
+
+    def _write(self, form: Form, file: Path, keep: Collection[str]) -> Int8Plan:
+        return quantize(self.fp32, file, self.prepared, form, keep)
+
+    def _feeds(self, count: int) -> list[Feed]:
+        """Batches of the first texts, every other as a query, so that both prompts are seen."""
+        texts = self.texts[:count]
+        halves = (texts[::2], "query"), (texts[1::2], "passage")
+        return [feed for half, name in halves for _, feed in self.encoder.batches(half, name)]

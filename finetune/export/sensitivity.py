@@ -1,0 +1,48 @@
+"""Keeps the parts of a model in fp32 that INT8 hurts most, where INT8 as a whole hurts too much."""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from finetune.export.parity import Parity, misses, told
+
+log = logging.getLogger(__name__)
+
+# Each part's damage is measured on so few texts: parts differ tenfold, and there are many of them.
+_TEXTS = 100
+
+# From the groups that stay fp32, and the number of texts (None: all), to how close INT8 comes.
+Measure = Callable[[Collection[str], int | None], Parity]
+
+
+def keep_worst(
+    groups: Sequence[str], measure: Measure, budget: Mapping[str, float], most: float
+) -> tuple[str, ...]:
+    """Return the groups that must stay fp32, none where all of INT8 keeps to the budget.
+
+    Each group in turn is left in fp32, all others in INT8: the error that is gone then was the
+    group's own. Groups are kept in that order, worst first, until the budget holds.
+
+    Args:
+        groups: See `finetune.export.graph.groups`.
+        measure: Quantises all but some groups, and compares.
+        budget: The least by name of a field of `Parity`.
+        most: Share of the groups that may be kept. Where even that breaks the budget, so many are
+            kept: whether it is good enough is for the parity check and the INT8 gate to say.
+    """
+    whole = measure((), None)
+    missed = misses(whole, budget)
+    allowed = round(most * len(groups))
+    if not missed or not allowed:
+        return ()
+    log.info("INT8 breaks its budget (%s): looking for the worst of %d parts",
+             told(whole, missed), len(groups))  # fmt: skip
+    without = {group: measure((group,), _TEXTS).centred_cosine for group in groups}
+    worst = sorted(groups, key=lambda group: -without[group])[:allowed]
+    for count in range(1, allowed + 1):
+        found = measure(worst[:count], None)
+        missed = misses(found, budget)
+        if not missed:
+            break
+    log.info("%d of %d parts stay fp32%s", count, len(groups),
+             f"; still {told(found, missed)}" if missed else "")  # fmt: skip
+    return tuple(worst[:count])

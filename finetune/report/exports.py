@@ -1,0 +1,41 @@
+"""What became of the exports: the formats that were not published, and what a format is for."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from finetune.config import artifact
+from finetune.report.gates import Gate, Status
+
+
+def unpublished(parity: Mapping[str, Any]) -> Iterator[Gate]:
+    """Fail a gate for each format that was too far from torch to be published.
+
+    What is measured there is exact: the interval is the value, and ``n`` counts texts.
+
+    Args:
+        parity: By precision, the values of a comparison with torch, and the floors it missed.
+    """
+    for precision, found in parity.items():
+        for measure, floor in found.get("misses", {}).items():
+            value = found[measure]
+            detail = (
+                f"{artifact(precision)} is not published: on {found['texts']} texts its "
+                f"{measure.replace('_', ' ')} with torch is {value:.4f}; it must be {floor:g}."
+            )
+            yield Gate(f"parity-{precision}", Status.failed, value, floor, found["texts"],
+                       value, value, 1.0, detail)  # fmt: skip
+            break
+
+
+def published(parity: Mapping[str, Any]) -> list[str]:
+    """Return the precisions that the bundle holds."""
+    return [precision for precision, found in parity.items() if not found.get("misses")]
+
+
+def notes(parity: Mapping[str, Any]) -> Iterator[str]:
+    """What a reader must know about the formats."""
+    if "fp16" in parity:
+        yield (
+            "onnx-fp16 is made for GPUs. Where ONNX Runtime finds none it computes in fp32 on the "
+            "CPU, no faster than onnx-fp32: its scores count there, its speed does not."
+        )

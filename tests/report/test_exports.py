@@ -1,0 +1,27 @@
+from finetune.report.exports import notes, published, unpublished
+from finetune.report.gates import Status
+
+GOOD = {"texts": 500, "min_cosine": 0.99, "top10_overlap": 0.97, "misses": {}}
+
+
+def test_published_formats_have_no_gate():
+    assert list(unpublished({"fp32": GOOD, "openvino-int8": GOOD})) == []
+    bad = {**GOOD, "misses": {"min_cosine": 1}}
+    assert published({"fp32": GOOD, "int8-static": bad, "fp16": {}}) == ["fp32", "fp16"]
+
+
+def test_a_format_that_was_not_published_fails_a_gate():
+    bad = {**GOOD, "top10_overlap": 0.4321, "misses": {"top10_overlap": 0.7, "min_cosine": 1}}
+    (gate,) = unpublished({"fp32": GOOD, "int8-static": bad})
+    assert (gate.name, gate.status) == ("parity-int8-static", Status.failed)
+    assert (gate.value, gate.threshold, gate.n) == (0.4321, 0.7, 500)
+    assert gate.detail == (
+        "onnx-int8-static is not published: on 500 texts its top10 overlap with torch is 0.4321; "
+        "it must be 0.7."
+    )
+
+
+def test_fp16_comes_with_a_note():
+    assert not list(notes({"fp32": GOOD}))
+    (note,) = notes({"fp32": GOOD, "fp16": GOOD})
+    assert "made for GPUs" in note
