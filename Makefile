@@ -11,7 +11,7 @@ demo: install
 		generate.pairs=400 $(ARGS) $(if $(limit),limit=$(limit))
 
 test: install lint
-	$(BIN)/pytest -n auto -m "not slow and not gpu and not browser"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu and not browser"
 
 lint: install
 	$(BIN)/ruff check .

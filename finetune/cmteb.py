@@ -7,14 +7,17 @@ what takes hours.
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune import steps
 from finetune.config import Config
 from finetune.errors import nearest
 from finetune.evaluation import cmteb
-from finetune.inference import Encoder
 from finetune.stage import Done, Step, publish
 from finetune.steps import Inputs, Settings
+
+if TYPE_CHECKING:
+    from finetune.inference import Encoder
 
 
 def problems(config: Config) -> Iterator[str]:

@@ -92,9 +92,10 @@ def test_no_text_is_encoded_twice_for_another_length(finished):
     queries = values(content)["base"]["n"]
     graphs = 2  # fp32, which scores `tuned` too, and INT8
     scored = graphs * (queries + 64)
+    chosen = graphs * queries  # the select half, as large as the other, for thresholds
     base = queries  # its passages were encoded for mining
     timed = graphs * (1 + 30 + 20)  # warm-up, single queries, passages
-    assert encoded == scored + base + timed
+    assert encoded == scored + chosen + base + timed
 
 
 def test_the_bundle_knows_its_lengths(finished):

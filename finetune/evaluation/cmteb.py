@@ -9,14 +9,16 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.config import Model
 from finetune.errors import UserError
-from finetune.inference import Encoder
+
+if TYPE_CHECKING:
+    from finetune.inference import Encoder
 
 _FACTS: Mapping[str, Any] = json.loads(
     Path(__file__).with_suffix(".json").read_text(encoding="utf-8")
@@ -43,7 +45,7 @@ def version() -> str:
         ) from error
 
 
-def run(name: str, encoder: Encoder, artifact: str, folder: Path | None, out: Path) -> None:
+def run(name: str, encoder: "Encoder", artifact: str, folder: Path | None, out: Path) -> None:
     """Run one task; write mteb's own result to ``<out>/<name>.json``.
 
     Args:
@@ -152,7 +154,7 @@ def _load(task: Any, name: str, folder: Path | None) -> None:
 class _Model:
     """An encoder as mteb asks for one."""
 
-    def __init__(self, encoder: Encoder, artifact: str) -> None:
+    def __init__(self, encoder: "Encoder", artifact: str) -> None:
         from mteb.models.model_meta import ModelMeta
 
         self._encoder = encoder

@@ -107,7 +107,7 @@ def _slices(rows: Sequence[Score]) -> Iterator[dict[str, Any]]:
 
 def _similarity(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Cosines of answers and of what is none, and the threshold between them, by artifact."""
-    for artifact in in_order(report["similarity"]):
+    for artifact in in_order(name for name in report["similarity"] if not is_cut(name)):
         threshold = report["thresholds"].get(artifact)
         yield {"artifact": artifact, **report["similarity"][artifact], "threshold": threshold}
 
