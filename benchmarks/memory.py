@@ -14,7 +14,6 @@ before are not measured again without ``--again``; their estimates are. Writes
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from randoms import LETTERS, build, texts, write_dev
 
 from finetune import estimate
 from finetune.geometry import Geometry
@@ -38,7 +39,6 @@ GEOMETRIES = {
     "tiny": Geometry(2, 32, 64, 4, 500, 512, 2),
     "m3e-small": Geometry(4, 512, 2048, 8, 21_128, 512, 2),
 }
-LETTERS = "".join(chr(0x4E00 + i) for i in range(20_000))  # of models with random weights
 COMMON = "的一是不了人我在有他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着去之"
 
 
@@ -243,43 +243,18 @@ def status(field: str) -> int:
 
 def prepare(case: Case, folder: Path) -> None:
     """Write a domain of random texts, and a model where it is none of the embedded one's."""
-    rng = random.Random(0)
-    letters = (
-        LETTERS[: GEOMETRIES[case.model].vocabulary - 5] if case.model in GEOMETRIES else COMMON
-    )
-
-    def text(width: int) -> str:
-        # Some letters of the starter share a token.
-        length = 2 * width if case.cut else max(2, int(width * rng.uniform(0.3, 1)))
-        return "".join(rng.choices(letters, k=length))
-
-    short = case.width if case.cut else case.width // 4
-    rows = [{"query": text(short), "positive": text(case.width)}
-            for _ in range(case.batch * case.steps)]  # fmt: skip
+    own = GEOMETRIES.get(case.model)
+    letters = LETTERS[: own.vocabulary - 5] if own else COMMON
+    count = case.batch * case.steps
+    # Some letters of the starter share a token.
+    short, long = (2 * case.width,) * 2 if case.cut else (case.width // 4, case.width)
+    queries = texts(count, short, letters, seed=1, whole=case.cut)
+    passages = texts(count, long, letters, seed=2, whole=case.cut)
+    rows = [{"query": q, "positive": p} for q, p in zip(queries, passages, strict=True)]
     write_jsonl(folder / "train.jsonl", rows)
-    dev = folder / "dev"
-    dev.mkdir()
-    write_jsonl(dev / "queries.jsonl", [{"id": f"q{i}", "text": text(16)} for i in range(40)])
-    write_jsonl(dev / "corpus.jsonl", [{"id": f"d{i}", "text": text(64)} for i in range(80)])
-    lines = ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(40))]
-    (dev / "qrels.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if case.model in GEOMETRIES:
-        build(GEOMETRIES[case.model], letters, folder / "model")
-
-
-def build(geometry: Geometry, letters: Sequence[str], out: Path) -> None:
-    """Write a transformers folder of random weights whose vocabulary is Chinese characters."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
-    names += [f"[unused{i}]" for i in range(geometry.vocabulary - len(names))]
-    config = BertConfig(
-        vocab_size=geometry.vocabulary, hidden_size=geometry.hidden,
-        num_hidden_layers=geometry.layers, num_attention_heads=geometry.heads,
-        intermediate_size=geometry.ffn, max_position_embeddings=geometry.positions,
-    )  # fmt: skip
-    BertModel(config, add_pooling_layer=False).save_pretrained(out)
-    BertTokenizerFast(vocab={name: i for i, name in enumerate(names)}).save_pretrained(out)
+    write_dev(folder / "dev", letters)
+    if own:
+        build(own, letters, folder / "model")
 
 
 if __name__ == "__main__":

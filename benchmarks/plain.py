@@ -58,7 +58,7 @@ def arguments(asked: argparse.Namespace, model: SentenceTransformer, device: str
 
 def train(asked: argparse.Namespace) -> dict:
     """Train, save, and say how fast it was and what it took."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if asked.threads:
         torch.set_num_threads(asked.threads)
     model = SentenceTransformer(str(asked.model), device=device)
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=20.0)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", choices=("cuda", "cpu"))
     asked = parser.parse_args()
     print(json.dumps(train(asked)))
 

@@ -24,7 +24,7 @@ _PER_THREAD = {"train-bf16": 105e9, "train-fp32": 52e9, "torch": 73e9, "onnx-fp3
 _EXPORTED = ("onnx", "openvino")
 # Peak of a GPU in 16 and in 32 bits (vendors' data sheets), by profile. What of it is used is a
 # guess until a run was timed: lengths vary, and these models are small.
-_PEAK = {"v100": (125e12, 15.7e12), "a10": (125e12, 31.2e12), "a100": (312e12, 19.5e12),
+PEAK = {"v100": (125e12, 15.7e12), "a10": (125e12, 31.2e12), "a100": (312e12, 19.5e12),
          "h100": (989e12, 67e12)}  # fmt: skip
 _USED = 0.25
 
@@ -37,7 +37,7 @@ def rate(work: str, device: str, threads: int, precision: str = "fp32") -> float
     if device == "cpu" or is_exported(work):
         name = f"{work}-{precision}" if work == "train" else work
         return threads * _PER_THREAD[name]
-    in_16_bits, in_32_bits = _PEAK[hardware.fitting(device)]
+    in_16_bits, in_32_bits = PEAK[hardware.fitting(device)]
     return _USED * (in_32_bits if precision == "fp32" else in_16_bits)
 
 
