@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from opencc import OpenCC
+from runs import RESULTS
 
 from finetune.checking import check, configuration
 from finetune.data.prepare import inspect, load_train
 from finetune.data.rows import DUPLICATE
-from runs import RESULTS
 
 BASE, TRAPS = 5_000, 500
 KINDS = {"exact": 100, "punctuation": 100, "script": 100, "near": 200}

@@ -33,6 +33,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "check.foreign_share": (-1e-9, 1),
     "check.boilerplate_queries": (1, math.inf),
     "check.tokens_per_character": (0, 10),
+    "noise.cut": (-1e-9, 1),
     "mine.rounds": (-1, 10),
     "mine.negatives": (-1, 32),
     "mine.relative_margin": (-1e-9, 1),
@@ -117,6 +118,7 @@ def problems(config: Config) -> Iterator[str]:
     if config.domain.kind is Kind.scored:
         yield from _scored_problems(config)
     yield from _mix_problems(config)
+    yield from _noise_problems(config)
 
 
 def _scored_problems(config: Config) -> Iterator[str]:
@@ -127,6 +129,16 @@ def _scored_problems(config: Config) -> Iterator[str]:
             f"generate.use={config.generate.use.value}: makes pairs of a query and its answer, and "
             f"domain={config.domain.name} holds scored pairs; set generate=none"
         )
+
+
+def _noise_problems(config: Config) -> Iterator[str]:
+    if not config.noise.cut:
+        return
+    ranks = f"noise.cut={config.noise.cut}: ranks the answers of queries"
+    if config.domain.kind is Kind.scored:
+        yield f"{ranks}, and scored pairs have none; set noise=none"
+    if config.distill.asked:
+        yield f"{ranks}, and a student learns vectors; set noise=none"
 
 
 def _mix_problems(config: Config) -> Iterator[str]:

@@ -171,6 +171,13 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """Pairs left out for their rank (`finetune.noise`): those under ``cut``; 0 leaves out none."""
+
+    cut: float
+
+
+@dataclass(frozen=True)
 class Mine:
     """Hard negatives: how many a pair, out of how many neighbours, how far below the positive.
 
@@ -316,6 +323,7 @@ class Config:
     model: Model
     adapter: Dict[str, Any]  # noqa: UP006
     loss: Dict[str, Any]  # noqa: UP006
+    noise: Noise
     mine: Mine
     distill: Distill
     train: Train

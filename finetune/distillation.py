@@ -13,9 +13,10 @@ from torch import nn
 
 from finetune import model as models
 from finetune.batching import BucketSampler
+from finetune.embedded import vectors_of
 from finetune.errors import UserError
 from finetune.mixing import Examples
-from finetune.records import Pair, read_dicts, read_jsonl
+from finetune.records import Pair, read_jsonl
 
 log = logging.getLogger(__name__)
 
@@ -118,12 +119,11 @@ def _rows(
 ) -> tuple[list[Taught], int]:
     """All texts with the teacher's vectors, and how many of them, the first, are training texts."""
     pairs = list(read_jsonl(folder / "train.jsonl", Pair))
-    pool = [row["text"] for row in read_dicts(encoded / "pool.jsonl")]
-    asked = {pair.query: row for row, pair in enumerate(pairs)}
-    query_vectors, pool_vectors = (np.load(encoded / f"{name}.npy") for name in ("queries", "pool"))
+    asked = list(dict.fromkeys(pair.query for pair in pairs))
+    vectors, pool = vectors_of(encoded, asked)
     query, passage = (prompts.get(name) or "" for name in ("query", "passage"))
-    rows = [Taught(query + text, query_vectors[row]) for text, row in asked.items()]
+    rows = [Taught(query + text, vector) for text, vector in zip(asked, vectors, strict=True)]
     rows += [Taught(passage + text, vector)
-             for text, vector in zip(pool, pool_vectors, strict=True)]  # fmt: skip
+             for text, vector in zip(pool.texts, pool.vectors, strict=True)]  # fmt: skip
     # The pool begins with the positives.
     return rows, len(asked) + len({pair.positive for pair in pairs})

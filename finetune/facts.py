@@ -101,7 +101,7 @@ class Facts:
         made = self._planned[step.inputs.get("pairs", "data")]
         if made.cached:
             return rows_of(made.folder)
-        if "mine" in made.step.settings:
+        if {"mine", "noise"} & made.step.settings.keys():
             return self.texts(made.step)
         if self.data is None:
             return None

@@ -74,7 +74,9 @@ def steps_of(config: Config) -> list[Step]:
     generated = config.generate.use is not Use.none
     warm = config.generate.use is Use.warmup
     own = "generate" if generated and not warm else "data"
-    pairs = "mine" if mined else own
+    noisy = config.noise.cut > 0
+    clean = "noise" if noisy else own
+    pairs = "mine" if mined else clean
     machine = {"device": config.hardware.device, "threads": config.hardware.threads}
     general = forgetting.folder_of(config)
     mixed = mix_steps.OUTPUTS if config.mix else {}
@@ -99,12 +101,13 @@ def steps_of(config: Config) -> list[Step]:
         ),
     ]  # fmt: skip
     embed = Step(
-        "embed", steps.embed, 1, encoding,
+        "embed", steps.embed, 2, encoding,
         {"model": "base", "export": "export-base", "data": "data", "pairs": own},
     )  # fmt: skip
+    noise = Step("noise", steps.noise, 1, {"noise": config.noise}, {"embed": "embed", "pairs": own})
     mine = Step(
-        "mine", steps.mine, 3, rounds.mine_settings(config, machine),
-        {"embed": "embed", "pairs": own}, files=rounds.filter_files(config),
+        "mine", steps.mine, 4, rounds.mine_settings(config, machine),
+        {"embed": "embed", "pairs": clean}, files=rounds.filter_files(config),
     )  # fmt: skip
     warmup = Step(
         "warmup", steps.train, 4, _train_settings(config, mined=False) | encoding,
@@ -132,6 +135,7 @@ def steps_of(config: Config) -> list[Step]:
     return [
         *first,
         *([embed] if searched else []),
+        *([noise] if noisy else []),
         *([mine] if mined else []),
         Step(
             "pool", steps.pool, 1,
@@ -173,6 +177,7 @@ def steps_of(config: Config) -> list[Step]:
              "evaluate_base": "evaluate-base", "evaluate": "evaluate"} | mixed
             | rounds.outputs(config.mine.rounds, warm=warm)
             | (forgetting.OUTPUTS if general else {})
+            | ({"noise": "noise"} if noisy else {})
             | ({"merge": "merge"} if merging else {})
             | {step.name: step.name for step in benchmark},
         ),

@@ -96,34 +96,43 @@ def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
     pairs = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
     select = cast(EvaluationSet, _select(inputs["data"]))  # domains of pairs have this step
     pool = list(dict.fromkeys([*(pair.positive for pair in pairs), *select.corpus.values()]))
-    write_jsonl(out / "pool.jsonl", ({"text": text} for text in pool))
+    asked = list(dict.fromkeys(pair.query for pair in pairs))
+    for name, texts in (("pool", pool), ("queries", asked)):
+        write_jsonl(out / f"{name}.jsonl", ({"text": text} for text in texts))
     for name, texts, prompt in (
         ("pool", pool, "passage"),
-        ("queries", [pair.query for pair in pairs], "query"),
+        ("queries", asked, "query"),
         ("select", list(select.queries.values()), "query"),
     ):
         with bar(f"embed {name}", len(texts)) as progress:
             np.save(out / f"{name}.npy", encoder.encode(texts, prompt, progress=progress))
 
 
+def noise(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Leave out pairs whose positive is no answer, by the base model."""
+    from finetune.noise import leave_out
+
+    leave_out(settings["noise"].cut, inputs["pairs"], inputs["embed"], out)
+
+
 def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Find hard negatives for the training pairs."""
     from finetune import rounds
+    from finetune.embedded import vectors_of
     from finetune.errors import UserError
-    from finetune.mining import Pool, summary
     from finetune.mining import mine as mine_pairs
+    from finetune.mining import summary
 
     mine_settings = settings["mine"]
     pairs = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
     others = read_known(inputs["pairs"])
-    texts = [row["text"] for row in read_dicts(inputs["embed"] / "pool.jsonl")]
-    vectors = np.load(inputs["embed"] / "pool.npy")
-    row = {text: index for index, text in enumerate(texts)}
+    queries, pool = vectors_of(inputs["embed"], [pair.query for pair in pairs])
+    row = {text: index for index, text in enumerate(pool.texts)}
     mined = list(mine_pairs(
         pairs,
-        np.load(inputs["embed"] / "queries.npy"),
-        vectors[[row[pair.positive] for pair in pairs]],
-        Pool(texts, vectors),
+        queries,
+        pool.vectors[[row[pair.positive] for pair in pairs]],
+        pool,
         negatives=mine_settings.negatives,
         candidates=mine_settings.candidates,
         relative_margin=mine_settings.relative_margin,
@@ -236,6 +245,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     sets = [read_set(folder) for folder in sorted((data_folder / "report").iterdir())]
     names, selected = [each.name for each in sets], _select(data_folder).name
     general = only_set(inputs["general"] / "report") if "general" in inputs else None
+    noise = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}
     mixed = {"mixed": read_json(inputs["mixed"] / "summary.json")} if "mixed" in inputs else {}
     build(
         Facts(
@@ -248,7 +258,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             outcomes=[inputs[name] / "outcomes" for name in inputs if name.startswith("evaluate")],
             speeds=read_json(inputs["evaluate_base"] / "speed.json")
             | read_json(inputs["evaluate"] / "speed.json"),
-            data_summary=read_json(inputs["data"] / "summary.json") | mixed,
+            data_summary=read_json(inputs["data"] / "summary.json") | noise | mixed,
             mining=rounds.mining(inputs) if settings["mined"] else None,
             training=rounds.training(inputs),
             curves=rounds.curves(inputs, out),

@@ -81,7 +81,8 @@ def encoded(tmp_path):
     write_jsonl(data / "train.jsonl", (Pair(str(n), q, p, "s") for n, (q, p) in enumerate(pairs)))
     pool = ["押金", "工资", "法律" * 20, "合同"]
     write_jsonl(embed / "pool.jsonl", ({"text": text} for text in pool))
-    np.save(embed / "queries.npy", np.array([[0], [1], [2], [0]], np.float32))
+    write_jsonl(embed / "queries.jsonl", ({"text": text} for text in ("房东", "老板", "租")))
+    np.save(embed / "queries.npy", np.array([[0], [1], [2]], np.float32))
     np.save(embed / "pool.npy", np.array([[10], [11], [12], [13]], np.float32))
     return data, embed
 

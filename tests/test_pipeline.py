@@ -288,8 +288,9 @@ OUTSIDE = {
     "tracking.experiment",
     "tracking.parent",
 }
-CONTAINERS = {"paths", "domain", "generate", "check", "model", "mine", "distill", "train", "merge",
-              "hardware", "export", "quantize", "evaluate", "tracking"}  # fmt: skip
+CONTAINERS = {"paths", "domain", "generate", "check", "model", "noise", "mine", "distill",
+              "train", "merge", "hardware", "export", "quantize", "evaluate",
+              "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
 
