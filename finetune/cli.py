@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.logging import RichHandler
 
-from finetune import processes
+from finetune import encoding, processes
 from finetune.errors import UserError
 
 if TYPE_CHECKING:
@@ -173,12 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--split", choices=("all", "select", "report"), default="all")
     compare.add_argument("--json", type=Path, help="file for the comparisons")
     compare.set_defaults(run=_compare)
-    encode = commands.add_parser("encode", help="lines on standard input to vectors (.npy)")
-    encode.add_argument("bundle", type=Path)
-    encode.add_argument("--prompt", default="passage", help="query or passage (default)")
-    encode.add_argument("--precision", default="int8-dynamic")
-    encode.add_argument("--dim", type=int, help="cut vectors to it; one of the bundle's dims")
-    encode.set_defaults(run=_encode)
+    encoding.add(commands)
     doctor = commands.add_parser("doctor", help="what this machine can run, and what is missing")
     doctor.add_argument("overrides", nargs="*", metavar="key=value",
                         help="of the run to be, such as tracking.uri=http://host:5000")  # fmt: skip
@@ -234,22 +229,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         save(lines, arguments.json)
     return DONE
-
-
-def _encode(arguments: argparse.Namespace) -> int:
-    import numpy as np
-
-    from finetune.inference import OnnxEncoder
-
-    encoder = OnnxEncoder.load(arguments.bundle, arguments.precision, dim=arguments.dim)
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"standard input: not UTF-8 at byte {error.start}; convert it") from error
-    # Not splitlines(): a form feed or U+2028 within a text ends no line of a file.
-    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    np.save(sys.stdout.buffer, encoder.encode(lines if text else [], arguments.prompt))
-    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

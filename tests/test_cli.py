@@ -267,12 +267,25 @@ def test_a_row_of_the_output_is_a_line_of_the_input(monkeypatch, tiny_bundle, te
         ("问".encode("gb18030"), [], "standard input: not UTF-8 at byte 0"),
         (b"a", ["--precision", "int4"], "'int4' is not there; it has: fp32, int8-dynamic"),
         (b"a", ["--prompt", "title"], "prompt 'title' is unknown"),
+        (b"a", ["--dtype", "int4"], "--dtype int4: expected float32, float16, int8"),
+        (b"a", ["--input", "texts.txt"], "--input and --output go together"),
+        (b"a", ["--column", "text"], "belong to --input"),
     ],
 )
 def test_encode_what_cannot_be(monkeypatch, capsys, tiny_bundle, text, arguments, phrase):
     code, out = encode(monkeypatch, text, str(tiny_bundle), *arguments)
     assert code == BAD_INPUT and out == b""
     assert phrase in told(capsys)[0]
+
+
+def test_encode_a_file(tiny_bundle, tmp_path):
+    lines = ["房东不退押金", "老板", "法律规定"]
+    rows = "".join(json.dumps({"问": line}) + "\n" for line in lines)
+    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    words = f"{tiny_bundle} --input {tmp_path}/rows.jsonl --column 问 --output {tmp_path}/out.npy"
+    assert main(["encode", *words.split(), "--prompt", "query", "--dtype", "float16"]) == DONE
+    expected = OnnxEncoder.load(tiny_bundle).encode(lines, "query").astype("float16")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy", mmap_mode="r"), expected)
 
 
 # --- doctor ---

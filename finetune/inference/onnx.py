@@ -82,11 +82,11 @@ class OnnxEncoder:
         info.length(dim)
         model = info.model_file(folder, precision)
         tokenizer = _load_tokenizer(folder, info)
-        return cls(info, tokenizer, _start(model, precision, threads or _cpus()), dim=dim)
+        return cls(info, tokenizer, _start(model, precision, threads or cpus()), dim=dim)
 
     def running(self, model: Path, threads: int | None = None) -> "OnnxEncoder":
         """Return an encoder of the same texts that runs another graph, on ONNX Runtime."""
-        session = _start_session(model, threads or _cpus())
+        session = _start_session(model, threads or cpus())
         return OnnxEncoder(self.info, self._tokenizer, session, self._budget, self.dim)
 
     def encode(
@@ -190,7 +190,7 @@ def _start_session(model: Path, threads: int, *, gpu: bool = False) -> onnxrunti
     return session
 
 
-def _cpus() -> int:
+def cpus() -> int:
     """CPUs this process may run on; ONNX Runtime itself would count the machine's."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -1,21 +1,26 @@
 """Exact nearest neighbours by inner product, in bounded memory."""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+from finetune.inference.vectors import as_float32
 
 # Rows a block of scores has: 256 x 16384 floats are 16 MB, whatever the sizes of the inputs.
 QUERY_BLOCK = 256
 CORPUS_BLOCK = 16384
+# Blocks of queries for which a block of the corpus is read once: a corpus on disk that memory does
+# not hold is read once for 16,384 queries, and converted once.
+QUERY_BLOCKS = 64
 
 Top = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
-def top_k(queries: NDArray[np.floating], corpus: NDArray[np.floating], k: int) -> Top:
+def top_k(queries: NDArray[np.number], corpus: NDArray[np.number], k: int) -> Top:
     """Find the k corpus rows with the largest inner product for each query.
 
     Args:
-        queries: ``[n, d]``.
-        corpus: ``[m, d]``; may be a memory map: it is read in blocks.
+        queries: ``[n, d]``; those of int8 are given length 1 (`finetune.inference.as_type`).
+        corpus: ``[m, d]``, likewise; may be a memory map: it is read in blocks.
         k: How many to return, at least 1.
 
     Returns:
@@ -30,13 +35,13 @@ def top_k(queries: NDArray[np.floating], corpus: NDArray[np.floating], k: int) -
     scores = np.empty((len(queries), k), dtype=np.float32)
     indices = np.empty((len(queries), k), dtype=np.int64)
     if k:
-        for start in range(0, len(queries), QUERY_BLOCK):
-            rows = slice(start, start + QUERY_BLOCK)
-            scores[rows], indices[rows] = _search_block(_float32(queries[rows]), corpus, k)
+        for start in range(0, len(queries), QUERY_BLOCKS * QUERY_BLOCK):
+            rows = slice(start, start + QUERY_BLOCKS * QUERY_BLOCK)
+            scores[rows], indices[rows] = _search_blocks(as_float32(queries[rows]), corpus, k)
     return scores, indices
 
 
-def _check(queries: NDArray[np.floating], corpus: NDArray[np.floating], k: int) -> None:
+def _check(queries: NDArray[np.number], corpus: NDArray[np.number], k: int) -> None:
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1")
     if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
@@ -46,19 +51,24 @@ def _check(queries: NDArray[np.floating], corpus: NDArray[np.floating], k: int) 
         )
 
 
-def _search_block(queries: NDArray[np.float32], corpus: NDArray[np.floating], k: int) -> Top:
-    """Search one block of queries; the best k so far are merged with each block of the corpus."""
-    best_scores = np.empty((len(queries), 0), dtype=np.float32)
-    best_indices = np.empty((len(queries), 0), dtype=np.int64)
+def _search_blocks(queries: NDArray[np.float32], corpus: NDArray[np.number], k: int) -> Top:
+    """Search blocks of queries; the best k so far of each are merged with each corpus block's."""
+    blocks = [queries[row : row + QUERY_BLOCK] for row in range(0, len(queries), QUERY_BLOCK)]
+    best: list[Top] = [
+        (np.empty((len(block), 0), dtype=np.float32), np.empty((len(block), 0), dtype=np.int64))
+        for block in blocks
+    ]
     for start in range(0, len(corpus), CORPUS_BLOCK):
-        scores = queries @ _float32(corpus[start : start + CORPUS_BLOCK]).T
-        if np.isnan(scores.max()):  # max propagates NaN and needs no second array
-            raise ValueError(f"a vector is NaN (query, or corpus rows from {start})")
-        rows, columns = np.nonzero(_candidates(scores, best_scores, k))
-        best_scores, best_indices = _merge(
-            (best_scores, best_indices), rows, scores[rows, columns], columns + start, k
-        )
-    return best_scores, best_indices
+        passages = as_float32(corpus[start : start + CORPUS_BLOCK]).T
+        for number, block in enumerate(blocks):
+            scores = block @ passages
+            if np.isnan(scores.max()):  # max propagates NaN and needs no second array
+                raise ValueError(f"a vector is NaN (query, or corpus rows from {start})")
+            rows, columns = np.nonzero(_candidates(scores, best[number][0], k))
+            found = rows, scores[rows, columns], columns + start
+            best[number] = _merge(best[number], *found, k)
+    values, indices = zip(*best, strict=True)
+    return np.concatenate(values), np.concatenate(indices)
 
 
 def _candidates(
@@ -98,7 +108,3 @@ def _merge(
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     chosen = order[first[:, None] + np.arange(keep)]
     return scores[chosen], indices[chosen]
-
-
-def _float32(block: ArrayLike) -> NDArray[np.float32]:
-    return np.asarray(block, dtype=np.float32)

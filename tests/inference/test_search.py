@@ -34,6 +34,7 @@ def test_equals_a_full_sort_with_ties_in_every_block_size(data):
     corpus = rng.integers(-2, 3, (m, 3)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "QUERY_BLOCK", data.draw(st.integers(1, 4)))
+        patch.setattr(search, "QUERY_BLOCKS", data.draw(st.integers(1, 3)))
         patch.setattr(search, "CORPUS_BLOCK", data.draw(st.integers(1, 12)))
         scores, indices = top_k(queries, corpus, k)
     expected_scores, expected_indices = full_sort(queries, corpus, k)

@@ -1,0 +1,72 @@
+"""``finetune encode``: lines on standard input, or a file of any size, to vectors."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import UserError
+
+
+def add(commands: Any) -> None:
+    """Add the command to the command line's (argparse names no type for the latter)."""
+    encode = commands.add_parser("encode", help="lines on standard input, or a file, to .npy")
+    encode.add_argument("bundle", type=Path)
+    encode.add_argument("--prompt", default="passage", help="query or passage (default)")
+    encode.add_argument("--precision", default="int8-dynamic")
+    encode.add_argument("--dim", type=int, help="cut vectors to it; one of the bundle's dims")
+    encode.add_argument("--dtype", default="float32",
+                        help="float32, float16, or int8 (compared by cosine)")  # fmt: skip
+    encode.add_argument("--threads", type=int, help="default: all CPUs")
+    encode.add_argument("--input", type=Path, help="file of texts; goes on where it was killed")
+    encode.add_argument("--output", type=Path, help="the .npy file that --input is turned into")
+    encode.add_argument("--column", help="of --input, if it is JSON Lines: where the text stands")
+    encode.add_argument("--processes", type=int, default=1, help="that share the CPUs; of --input")
+    encode.set_defaults(run=_encode)
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    from finetune.inference import TYPES
+
+    if arguments.dtype not in TYPES:
+        raise UserError(f"--dtype {arguments.dtype}: expected {', '.join(TYPES)}")
+    if arguments.input and arguments.output:
+        return _encode_file(arguments)
+    if arguments.input or arguments.output:
+        raise UserError("--input and --output go together; without them, lines of standard input")
+    if arguments.column or arguments.processes != 1:
+        raise UserError("--column and --processes belong to --input")
+    return _encode_lines(arguments)
+
+
+def _encode_file(arguments: argparse.Namespace) -> int:
+    from finetune.inference import encode_file
+    from finetune.progress import bar
+
+    with bar(f"encoding {arguments.input}", None) as progress:
+        encode_file(
+            arguments.input, arguments.output, arguments.bundle, arguments.prompt,
+            column=arguments.column, precision=arguments.precision, dim=arguments.dim,
+            dtype=arguments.dtype, threads=arguments.threads, processes=arguments.processes,
+            progress=progress,
+        )  # fmt: skip
+    return 0
+
+
+def _encode_lines(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from finetune.inference import OnnxEncoder, as_type
+
+    encoder = OnnxEncoder.load(
+        arguments.bundle, arguments.precision, arguments.threads, arguments.dim
+    )
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input: not UTF-8 at byte {error.start}; convert it") from error
+    # Not splitlines(): a form feed or U+2028 within a text ends no line of a file.
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    vectors = encoder.encode(lines if text else [], arguments.prompt)
+    np.save(sys.stdout.buffer, as_type(vectors, arguments.dtype))
+    return 0

@@ -1,0 +1,103 @@
+"""Millions of texts from a file to a file, in bounded memory; what was killed goes on."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from finetune.errors import UserError
+from finetune.inference.batches import TOKEN_BUDGET
+from finetune.inference.bundle import BundleInfo
+from finetune.inference.lines import TextFile
+from finetune.inference.onnx import CHUNK, OnnxEncoder, cpus
+from finetune.inference.output import Output
+from finetune.inference.stream import Load, encode_in_processes, encode_iter
+from finetune.inference.vectors import TYPES, as_type
+
+
+def encode_file(
+    source: Path,
+    out: Path,
+    bundle: Path,
+    prompt: str = "passage",
+    *,
+    column: str | None = None,
+    precision: str = "int8-dynamic",
+    dim: int | None = None,
+    dtype: str = "float32",
+    threads: int | None = None,
+    processes: int = 1,
+    chunk: int = CHUNK,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Encode a file of texts into an ``.npy`` file; a killed call repeated goes on.
+
+    The vectors do not depend on how often it was killed, nor on the number of processes. A call
+    that finds its result finished does nothing. Read it with ``np.load(out, mmap_mode="r")``.
+
+    Args:
+        source: UTF-8 texts, one a line, or JSON Lines; ``.gz`` is unpacked.
+        out: Where ``[rows, dim]`` goes, row i for text i.
+        bundle: The bundle.
+        prompt: Name of the prompt put before each text.
+        column: Of JSON Lines, where the text stands.
+        precision: Which of the bundle's models to run.
+        dim: One of the bundle's ``dims`` that vectors are cut to.
+        dtype: Type of the vectors: float32, float16 or int8 (`finetune.inference.as_type`).
+        threads: Of each process; None shares the CPUs among the processes.
+        processes: How many encode.
+        chunk: Texts that are batched together, and that a kill may cost each process.
+        progress: Called after each chunk with the number of texts in it; first with how many an
+            earlier call got done.
+
+    Returns:
+        How many texts the file holds.
+
+    Raises:
+        UserError: The file or the bundle cannot be used, another process writes this output, or
+            what lies there was made from something else or in another way.
+    """
+    if dtype not in TYPES or min(processes, chunk) < 1:
+        raise UserError(
+            f"dtype={dtype}, processes={processes}, chunk={chunk}: expected {', '.join(TYPES)}, "
+            "and at least 1 of each"
+        )
+    texts = TextFile.read(source, column)
+    info = BundleInfo.read(bundle)
+    info.model_file(bundle, precision)
+    threads = threads or max(1, cpus() // processes)
+    load = partial(OnnxEncoder.load, bundle, precision, threads, dim)
+    settings = {
+        "source": texts.sha256, "column": column, "rows": texts.rows,
+        "model": info.precisions[precision].sha256, "tokenizer": info.tokenizer_sha256,
+        "prompt": info.prompt(prompt), "max_length": info.max_length, "dim": info.length(dim),
+        "dtype": dtype, "chunk": chunk, "budget": TOKEN_BUDGET, "threads": threads,
+        "runtime": onnxruntime.__version__,
+    }  # fmt: skip
+    output = Output(out, (texts.rows, info.length(dim)), dtype, settings)
+    tell = progress or (lambda count: None)
+    if output.finished:
+        tell(output.done)
+        return texts.rows
+    with output.opened() as file:
+        tell(output.done)
+        rest = texts.texts(skip=output.done)
+        for vectors in _encoded(load, rest, prompt, dtype, processes, chunk):
+            output.append(file, vectors)
+            tell(len(vectors))
+    return texts.rows
+
+
+def _encoded(
+    load: Load, texts: Iterator[str], prompt: str, dtype: str, processes: int, chunk: int
+) -> Iterator[NDArray[np.generic]]:
+    if processes > 1:
+        yield from encode_in_processes(
+            load, texts, prompt, processes=processes, chunk=chunk, dtype=dtype
+        )
+        return
+    for vectors in encode_iter(load(), texts, prompt, chunk=chunk):
+        yield as_type(vectors, dtype)

@@ -1,0 +1,137 @@
+"""An ``.npy`` file that grows chunk by chunk and survives being killed.
+
+While it grows there are ``<out>.partial``, the rows so far, and ``<out>.json``, which says what
+they are and how many of them are safely on disk. Rows are written, brought to the disk, and only
+then counted; who comes next cuts off what was not counted. At the end the file gets its name, and
+``<out>.json`` stays as the record of what it holds.
+"""
+
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from finetune.errors import UserError
+
+
+class Output:
+    """A growing file of ``shape`` rows and columns; `done` rows are on disk.
+
+    Appending and not a memory map: pages of a map that were written count as memory used, and
+    would be as many as the result is large.
+
+    Args:
+        path: Of the finished file.
+        shape: Rows and columns.
+        dtype: Of the numbers.
+        settings: All that decides what the rows are.
+
+    Raises:
+        UserError: What lies there was made with other settings.
+    """
+
+    def __init__(
+        self, path: Path, shape: tuple[int, int], dtype: str, settings: Mapping[str, Any]
+    ) -> None:
+        self.path = path
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self.settings = dict(settings)
+        self.done = self._known()
+
+    @property
+    def partial(self) -> Path:
+        """The file while it grows."""
+        return self.path.with_name(self.path.name + ".partial")
+
+    @property
+    def record(self) -> Path:
+        """What the rows are, and how many are done."""
+        return self.path.with_name(self.path.name + ".json")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the file is there, whole and made with these settings."""
+        return self.done == self.shape[0] and self.path.is_file() and not self.partial.is_file()
+
+    @contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """Hold the file, set behind the last row that is done; at the end give it its name.
+
+        Raises:
+            UserError: Another process writes it.
+        """
+        with self.partial.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: another process writes it; wait for it, or name another file"
+                ) from None
+            self.done = self._known()  # as the last owner left it
+            end = self._end(self.done)
+            if os.fstat(file.fileno()).st_size < end:  # someone else's rows, or none
+                self.done = 0
+            file.truncate(end if self.done else 0)
+            if not self.done:
+                self._begin(file)
+            yield file
+            self.partial.replace(self.path)
+
+    def append(self, file: IO[bytes], rows: NDArray[np.generic]) -> None:
+        """Add rows; when this returns they are on disk and counted."""
+        file.write(np.ascontiguousarray(rows, dtype=self.dtype).data)
+        self.done += len(rows)
+        self._count(file)
+
+    def _begin(self, file: IO[bytes]) -> None:
+        file.write(self._header())
+        self._count(file)
+
+    def _header(self) -> bytes:
+        head = io.BytesIO()
+        form = {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False}
+        npy.write_array_header_1_0(head, {**form, "shape": self.shape})
+        return head.getvalue()
+
+    def _end(self, rows: int) -> int:
+        """Bytes of the file with so many rows."""
+        return len(self._header()) + rows * self.shape[1] * self.dtype.itemsize
+
+    def _count(self, file: IO[bytes]) -> None:
+        file.flush()
+        os.fsync(file.fileno())
+        new = self.record.with_name(f".{self.record.name}.partial")
+        content = {**self.settings, "done": self.done}
+        new.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        new.replace(self.record)
+
+    def _known(self) -> int:
+        """Read how many rows an earlier call got done."""
+        if not self.record.is_file():
+            if self.path.exists():
+                raise UserError(
+                    f"{self.path}: is there, and no {self.record.name} beside it says what it is; "
+                    "delete it, or name another file"
+                )
+            return 0
+        found = json.loads(self.record.read_text(encoding="utf-8"))
+        done = found.pop("done", 0)
+        other = sorted(
+            key for key in {*found, *self.settings} if found.get(key) != self.settings.get(key)
+        )
+        if other:
+            told = ", ".join(f"{k} {found.get(k)!r}, now {self.settings.get(k)!r}" for k in other)
+            raise UserError(
+                f"{self.path}: was made in another way ({told}); ask for the same, or delete "
+                f"{self.record} and what lies beside it, or name another file"
+            )
+        return int(done) if self.partial.is_file() or self.path.is_file() else 0
