@@ -38,7 +38,11 @@ class Session(Protocol):
 
 
 class OnnxEncoder:
-    """Encodes texts with one model of a bundle. Safe to call from several threads.
+    """Encodes texts with one model of a bundle.
+
+    Safe to call from several threads at once: nothing of a call is kept, and the tokeniser and the
+    session are only read. The session's own threads work on one batch together and are shared by
+    the callers.
 
     With dynamic INT8 a text's vector depends a little (cosine > 0.999) on the texts that share its
     batch, since activations are scaled by batch; the same input always gives the same output.

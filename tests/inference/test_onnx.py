@@ -72,6 +72,28 @@ def test_many_threads_at_once(encoder):
             np.testing.assert_array_equal(vectors, expected)
 
 
+def test_threads_with_different_texts_and_prompts_do_not_meet(tiny_bundle):
+    shared = OnnxEncoder.load(tiny_bundle, "int8-dynamic", threads=2)
+    calls = [
+        ([f"{'房东不退押金' * (n % 5)}{n}" for n in range(size)], prompt)
+        for size in (1, 2, 17, 64) for prompt in ("query", "passage")
+    ] * 4  # fmt: skip
+    expected = [shared.encode(*call) for call in calls]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda call: shared.encode(*call), calls))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8-dynamic"])
+def test_the_number_of_threads_changes_no_vector(tiny_bundle, precision):
+    texts = ["房东不退押金" * (n % 9) for n in range(40)]
+    one, two = (
+        OnnxEncoder.load(tiny_bundle, precision, threads=n).encode(texts) for n in (1, 2)
+    )  # fmt: skip
+    np.testing.assert_allclose(one, two, atol=1e-6)
+
+
 def test_an_unknown_prompt_names_the_known_ones(encoder):
     with pytest.raises(UserError, match="'document' is unknown.*passage, query"):
         encoder.encode(["甲"], prompt="document")
