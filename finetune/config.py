@@ -44,6 +44,14 @@ class Precision(Enum):
     fp16 = "fp16"
 
 
+class Search(Enum):
+    """How neighbours are found: by comparing with all, in clusters, or ``auto`` by the sizes."""
+
+    exact = "exact"
+    auto = "auto"
+    ivf = "ivf"
+
+
 class Tracker(Enum):
     """Where runs are recorded."""
 
@@ -190,6 +198,7 @@ class Mine:
     relative_margin: float
     filter: Optional[str]  # noqa: UP045
     filter_margin: float
+    search: Search
 
 
 @dataclass(frozen=True)

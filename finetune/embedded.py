@@ -23,4 +23,4 @@ def vectors_of(folder: Path, queries: Sequence[str]) -> tuple[NDArray[np.float32
     row = {each["text"]: place for place, each in enumerate(read_dicts(folder / "queries.jsonl"))}
     vectors = np.load(folder / "queries.npy")[[row[text] for text in queries]]
     texts = [each["text"] for each in read_dicts(folder / "pool.jsonl")]
-    return vectors, Pool(texts, np.load(folder / "pool.npy"))
+    return vectors, Pool(texts, np.load(folder / "pool.npy", mmap_mode="r"))

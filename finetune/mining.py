@@ -17,11 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.inference import top_k
+from finetune.inference import searcher
 from finetune.records import AnyRow, Mined, Pair, Scored, normalised
 
 
@@ -41,6 +42,9 @@ class Audit:
     reasons: Mapping[str, int]
 
 
+# Pairs whose neighbours are in memory at once.
+_BLOCK = 16_384
+
 # The score of a query and a text read together, between 0 and 1.
 Judge = Callable[[str, str], float]
 
@@ -55,10 +59,10 @@ class Filter:
 
 @dataclass(frozen=True)
 class Pool:
-    """Texts that negatives are drawn from, with their unit vectors ``[m, dim]``."""
+    """Texts that negatives are drawn from, with unit vectors ``[m, dim]``, perhaps on disk."""
 
     texts: Sequence[str]
-    vectors: NDArray[np.float32]
+    vectors: NDArray[np.floating]
 
 
 def mine(
@@ -72,6 +76,8 @@ def mine(
     relative_margin: float,
     others: Sequence[Pair] = (),
     cross_encoder: Filter | None = None,
+    search: str = "exact",
+    folder: Path | None = None,
 ) -> Iterator[tuple[Mined | None, Audit]]:
     """Mine each pair.
 
@@ -86,22 +92,28 @@ def mine(
             below it.
         others: Pairs that are not mined, whose positives are known answers all the same.
         cross_encoder: Looks at each neighbour that would be a negative.
+        search: How neighbours are found, see `finetune.inference.searcher`.
+        folder: Where a search may put what memory need not hold.
 
     Yields:
         The mined pair (None where too few negatives were left) and its audit, in order.
     """
     answers = known_answers([*pairs, *others])
     keys = [normalised(text) for text in pool.texts]
-    scores, indices = top_k(queries, pool.vectors, candidates)
+    find = searcher(pool.vectors, search, len(queries), folder)
     positive_scores = np.einsum("nd,nd->n", queries, positives)
     chance = queries @ pool.vectors.mean(axis=0)
     limits = chance + (1 - relative_margin) * (positive_scores - chance)
     for row, pair in enumerate(pairs):
+        if row % _BLOCK == 0:
+            scores, indices = find(queries[row : row + _BLOCK], candidates)
         known = answers[normalised(pair.query)]
         kept: list[tuple[str, float]] = []
         dropped: list[tuple[str, float, str]] = []
         too_close = _too_close(pair, cross_encoder)
-        for score, index in zip(scores[row].tolist(), indices[row].tolist(), strict=True):
+        for score, index in zip(
+            *(found[row % _BLOCK].tolist() for found in (scores, indices)), strict=True
+        ):
             text = pool.texts[index]
             reason = _reason(keys[index], known, score, float(limits[row]))
             if reason:

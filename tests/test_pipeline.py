@@ -382,6 +382,7 @@ def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, c
         ("hardware.threads=2", "export-base"),
         ("mine.relative_margin=0.2", "mine"),
         ("mine.negatives=2", "mine"),
+        ("mine.search=exact", "mine"),
         ("train.guard_share=0.2", "pool"),
         ("train.batch_size=16", "train"),
         ("train.learning_rate=1e-4", "train"),

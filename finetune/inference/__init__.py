@@ -14,6 +14,7 @@ from finetune.inference.batches import token_budget_batches
 from finetune.inference.bundle import BundleFile, BundleInfo
 from finetune.inference.encoder import Encoder, shortened
 from finetune.inference.files import encode_file
+from finetune.inference.index import Index, searcher
 from finetune.inference.onnx import OnnxEncoder
 from finetune.inference.search import top_k
 from finetune.inference.stream import encode_in_processes, encode_iter
@@ -24,12 +25,14 @@ __all__ = [
     "BundleFile",
     "BundleInfo",
     "Encoder",
+    "Index",
     "OnnxEncoder",
     "as_float32",
     "as_type",
     "encode_file",
     "encode_in_processes",
     "encode_iter",
+    "searcher",
     "shortened",
     "token_budget_batches",
     "top_k",
