@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("finetune")
 
 DONE, BAD_INPUT, GATE_FAILED = 0, 2, 3
-_COMMANDS = ("train", "tune", "check", "evaluate", "compare", "encode", "doctor")
+_COMMANDS = ("train", "tune", "check", "evaluate", "compare", "encode", "tune-threads", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

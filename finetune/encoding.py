@@ -1,15 +1,18 @@
-"""``finetune encode``: lines on standard input, or a file of any size, to vectors."""
+"""``finetune encode`` (lines, or a file of any size, to vectors) and ``finetune tune-threads``."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
 
+log = logging.getLogger(__name__)
+
 
 def add(commands: Any) -> None:
-    """Add the command to the command line's (argparse names no type for the latter)."""
+    """Add the commands to the command line's (argparse names no type for the latter)."""
     encode = commands.add_parser("encode", help="lines on standard input, or a file, to .npy")
     encode.add_argument("bundle", type=Path)
     encode.add_argument("--prompt", default="passage", help="query or passage (default)")
@@ -23,6 +26,11 @@ def add(commands: Any) -> None:
     encode.add_argument("--column", help="of --input, if it is JSON Lines: where the text stands")
     encode.add_argument("--processes", type=int, default=1, help="that share the CPUs; of --input")
     encode.set_defaults(run=_encode)
+    tune = commands.add_parser("tune-threads", help="measure a bundle's best settings here")
+    tune.add_argument("bundle", type=Path)
+    tune.add_argument("--precision", default="int8-dynamic")
+    tune.add_argument("--texts", type=Path, help="file of texts, one a line, as will be encoded")
+    tune.set_defaults(run=_tune_threads)
 
 
 def _encode(arguments: argparse.Namespace) -> int:
@@ -69,4 +77,17 @@ def _encode_lines(arguments: argparse.Namespace) -> int:
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     vectors = encoder.encode(lines if text else [], arguments.prompt)
     np.save(sys.stdout.buffer, as_type(vectors, arguments.dtype))
+    return 0
+
+
+def _tune_threads(arguments: argparse.Namespace) -> int:
+    from finetune.inference.lines import TextFile
+    from finetune.inference.tuning import expected_seconds, tune
+
+    texts = list(TextFile.read(arguments.texts).texts()) if arguments.texts else ()
+    log.info("about %.0f s on a machine that does nothing else", expected_seconds())
+    found, kept = tune(arguments.bundle, arguments.precision, texts)
+    log.info("fastest: %d threads, batches of %d tokens: %.0f texts/s, %.0f by default: %s",
+             found.threads, found.budget, found.texts_per_second, found.by_default,
+             f"kept in {arguments.bundle}/tuned.json" if kept else "the defaults stay")  # fmt: skip
     return 0

@@ -9,10 +9,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from finetune.errors import UserError
-from finetune.inference.batches import TOKEN_BUDGET
 from finetune.inference.bundle import BundleInfo
 from finetune.inference.lines import TextFile
-from finetune.inference.onnx import CHUNK, OnnxEncoder, cpus
+from finetune.inference.machine import cpus, settings
+from finetune.inference.onnx import CHUNK, OnnxEncoder
 from finetune.inference.output import Output
 from finetune.inference.stream import Load, encode_in_processes, encode_iter
 from finetune.inference.vectors import TYPES, as_type
@@ -47,7 +47,8 @@ def encode_file(
         precision: Which of the bundle's models to run.
         dim: One of the bundle's ``dims`` that vectors are cut to.
         dtype: Type of the vectors: float32, float16 or int8 (`finetune.inference.as_type`).
-        threads: Of each process; None shares the CPUs among the processes.
+        threads: Of each process; None as `OnnxEncoder.load`, and shares the CPUs among
+            several processes.
         processes: How many encode.
         chunk: Texts that are batched together, and that a kill may cost each process.
         progress: Called after each chunk with the number of texts in it; first with how many an
@@ -68,16 +69,19 @@ def encode_file(
     texts = TextFile.read(source, column)
     info = BundleInfo.read(bundle)
     info.model_file(bundle, precision)
-    threads = threads or max(1, cpus() // processes)
-    load = partial(OnnxEncoder.load, bundle, precision, threads, dim)
-    settings = {
+    if processes > 1:
+        threads = threads or max(1, cpus() // processes)
+    model = info.precisions[precision].sha256
+    threads, budget = settings(bundle, precision, model, threads, None)
+    load = partial(OnnxEncoder.load, bundle, precision, threads, dim, budget)
+    made_of = {
         "source": texts.sha256, "column": column, "rows": texts.rows,
-        "model": info.precisions[precision].sha256, "tokenizer": info.tokenizer_sha256,
+        "model": model, "tokenizer": info.tokenizer_sha256,
         "prompt": info.prompt(prompt), "max_length": info.max_length, "dim": info.length(dim),
-        "dtype": dtype, "chunk": chunk, "budget": TOKEN_BUDGET, "threads": threads,
+        "dtype": dtype, "chunk": chunk, "budget": budget, "threads": threads,
         "runtime": onnxruntime.__version__,
     }  # fmt: skip
-    output = Output(out, (texts.rows, info.length(dim)), dtype, settings)
+    output = Output(out, (texts.rows, info.length(dim)), dtype, made_of)
     tell = progress or (lambda count: None)
     if output.finished:
         tell(output.done)

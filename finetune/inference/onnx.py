@@ -1,7 +1,6 @@
 """The encoder that runs a bundle with ONNX Runtime."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from finetune.errors import UserError
 from finetune.inference.batches import TOKEN_BUDGET, token_budget_batches
 from finetune.inference.bundle import TOKENIZER_FILE, BundleInfo, sha256
 from finetune.inference.encoder import check_texts, shortened
+from finetune.inference.machine import cpus, settings
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class OnnxEncoder:
         precision: str = "int8-dynamic",
         threads: int | None = None,
         dim: int | None = None,
+        budget: int | None = None,
     ) -> "OnnxEncoder":
         """Load a bundle.
 
@@ -76,8 +77,10 @@ class OnnxEncoder:
             folder: The bundle.
             precision: Which of its models to run. ``fp16`` runs on a GPU where ONNX Runtime has
                 one; ``openvino-int8`` needs the package openvino.
-            threads: Threads of the runtime; None takes every CPU this process may run on.
+            threads: Threads of the runtime; None takes what ``finetune tune-threads`` found on this
+                machine, else every CPU this process may run on.
             dim: One of the bundle's ``dims`` that vectors are cut to, and normalised again.
+            budget: Tokens of a batch, padding included; None as for the threads.
 
         Raises:
             UserError: The folder is no bundle, is damaged, or lacks the precision or the length.
@@ -86,7 +89,9 @@ class OnnxEncoder:
         info.length(dim)
         model = info.model_file(folder, precision)
         tokenizer = _load_tokenizer(folder, info)
-        return cls(info, tokenizer, _start(model, precision, threads or cpus()), dim=dim)
+        model_sha = info.precisions[precision].sha256
+        threads, budget = settings(folder, precision, model_sha, threads, budget)
+        return cls(info, tokenizer, _start(model, precision, threads), budget, dim)
 
     def running(self, model: Path, threads: int | None = None) -> "OnnxEncoder":
         """Return an encoder of the same texts that runs another graph, on ONNX Runtime."""
@@ -192,10 +197,3 @@ def _start_session(model: Path, threads: int, *, gpu: bool = False) -> onnxrunti
     session = onnxruntime.InferenceSession(str(model), options, providers=providers)
     log.debug("loaded %s with %d threads", model, threads)
     return session
-
-
-def cpus() -> int:
-    """CPUs this process may run on; ONNX Runtime itself would count the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,0 +1,102 @@
+"""The machine at hand, and what was measured to be the fastest way to run a bundle on it.
+
+``finetune tune-threads`` writes ``tuned.json`` beside ``bundle.json``, with an entry for each
+machine: a bundle that is copied elsewhere finds none there, and runs as if nothing had been tuned.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.inference.batches import TOKEN_BUDGET
+
+FILE = "tuned.json"
+_FIELDS = ("model name", "cpu family", "model\t", "stepping", "flags", "CPU part", "Features")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The fastest way to run a model on a machine, measured in bulk.
+
+    Attributes:
+        model: SHA-256 of the model's file; another model is not run so.
+        threads: Of the runtime.
+        budget: Tokens of a batch.
+        texts_per_second: So measured.
+        by_default: Texts a second with all CPUs and the default budget.
+    """
+
+    model: str
+    threads: int
+    budget: int
+    texts_per_second: float
+    by_default: float
+
+
+def cpus() -> int:
+    """CPUs this process may run on; ONNX Runtime itself would count the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def name() -> str:
+    """Name the machine by what decides speed: CPU, its instructions, how many, and the runtime.
+
+    A virtual machine often says no more than ``AMD EPYC``, so a hash of model numbers and
+    instructions is part of it.
+    """
+    import onnxruntime
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").split("\n\n")[0] if info.is_file() else ""
+    known = [line for line in lines.splitlines() if line.startswith(_FIELDS)]
+    digest = hashlib.sha256("\n".join([platform.machine(), *known]).encode()).hexdigest()[:12]
+    label = next((line.split(":", 1)[1].strip() for line in known), platform.machine())
+    return f"{label} {digest}, {cpus()} CPUs, onnxruntime {onnxruntime.__version__}"
+
+
+def settings(
+    folder: Path, precision: str, model: str, threads: int | None, budget: int | None
+) -> tuple[int, int]:
+    """Return threads and token budget: as asked, else as tuned for this machine, else the default.
+
+    Args:
+        folder: The bundle.
+        precision: Which of its models.
+        model: SHA-256 of the model's file.
+        threads: As asked.
+        budget: As asked; what was tuned counts only where neither is.
+    """
+    if threads is None and budget is None:
+        entry = read(folder).get(name(), {}).get(precision) if (folder / FILE).is_file() else None
+        if entry is not None and entry["model"] == model:
+            return int(entry["threads"]), int(entry["budget"])
+    return threads or cpus(), budget or TOKEN_BUDGET
+
+
+def read(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Read what was tuned: by machine, by precision, the fields of `Tuned`."""
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    found: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def write(folder: Path, precision: str, tuned: Tuned | None) -> None:
+    """Keep what was tuned on this machine; None removes what was known."""
+    known = read(folder)
+    entry = known.setdefault(name(), {})
+    entry.pop(precision, None)
+    if tuned is not None:
+        entry[precision] = dataclasses.asdict(tuned)
+    known = {machine: entries for machine, entries in known.items() if entries}
+    new = folder / f".{FILE}.partial"
+    new.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    new.replace(folder / FILE)
