@@ -71,6 +71,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "evaluate.visible": (0, 1),
     "evaluate.max_latency_ms": (0, math.inf),
     "evaluate.speed_texts": (0, math.inf),
+    "evaluate.machine_price": (0, math.inf),
     "evaluate.max_general_drop": (-1e-9, 1),
 }
 _ADAPTER_SIZES = ("layers", "length", "peft.r")

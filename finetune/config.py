@@ -299,6 +299,8 @@ class Evaluate:
     max_int8_drop: float
     max_latency_ms: Optional[float]  # noqa: UP045
     speed_texts: int
+    machine_price: Optional[float]  # noqa: UP045
+    currency: str
     general: Optional[Path]  # noqa: UP045
     max_general_drop: float
     cmteb_tasks: List[str]  # noqa: UP006

@@ -320,6 +320,7 @@ def other(key, value, copies):
     special = {
         **copies, "limit": 7, "until": "train", "run_dir": Path("x"), "paths.data": Path("x"),
         "paths.cmteb": Path("x"), "evaluate.max_latency_ms": 5.0,
+        "evaluate.machine_price": 0.5,
         "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
         "hardware.chunk": 3,
         "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,

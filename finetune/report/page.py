@@ -42,6 +42,8 @@ def render(
         lengths=by_length(everything),
         slices=list(_slices(rows)),
         speed=[{**row, "parity": _parity(row["artifact"], facts)} for row in report["speed"]],
+        machine_price=facts.evaluate.machine_price,
+        currency=facts.evaluate.currency,
         plots=[{"caption": caption, "svg": svg} for caption, svg in plots.values()],
         similarity=list(_similarity(report)),
         shift=NOTE,
@@ -68,6 +70,7 @@ def _environment() -> Environment:
         "signed": lambda value: "–" if value is None else f"{100 * value:+.1f}",
         "p": lambda value: "–" if value is None else p_text(value).removeprefix("= "),
         "number": lambda value: f"{value:,.1f}",
+        "price": lambda value: "–" if value is None else f"{value:,.4g}",
         "megabytes": lambda value: f"{value / 1e6:,.1f}",
         "short": short,
     }

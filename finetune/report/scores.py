@@ -74,9 +74,25 @@ def rows_of(kinds: Mapping[str, Sequence[str]], queries: Sequence[str]) -> dict[
     return {key: np.array(rows) for key, rows in found.items() if rows}
 
 
-def speed_rows(speeds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of ``speed``: one an artifact."""
-    return [{"artifact": artifact, **speeds[artifact]} for artifact in in_order(speeds)]
+def speed_rows(
+    speeds: Mapping[str, Mapping[str, Any]], price: float | None
+) -> list[dict[str, Any]]:
+    """Rows of ``speed``: one an artifact, with vectors an hour, and what a million of them cost.
+
+        price_per_million = price / vectors_per_hour x 1,000,000
+
+    Args:
+        speeds: ``latency_ms``, ``texts_per_second`` and ``bytes`` by artifact.
+        price: Of an hour of the machine; None leaves ``price_per_million`` out.
+    """
+    rows = []
+    for artifact in in_order(speeds):
+        hourly = 3600 * float(speeds[artifact]["texts_per_second"])
+        row = {"artifact": artifact, **speeds[artifact], "vectors_per_hour": round(hourly)}
+        if price is not None and hourly > 0:
+            row["price_per_million"] = price / hourly * 1e6
+        rows.append(row)
+    return rows
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,25 @@ def built(facts, tmp_path):
     return report.build(facts, out), out
 
 
+def test_what_a_million_vectors_cost(facts, tmp_path):
+    # 1,200 texts a second are 4,320,000 an hour; at 0.54 an hour a million costs 0.125.
+    evaluate = dataclasses.replace(facts.evaluate, machine_price=0.54, currency="CNY")
+    content = report.build(dataclasses.replace(facts, evaluate=evaluate), tmp_path)
+    row = next(row for row in content["speed"] if row["artifact"] == "onnx-int8-dynamic")
+    assert row["vectors_per_hour"] == 4_320_000
+    assert content["machine"] == {"price": 0.54, "currency": "CNY"}
+    assert row["price_per_million"] == pytest.approx(0.125)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "<td>4,320,000</td>\n<td>0.125</td>" in page and "at 0.54 CNY an hour" in page
+
+
+def test_without_a_price_there_is_none(built):
+    content, out = built
+    assert all("price_per_million" not in row for row in content["speed"])
+    page = (out / "report.html").read_text("utf-8")
+    assert "4,320,000" in page and "a million vectors" not in page.lower()
+
+
 def test_report_json_keeps_the_contract(built):
     content, out = built
     assert json.loads((out / "report.json").read_text(encoding="utf-8")) == content
