@@ -21,6 +21,8 @@ def add(commands: Any) -> None:
     encode.add_argument("--dtype", default="float32",
                         help="float32, float16, or int8 (compared by cosine)")  # fmt: skip
     encode.add_argument("--threads", type=int, help="default: all CPUs")
+    encode.add_argument("--device", default="auto",
+                        help="cpu, cuda, or auto (default): fp16 on a GPU if any")  # fmt: skip
     encode.add_argument("--input", type=Path, help="file of texts; goes on where it was killed")
     encode.add_argument("--output", type=Path, help="the .npy file that --input is turned into")
     encode.add_argument("--column", help="of --input, if it is JSON Lines: where the text stands")
@@ -56,7 +58,7 @@ def _encode_file(arguments: argparse.Namespace) -> int:
             arguments.input, arguments.output, arguments.bundle, arguments.prompt,
             column=arguments.column, precision=arguments.precision, dim=arguments.dim,
             dtype=arguments.dtype, threads=arguments.threads, processes=arguments.processes,
-            progress=progress,
+            device=arguments.device, progress=progress,
         )  # fmt: skip
     return 0
 
@@ -67,8 +69,9 @@ def _encode_lines(arguments: argparse.Namespace) -> int:
     from finetune.inference import OnnxEncoder, as_type
 
     encoder = OnnxEncoder.load(
-        arguments.bundle, arguments.precision, arguments.threads, arguments.dim
-    )
+        arguments.bundle, arguments.precision, arguments.threads, arguments.dim,
+        device=arguments.device,
+    )  # fmt: skip
     try:
         text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:

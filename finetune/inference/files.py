@@ -12,7 +12,7 @@ from finetune.errors import UserError
 from finetune.inference.bundle import BundleInfo
 from finetune.inference.lines import TextFile
 from finetune.inference.machine import cpus, settings
-from finetune.inference.onnx import CHUNK, OnnxEncoder
+from finetune.inference.onnx import CHUNK, OnnxEncoder, on_gpu
 from finetune.inference.output import Output
 from finetune.inference.stream import Load, encode_in_processes, encode_iter
 from finetune.inference.vectors import TYPES, as_type
@@ -30,6 +30,7 @@ def encode_file(
     dtype: str = "float32",
     threads: int | None = None,
     processes: int = 1,
+    device: str = "auto",
     chunk: int = CHUNK,
     progress: Callable[[int], None] | None = None,
 ) -> int:
@@ -50,6 +51,7 @@ def encode_file(
         threads: Of each process; None as `OnnxEncoder.load`, and shares the CPUs among
             several processes.
         processes: How many encode.
+        device: As `OnnxEncoder.load`; all processes share one GPU.
         chunk: Texts that are batched together, and that a kill may cost each process.
         progress: Called after each chunk with the number of texts in it; first with how many an
             earlier call got done.
@@ -72,13 +74,15 @@ def encode_file(
     if processes > 1:
         threads = threads or max(1, cpus() // processes)
     model = info.precisions[precision].sha256
-    threads, budget = settings(bundle, precision, model, threads, None)
-    load = partial(OnnxEncoder.load, bundle, precision, threads, dim, budget)
+    gpu = on_gpu(precision, device)
+    threads, budget = settings(bundle, precision, model, threads, None, gpu=gpu)
+    load = partial(OnnxEncoder.load, bundle, precision, threads, dim, budget, device)
     made_of = {
         "source": texts.sha256, "column": column, "rows": texts.rows,
         "model": model, "tokenizer": info.tokenizer_sha256,
         "prompt": info.prompt(prompt), "max_length": info.max_length, "dim": info.length(dim),
         "dtype": dtype, "chunk": chunk, "budget": budget, "threads": threads,
+        "gpu": gpu,
         "runtime": onnxruntime.__version__,
     }  # fmt: skip
     output = Output(out, (texts.rows, info.length(dim)), dtype, made_of)

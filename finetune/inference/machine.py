@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.inference.batches import TOKEN_BUDGET
+from finetune.inference.batches import GPU_TOKEN_BUDGET, TOKEN_BUDGET
 
 FILE = "tuned.json"
 _FIELDS = ("model name", "cpu family", "model\t", "stepping", "flags", "CPU part", "Features")
@@ -62,7 +62,13 @@ def name() -> str:
 
 
 def settings(
-    folder: Path, precision: str, model: str, threads: int | None, budget: int | None
+    folder: Path,
+    precision: str,
+    model: str,
+    threads: int | None,
+    budget: int | None,
+    *,
+    gpu: bool = False,
 ) -> tuple[int, int]:
     """Return threads and token budget: as asked, else as tuned for this machine, else the default.
 
@@ -72,7 +78,10 @@ def settings(
         model: SHA-256 of the model's file.
         threads: As asked.
         budget: As asked; what was tuned counts only where neither is.
+        gpu: Whether a GPU will run it; nothing is tuned there.
     """
+    if gpu:
+        return threads or cpus(), budget or GPU_TOKEN_BUDGET
     if threads is None and budget is None:
         entry = read(folder).get(name(), {}).get(precision) if (folder / FILE).is_file() else None
         if entry is not None and entry["model"] == model:

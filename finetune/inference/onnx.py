@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 CHUNK = 8192
 
 _GPU = "CUDAExecutionProvider"
+DEVICES = ("auto", "cpu", "cuda")
 
 # Inputs of the graph by name, `[batch, sequence]` each.
 Feed = dict[str, NDArray[np.int64]]
@@ -70,28 +71,33 @@ class OnnxEncoder:
         threads: int | None = None,
         dim: int | None = None,
         budget: int | None = None,
+        device: str = "auto",
     ) -> "OnnxEncoder":
         """Load a bundle.
 
         Args:
             folder: The bundle.
-            precision: Which of its models to run. ``fp16`` runs on a GPU where ONNX Runtime has
-                one; ``openvino-int8`` needs the package openvino.
+            precision: Which of its models to run; ``openvino-int8`` needs the package openvino.
             threads: Threads of the runtime; None takes what ``finetune tune-threads`` found on this
                 machine, else every CPU this process may run on.
             dim: One of the bundle's ``dims`` that vectors are cut to, and normalised again.
             budget: Tokens of a batch, padding included; None as for the threads.
+            device: ``auto`` runs fp16 on a GPU where ONNX Runtime has one, and all else on the CPU;
+                ``cuda`` runs fp16 or fp32 on a GPU or raises.
 
         Raises:
-            UserError: The folder is no bundle, is damaged, or lacks the precision or the length.
+            UserError: The folder is no bundle, is damaged, or lacks the precision or the length, or
+                the device cannot run it.
         """
         info = BundleInfo.read(folder)
         info.length(dim)
         model = info.model_file(folder, precision)
         tokenizer = _load_tokenizer(folder, info)
         model_sha = info.precisions[precision].sha256
-        threads, budget = settings(folder, precision, model_sha, threads, budget)
-        return cls(info, tokenizer, _start(model, precision, threads), budget, dim)
+        gpu = on_gpu(precision, device)
+        threads, budget = settings(folder, precision, model_sha, threads, budget, gpu=gpu)
+        session = _start(model, precision, threads, gpu=gpu, required=device == "cuda")
+        return cls(info, tokenizer, session, budget, dim)
 
     def running(self, model: Path, threads: int | None = None) -> "OnnxEncoder":
         """Return an encoder of the same texts that runs another graph, on ONNX Runtime."""
@@ -173,27 +179,63 @@ def _load_tokenizer(folder: Path, info: BundleInfo) -> Tokenizer:
     return tokenizer
 
 
-def _start(model: Path, precision: str, threads: int) -> Session:
+def on_gpu(precision: str, device: str) -> bool:
+    """Say whether a GPU runs a precision on a device, as `OnnxEncoder.load` describes them.
+
+    Raises:
+        UserError: There is no such device, ONNX Runtime has no GPU, or the precision is for CPUs.
+    """
+    if device not in DEVICES:
+        raise UserError(f"device={device}: expected {', '.join(DEVICES)}")
+    providers = onnxruntime.get_available_providers()
+    if device == "cuda":
+        if precision not in ("fp16", "fp32"):
+            raise UserError(
+                f"device=cuda: {precision} is made for CPUs; take precision fp16 (which export=fp16 "
+                "makes) or fp32"
+            )
+        if _GPU not in providers:
+            raise UserError(
+                f"device=cuda: this onnxruntime has {', '.join(providers)} only; pip uninstall "
+                "onnxruntime, then pip install onnxruntime-gpu (both cannot be there), or take "
+                "device=cpu"
+            )
+        return True
+    if device == "auto" and precision == "fp16":
+        if _GPU not in providers:
+            log.warning("fp16 is made for GPUs; runs on the CPU in fp32 (install onnxruntime-gpu "
+                        "instead of onnxruntime where there is one)")  # fmt: skip
+        return _GPU in providers
+    return False
+
+
+def _start(model: Path, precision: str, threads: int, *, gpu: bool, required: bool) -> Session:
     """Start the runtime that a precision is made for."""
     if precision.startswith("openvino"):
         from finetune.inference.openvino import OpenVinoSession
 
         return OpenVinoSession(model, threads)
-    return _start_session(model, threads, gpu=precision == "fp16")
+    return _start_session(model, threads, gpu=gpu, required=required)
 
 
-def _start_session(model: Path, threads: int, *, gpu: bool = False) -> onnxruntime.InferenceSession:
+def _start_session(
+    model: Path, threads: int, *, gpu: bool = False, required: bool = False
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # The pattern cache keeps a plan per input shape, and nearly every batch has a shape of its own.
     options.enable_mem_pattern = False
-    providers = ["CPUExecutionProvider"]
-    if gpu and _GPU in onnxruntime.get_available_providers():
-        providers.insert(0, _GPU)
-    elif gpu:
-        log.warning("%s: made for GPUs; runs on the CPU in fp32 (install onnxruntime-gpu instead "
-                    "of onnxruntime where there is one)", model)  # fmt: skip
+    providers = [*([_GPU] if gpu else []), "CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(str(model), options, providers=providers)
+    # Without CUDA's libraries ONNX Runtime falls back to the CPU, and says so in a log only.
+    if gpu and _GPU not in session.get_providers():
+        problem = (
+            f"{model}: ONNX Runtime could not start on the GPU; see what it logged (most often "
+            "CUDA or cuDNN of another version than onnxruntime-gpu needs), or take device=cpu"
+        )
+        if required:
+            raise UserError(problem)
+        log.warning(problem)
     log.debug("loaded %s with %d threads", model, threads)
     return session
