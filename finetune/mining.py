@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.inference import searcher
+from finetune.inference.search import QUERY_BLOCK, QUERY_BLOCKS
 from finetune.records import AnyRow, Mined, Pair, Scored, normalised
 
 
@@ -42,8 +43,9 @@ class Audit:
     reasons: Mapping[str, int]
 
 
-# Pairs whose neighbours are in memory at once.
-_BLOCK = 16_384
+# Pairs whose neighbours are in memory at once; as many as `top_k` takes at once, so that its
+# products are those of all pairs together.
+_BLOCK = QUERY_BLOCKS * QUERY_BLOCK
 
 # The score of a query and a text read together, between 0 and 1.
 Judge = Callable[[str, str], float]

@@ -139,6 +139,7 @@ def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
         others=others,
         cross_encoder=rounds.cross_encoder(settings, inputs),
         search=mine_settings.search.value,
+        folder=out,
     ))  # fmt: skip
     kept = [pair for pair, _ in mined if pair is not None]
     counts = summary([audit for _, audit in mined], mine_settings.negatives)

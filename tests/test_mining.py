@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from finetune import mining
 from finetune.mining import Filter, Pool, known_answers, mine, summary, without_known
 from finetune.records import Mined, Pair, normalised
 
@@ -203,3 +204,24 @@ def test_on_random_vectors_no_negative_breaks_the_rules():
         answers = known[normalised(mined.query)]
         assert not answers & {normalised(text) for text in mined.negatives}
         assert list(mined.scores[1:]) == sorted(mined.scores[1:], reverse=True)
+
+
+def test_pairs_are_mined_alike_in_blocks_and_in_clusters_on_disk(monkeypatch, tmp_path):
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(1500, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    pairs = [Pair(str(n), f"问{n}", f"文{n}", "s") for n in range(50)]
+    queries, pool = vectors[100:150], Pool([f"文{n}" for n in range(1500)], vectors)
+
+    def mined(**how):
+        return list(mine(pairs, queries, vectors[:50], pool, negatives=2, candidates=50,
+                         relative_margin=0.0, **how))  # fmt: skip
+
+    expected = mined()
+    monkeypatch.setattr(mining, "_BLOCK", 7)  # the last digit differs with the size of a product
+    # 32 texts looked at for each one wanted: all 1,500 here, so that nothing is missed.
+    for found in (mined(), mined(search="ivf", folder=tmp_path)):
+        for (one, _), (other, _) in zip(found, expected, strict=True):
+            assert (one and one.negatives) == (other and other.negatives)
+    assert any(each for each, _ in expected) and not list(tmp_path.iterdir())

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 # Tokens a batch may hold, padding included. Made for a CPU: much larger batches fall out of the L2
 # cache, much smaller ones waste the GEMM.
 TOKEN_BUDGET = 512
-# On a GPU: 32 texts of 512 tokens, chosen by memory (under a gigabyte for a base model in fp16); not
-# measured.
+# On a GPU: 32 texts of 512 tokens, by memory (under a gigabyte for a base model); not measured.
 GPU_TOKEN_BUDGET = 16_384
 
 

@@ -28,6 +28,7 @@ METHODS = ("exact", "auto", "ivf", "hnsw")
 EXACT_PRODUCTS = 2 * 10**10
 # Rows added, or trained on, at once.
 BLOCK = 65_536
+_LISTS = "clusters.ivf"
 
 Find = Callable[[NDArray[np.number], int], Top]
 
@@ -64,7 +65,8 @@ class Index:
         corpus: ``[m, d]``, perhaps a memory map; read in parts, and again for what the index finds
             too little for.
         method: ``ivf`` or ``hnsw``.
-        folder: Where the clusters of ``ivf`` lie; without it they are in memory.
+        folder: Where the clusters of ``ivf`` lie (float32, as large as the corpus and, while it is
+            built, up to twice); without it they are in memory.
 
     Raises:
         UserError: faiss is not installed.
@@ -76,6 +78,9 @@ class Index:
         self._index = self._ivf(folder) if method == "ivf" else self._hnsw()
         for start in range(0, len(corpus), BLOCK):
             self._index.add(as_float32(corpus[start : start + BLOCK]))
+        if folder is not None and method == "ivf":
+            # It stays readable until the index is gone, and then gives its space back by itself.
+            (folder / _LISTS).unlink()
 
     def search(self, queries: NDArray[np.number], k: int) -> Top:
         """Find nearly the k nearest of each query; see `finetune.inference.top_k`.
@@ -114,7 +119,7 @@ class Index:
         sample = np.random.default_rng(0).permutation(rows)[: 64 * clusters]
         index.train(as_float32(self._corpus[np.sort(sample)]))
         if folder is not None:
-            self._lists = faiss.OnDiskInvertedLists(clusters, index.code_size, str(folder / "ivf"))
+            self._lists = faiss.OnDiskInvertedLists(clusters, index.code_size, str(folder / _LISTS))
             index.replace_invlists(self._lists, False)
         return index
 

@@ -191,8 +191,8 @@ def on_gpu(precision: str, device: str) -> bool:
     if device == "cuda":
         if precision not in ("fp16", "fp32"):
             raise UserError(
-                f"device=cuda: {precision} is made for CPUs; take precision fp16 (which export=fp16 "
-                "makes) or fp32"
+                f"device=cuda: {precision} is made for CPUs; take precision fp16 (made by "
+                "export=fp16) or fp32"
             )
         if _GPU not in providers:
             raise UserError(
