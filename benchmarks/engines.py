@@ -167,3 +167,21 @@ def child(words: Sequence[str], threads: int) -> Any:
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    import onnxruntime
+    import openvino
+    import torch
+
+    from finetune import hardware
+    from finetune.compose import compose
+
+    config = compose(["recipes=full", "hardware=cpu"])
+    return {
+        "cpu": hardware.label(hardware.resolve(config.hardware)), "cpus": hardware.usable_cpus(),
+        "int8": sorted(hardware.cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8"}),
+        "onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__,
+        "torch": torch.__version__,
+    }  # fmt: skip

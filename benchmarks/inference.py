@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import peak
+from bars import bars
 from engines import (
     MODELS,
     ROOT,
@@ -43,6 +44,7 @@ from engines import (
     child,
     flops_per_token,
     interleaved,
+    machine,
     runners,
     texts_of,
 )
@@ -86,6 +88,8 @@ def main() -> int:
         print(json.dumps(kept[part], ensure_ascii=False, indent=1), flush=True)
         asked.out.parent.mkdir(exist_ok=True)
         asked.out.write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    for name, value, limit, met in bars(kept):
+        print(f"{'met   ' if met else 'MISSED'}  {name}: {value} (bar {limit})")
     return 0
 
 
@@ -124,28 +128,6 @@ def forecast(asked: argparse.Namespace) -> float:
         if "memory" in asked.parts:
             seconds += asked.limit * 80 * flops_per_token(name) / ASSUMED["onnx-fp32"]
     return seconds
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    import onnxruntime
-    import openvino
-    import torch
-
-    from finetune import hardware
-
-    return {
-        "cpu": hardware.label(hardware.resolve(_cpu_config())), "cpus": hardware.usable_cpus(),
-        "int8": sorted(hardware.cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8"}),
-        "onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__,
-        "torch": torch.__version__,
-    }  # fmt: skip
-
-
-def _cpu_config() -> Any:
-    from finetune.compose import compose
-
-    return compose(["recipes=full", "hardware=cpu"]).hardware
 
 
 def in_child(part: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
