@@ -4,17 +4,14 @@ Texts are worked through in chunks, and batched within a chunk only: which texts
 depends on their place in the stream alone, not on how often it was stopped or who encodes it.
 """
 
-import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +20,9 @@ from finetune.errors import UserError
 from finetune.inference.encoder import Encoder
 from finetune.inference.onnx import CHUNK
 from finetune.inference.vectors import as_type
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Load = Callable[[], Encoder]
 
@@ -79,6 +79,11 @@ def encode_in_processes(
     Raises:
         UserError: A process was ended from outside.
     """
+    # Here, because they would be a tenth of the time that a service takes to start.
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
     pool = ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), initializer=_start, initargs=(load,)
     )
@@ -118,6 +123,8 @@ def _start(load: Load) -> None:
 
 
 def _end_with_parent() -> None:
+    import multiprocessing
+
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
