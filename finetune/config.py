@@ -303,6 +303,7 @@ class Tracking:
     kind: Tracker
     uri: str
     experiment: str
+    name: Optional[str]  # noqa: UP045
     parent: Optional[str]  # noqa: UP045
 
 

@@ -220,9 +220,9 @@ def run(config: Config) -> dict[str, Any] | None:
             done: dict[str, Done] = {}
             resumed = {each.step.name for each in planned if each.partial.exists()}
             for each in planned:
-                if each.step.call in TRAINING and not each.cached:
+                if each.step.call in TRAINING:
                     places = [folder / "curves.jsonl" for folder in (each.partial, each.folder)]
-                    tracked.watch(places, rounds.steps_before(done))
+                    tracked.watch(places, rounds.steps_before(done), live=not each.cached)
                 folders = {name: finished.folder for name, finished in done.items()}
                 done[each.step.name] = execute(each, folders)
                 if not done[each.step.name].cached:

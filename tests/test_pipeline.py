@@ -286,6 +286,7 @@ OUTSIDE = {
     "tracking.kind",  # who watches
     "tracking.uri",
     "tracking.experiment",
+    "tracking.name",
     "tracking.parent",
 }
 CONTAINERS = {"paths", "domain", "generate", "check", "model", "noise", "mine", "distill",
@@ -323,7 +324,7 @@ def other(key, value, copies):
         "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
         "hardware.chunk": 3,
         "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,
-        "merge.weights": [0.5], "tracking.parent": "x",
+        "merge.weights": [0.5], "tracking.name": "x", "tracking.parent": "x",
         "mix": {"other": Mixed(copies["domain.train"], {}, Kind.pairs, 0.2, None, None)},
     }  # fmt: skip
     if key in special:

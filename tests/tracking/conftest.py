@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from made_outcomes import QUALITY, write_outcome
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -50,7 +51,7 @@ def report() -> dict:
     row = {"set": "statutes", "n": 48, "ci_low": 0.4, "ci_high": 0.6}
     return {
         "verdict": "Better than the base on statutes by 5.1 ± 2.0 points NDCG@10 (p = 0.001).",
-        "about": {"domain": "statutes"},
+        "about": {"domain": "statutes", "domain_set": "statutes"},
         "scores": [
             {**row, "artifact": "base", "metric": "ndcg@10", "value": 0.45, "delta": None,
              "p_value": None},
@@ -74,6 +75,8 @@ def run_dir(tmp_path, report) -> Path:
     for name in ("report.html", "README.md", "config.yaml", "plots/scores.svg"):
         (folder / name).write_text("内容", encoding="utf-8")
     make_bundle(folder / "bundle")
+    write_outcome(folder / "outcomes" / "onnx-int8-dynamic" / "statutes.jsonl", QUALITY)
+    write_json(folder / "outcomes" / "sets.json", {"statutes": "digest of its texts"})
     return folder
 
 
