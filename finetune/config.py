@@ -51,6 +51,13 @@ class Tracker(Enum):
     none = "none"
 
 
+class Lang(Enum):
+    """Language of the report's page."""
+
+    en = "en"
+    zh = "zh"
+
+
 class Use(Enum):
     """What becomes of pairs made from documents; ``warmup`` trains on them before the others."""
 
@@ -297,6 +304,13 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Report:
+    """How ``report.html`` is written."""
+
+    lang: Lang
+
+
+@dataclass(frozen=True)
 class Tracking:
     """Where the run is recorded."""
 
@@ -333,6 +347,7 @@ class Config:
     export: Export
     quantize: Quantize
     evaluate: Evaluate
+    report: Report
     tracking: Tracking
 
 

@@ -168,10 +168,10 @@ def steps_of(config: Config) -> list[Step]:
         *([forgetting.tuned_step(tuned, encoding)] if general else []),
         *benchmark,
         Step(
-            "report", steps.report, 4,
+            "report", steps.report, 5,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
-             "mined": mined}
+             "mined": mined, "report": config.report}
             | ({"distill": dataclasses.replace(config.distill, teacher=None)} if distilled else {}),
             {"data": own, "sets": "data", "pairs": pairs, "export": "export",
              "evaluate_base": "evaluate-base", "evaluate": "evaluate"} | mixed

@@ -254,6 +254,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             model=settings["model"],
             evaluate=settings["evaluate"],
             seed=settings["seed"],
+            lang=settings["report"].lang,
             distill=settings.get("distill"),
             outcomes=[inputs[name] / "outcomes" for name in inputs if name.startswith("evaluate")],
             speeds=read_json(inputs["evaluate_base"] / "speed.json")

@@ -291,7 +291,7 @@ OUTSIDE = {
 }
 CONTAINERS = {"paths", "domain", "generate", "check", "model", "noise", "mine", "distill",
               "train", "merge", "hardware", "export", "quantize", "evaluate",
-              "tracking"}  # fmt: skip
+              "report", "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import Distill, Evaluate, Model
+from finetune.config import Distill, Evaluate, Lang, Model
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
 from finetune.records import AnySet, EvaluationSet, RerankingSet, ScoredSet
@@ -51,6 +51,7 @@ class Facts:
         distill: Of a student: then the base is its teacher.
         select: The folder with ``<artifact>/<set>.jsonl`` of the select half, and that half.
         cmteb: Rows of C-MTEB, as `finetune.evaluation.cmteb.rows` gathers them.
+        lang: Of the page.
     """
 
     recipe: str
@@ -72,6 +73,7 @@ class Facts:
     distill: Distill | None = None
     select: tuple[Path, AnySet] | None = None
     cmteb: Sequence[Mapping[str, Any]] = ()
+    lang: Lang = Lang.en
 
     @property
     def kept_base(self) -> bool:
