@@ -25,6 +25,7 @@ from finetune import (
     tracking,
 )
 from finetune.check import target_problems
+from finetune.compose import ROOT
 from finetune.config import Config, Export, Hub, Kind, Source, Use, artifact, to_dict
 from finetune.errors import UserError, nearest
 from finetune.records import read_json, write_json
@@ -180,8 +181,15 @@ def steps_of(config: Config) -> list[Step]:
             | ({"noise": "noise"} if noisy else {})
             | ({"merge": "merge"} if merging else {})
             | {step.name: step.name for step in benchmark},
+            files=_card(config),
         ),
     ]  # fmt: skip
+
+
+def _card(config: Config) -> dict[str, Path]:
+    """The domain's data card; a domain of one's own need not have one."""
+    path = ROOT / "data_cards" / f"{config.domain.name}.md"
+    return {"card": path} if path.is_file() else {}
 
 
 def _generate(config: Config) -> Step:

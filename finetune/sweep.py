@@ -122,7 +122,7 @@ def _below_groups(
         groups: dict[Tracking, tracking.Group] = {}
         started = []
         values = _values(jobs)
-        swept = " ".join(f"{key}={each}" for key, each in values.items() if ", " in each)
+        swept = " ".join(f"{key}={each}" for key, each in _values(_what_differs(jobs)).items())
         for job, config, differs in zip(jobs, configs, _what_differs(jobs), strict=True):
             where = replace(config.tracking, name=config.tracking.name or f"sweep {swept}")
             if where not in groups:

@@ -52,6 +52,9 @@ class Facts:
         select: The folder with ``<artifact>/<set>.jsonl`` of the select half, and that half.
         cmteb: Rows of C-MTEB, as `finetune.evaluation.cmteb.rows` gathers them.
         lang: Of the page.
+        data_licences: What the data card says of its sources' licences; None without a card.
+        data_flaws: What the data card warns of.
+        adapter: ``adapter/`` is published beside the merged model, for peft.
     """
 
     recipe: str
@@ -74,6 +77,9 @@ class Facts:
     select: tuple[Path, AnySet] | None = None
     cmteb: Sequence[Mapping[str, Any]] = ()
     lang: Lang = Lang.en
+    data_licences: str | None = None
+    data_flaws: Sequence[str] = ()
+    adapter: bool = False
 
     @property
     def kept_base(self) -> bool:

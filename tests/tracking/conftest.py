@@ -1,6 +1,7 @@
 """A run directory as the pipeline leaves it, with a bundle made without torch."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import onnx
 import pytest
 from made_outcomes import QUALITY, write_outcome
 from onnx import TensorProto, helper, numpy_helper
+from servers import Server
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from finetune.compose import compose
@@ -78,6 +80,25 @@ def run_dir(tmp_path, report) -> Path:
     write_outcome(folder / "outcomes" / "onnx-int8-dynamic" / "statutes.jsonl", QUALITY)
     write_json(folder / "outcomes" / "sets.json", {"statutes": "digest of its texts"})
     return folder
+
+
+@pytest.fixture
+def server(tmp_path, empty_store, monkeypatch):
+    for name, seconds in (("_PAUSE", 0.1), ("_LONG_PAUSE", 0.3)):
+        monkeypatch.setattr(f"finetune.tracking.curves.{name}", seconds)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Server(folder, shutil.copy(empty_store, folder / "mlflow.db"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def there(server):
+    """A client of the server, wherever it is."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=server.uri, registry_uri=server.uri)
 
 
 def make_bundle(folder: Path) -> None:

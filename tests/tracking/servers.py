@@ -1,5 +1,7 @@
 """A real `mlflow server` that can be killed and started again, and a proxy that makes it slow."""
 
+import dataclasses
+import json
 import os
 import signal
 import socket
@@ -95,3 +97,17 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+def at(config, uri):
+    return dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, uri=uri))
+
+
+def train(path, steps) -> None:
+    """Write curves as training does, a row for each of these steps."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        for step in steps:
+            row = {"step": step, "loss": 1 / (1 + step), "memory_mb": 900.0, "time": time.time()}
+            file.write(json.dumps(row) + "\n")
+            file.flush()

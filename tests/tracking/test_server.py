@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import shutil
 import subprocess
 import sys
 import time
 
 import pytest
-from servers import Server, Slow
+from servers import Slow, at, train
 
 from finetune.tracking import track
 from finetune.tracking.missed import NOTE
@@ -16,44 +15,11 @@ from finetune.tracking.missed import NOTE
 STEPS = 12
 
 
-def at(config, uri):
-    return dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, uri=uri))
-
-
-def train(path, steps) -> None:
-    """Write curves as training does, a row for each of these steps."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        for step in steps:
-            row = {"step": step, "loss": 1 / (1 + step), "memory_mb": 900.0, "time": time.time()}
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-
-
 def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-@pytest.fixture
-def server(tmp_path, empty_store, monkeypatch):
-    for name, seconds in (("_PAUSE", 0.1), ("_LONG_PAUSE", 0.3)):
-        monkeypatch.setattr(f"finetune.tracking.curves.{name}", seconds)
-    folder = tmp_path / "server"
-    folder.mkdir()
-    server = Server(folder, shutil.copy(empty_store, folder / "mlflow.db"))
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def there(server):
-    """A client of the server, wherever it is."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=server.uri, registry_uri=server.uri)
 
 
 def runs(client) -> dict:
