@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _FILES = ("report.html", "report.json", "README.md", "config.yaml")
 _LONGEST_TAG = 5_000
 _PLACE = "finetune.place"
+# Its pages show runs and charts, not traces of chat models.
+_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 
 Point = tuple[str, int]  # name of a metric and step
 
@@ -64,7 +66,10 @@ def open_run(
 
 def _made(client: "MlflowClient", target: Target, place: str) -> str:
     found = client.get_experiment_by_name(target.experiment)
-    experiment_id = found.experiment_id if found else client.create_experiment(target.experiment)
+    experiment_id = (
+        found.experiment_id if found
+        else client.create_experiment(target.experiment, tags=_EXPERIMENT)
+    )  # fmt: skip
     there = client.search_runs([experiment_id], f"tags.`{_PLACE}` = '{place}'", max_results=1)
     if there:
         return str(there[0].info.run_id)
@@ -153,6 +158,8 @@ def log_files(client: "MlflowClient", run_id: str, run_dir: Path, served: str | 
 
 def _scores(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for row in (*report["scores"], *report.get("baselines", ())):
+        if "/" in row["set"] and row["artifact"] != "tuned":
+            continue  # kinds of queries, of every artifact, would bury the rest
         key = f"{row['artifact']}/{row['set']}/{row['metric']}"
         yield key, row["value"]
         if row["delta"] is not None:

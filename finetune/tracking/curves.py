@@ -10,7 +10,9 @@ from typing import Any, TextIO
 
 _PAUSE = 5.0  # seconds between two looks at the file
 _LONG_PAUSE = 60.0  # after a failure: a server that is away is not asked all the time
-_NOT_METRICS = ("step", "time", "epoch")
+# The trainer's own pace of evaluations knows nothing of what the guard reads: always 0.
+_NOT_METRICS = ("step", "time", "epoch", "eval_runtime", "eval_samples_per_second",
+                "eval_steps_per_second")  # fmt: skip
 CURVES = ("train/", "select/")  # what names of metrics from curves begin with
 
 

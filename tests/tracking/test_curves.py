@@ -29,7 +29,7 @@ def test_metric_names(name, expected):
 def test_rows_become_metrics():
     row = {
         "step": 3, "time": 1.0, "epoch": 0.5, "loss": 2, "grad_norm": float("nan"),
-        "eval_ndcg@10": 0.5, "note": "text", "flag": True,
+        "eval_ndcg@10": 0.5, "eval_runtime": 2.0, "note": "text", "flag": True,
     }  # fmt: skip
     assert metrics(row) == {"train/loss": 2.0, "select/ndcg_at_10": 0.5}
 
