@@ -141,7 +141,7 @@ def test_forgetting_is_measured_and_merged_against(tiny_model, scored, domain, t
     assert {("dev", "spearman"), ("general", "ndcg@10")} <= metrics
     assert [gate["name"] for gate in report["gates"]] == ["gain", "general", "int8"]
     page = (tmp_path / "run/report.html").read_text("utf-8")
-    assert "Spearman and NDCG@10 in points on small parts" in page
+    assert "Spearman · NDCG@10 in points on small parts" in page
 
 
 def settings(**changes):

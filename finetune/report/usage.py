@@ -70,8 +70,8 @@ def _peft(facts: Facts) -> str:
 from peft import PeftModel
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{facts.base_model}")
-model[0].model = PeftModel.from_pretrained(model[0].model, "adapter")
+adapted = SentenceTransformer("{facts.base_model}")
+adapted[0].model = PeftModel.from_pretrained(adapted[0].model, "adapter")
 ```"""
 
 
