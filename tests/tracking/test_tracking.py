@@ -91,8 +91,11 @@ def test_a_run_in_mlflow(recorded, config, run_dir, client):
     history = client.get_metric_history(recorded.info.run_id, "select/ndcg_at_10")
     assert [(point.step, point.value) for point in history] == [(0, 0.5), (10, 0.6)]
     assert found["train/loss"] == 2.0
-    (data,) = recorded.inputs.dataset_inputs
-    assert (data.dataset.name, data.dataset.digest) == ("statutes", "0123456789abcdef")
+    given = {each.tags[0].value: each.dataset for each in recorded.inputs.dataset_inputs}
+    assert {key: (each.name, each.digest) for key, each in given.items()} == {
+        "training": ("statutes", "0123456789abcdef"),
+        "evaluation": ("statutes", "digest of its te"),
+    }  # fmt: skip
     files = {item.path for item in client.list_artifacts(recorded.info.run_id)}
     assert {"report.html", "report.json", "README.md", "config.yaml", "plots"} <= files
 
