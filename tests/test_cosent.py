@@ -110,7 +110,7 @@ def test_report_page_card_and_curves_speak_of_pairs(finished):
     assert "other text" in page and "rank by cosine" in page
     assert "type: semantic-similarity" in card
     assert {path.stem for path in (run_dir / "plots").iterdir()} == {
-        "scores", "select", "loss", "speed"
+        "scores", "select", "loss", "speed", "similarity"
     }  # fmt: skip
 
 
