@@ -4,7 +4,7 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install
+.PHONY: demo test browser lint install
 
 demo: install
 	$(BIN)/python train.py recipes=contrastive domain=statutes model=starter generate=documents \
@@ -12,6 +12,10 @@ demo: install
 
 test: install lint
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu and not browser"
+
+# Report and MLflow pages in the system's Chromium; without one these are skipped, and say so.
+browser: install
+	$(BIN)/pytest -rs -m browser
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import resource
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -34,6 +36,7 @@ class Curves(TrainerCallback):
         self.rows = [json.loads(row) for row in rows if row.endswith("}")]
         self.rows = [row for row in self.rows if row["step"] <= keep_until]
         path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+        self._since = 0, 0.0  # step and time from which the pace is measured
 
     def base_score(self) -> float | None:
         """The score before the first step, where an earlier attempt measured it."""
@@ -56,9 +59,40 @@ class Curves(TrainerCallback):
         # The summary at the end would be there twice after a kill between it and the manifest.
         if state.is_world_process_zero and "train_runtime" not in (logs or {}):
             row = {"step": state.global_step, **(logs or {})}
+            if "loss" in row:
+                row |= self._pace(args, state.global_step)
             self.write(row)
             shown = [f"{name} {row[name]:.4f}" for name in ("loss", self.score) if name in row]
             log.info("step %d of %d: %s", state.global_step, state.max_steps, ", ".join(shown))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin to measure the pace; after each checkpoint anew, so that it counts training alone.
+
+        What the guard and the saving take is no part of it.
+        """
+        self._since = state.global_step, time.perf_counter()
+
+    on_save = on_train_begin
+
+    def _pace(self, args: TrainingArguments, step: int) -> dict[str, float]:
+        """Pairs a second since the last row or checkpoint, and the memory that is in use."""
+        (before, then), now = self._since, time.perf_counter()
+        self._since = step, now
+        pairs = (step - before) * args.per_device_train_batch_size * processes.count()
+        found = {"memory_mb": round(memory_in_use() / 1e6, 1)}
+        if pairs and now > then:
+            found["pairs_per_second"] = round(pairs / (now - then), 2)
+        return found
+
+
+def memory_in_use() -> int:
+    """Bytes that training holds: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
 
 
 class MarkComplete(TrainerCallback):

@@ -59,6 +59,13 @@ class Tracker(Enum):
     none = "none"
 
 
+class Lang(Enum):
+    """Language of the report's page."""
+
+    en = "en"
+    zh = "zh"
+
+
 class Use(Enum):
     """What becomes of pairs made from documents; ``warmup`` trains on them before the others."""
 
@@ -308,12 +315,20 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Report:
+    """How ``report.html`` is written."""
+
+    lang: Lang
+
+
+@dataclass(frozen=True)
 class Tracking:
     """Where the run is recorded."""
 
     kind: Tracker
     uri: str
     experiment: str
+    name: Optional[str]  # noqa: UP045
     parent: Optional[str]  # noqa: UP045
 
 
@@ -343,6 +358,7 @@ class Config:
     export: Export
     quantize: Quantize
     evaluate: Evaluate
+    report: Report
     tracking: Tracking
 
 

@@ -25,6 +25,7 @@ from finetune import (
     tracking,
 )
 from finetune.check import target_problems
+from finetune.compose import ROOT
 from finetune.config import Config, Export, Hub, Kind, Source, Use, artifact, to_dict
 from finetune.errors import UserError, nearest
 from finetune.records import read_json, write_json
@@ -171,7 +172,7 @@ def steps_of(config: Config) -> list[Step]:
             "report", steps.report, 5,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
-             "mined": mined}
+             "mined": mined, "report": config.report}
             | ({"distill": dataclasses.replace(config.distill, teacher=None)} if distilled else {}),
             {"data": own, "sets": "data", "pairs": pairs, "export": "export",
              "evaluate_base": "evaluate-base", "evaluate": "evaluate"} | mixed
@@ -180,8 +181,15 @@ def steps_of(config: Config) -> list[Step]:
             | ({"noise": "noise"} if noisy else {})
             | ({"merge": "merge"} if merging else {})
             | {step.name: step.name for step in benchmark},
+            files=_card(config),
         ),
     ]  # fmt: skip
+
+
+def _card(config: Config) -> dict[str, Path]:
+    """The domain's data card; a domain of one's own need not have one."""
+    path = ROOT / "data_cards" / f"{config.domain.name}.md"
+    return {"card": path} if path.is_file() else {}
 
 
 def _generate(config: Config) -> Step:
@@ -220,9 +228,9 @@ def run(config: Config) -> dict[str, Any] | None:
             done: dict[str, Done] = {}
             resumed = {each.step.name for each in planned if each.partial.exists()}
             for each in planned:
-                if each.step.call in TRAINING and not each.cached:
+                if each.step.call in TRAINING:
                     places = [folder / "curves.jsonl" for folder in (each.partial, each.folder)]
-                    tracked.watch(places, rounds.steps_before(done))
+                    tracked.watch(places, rounds.steps_before(done), live=not each.cached)
                 folders = {name: finished.folder for name, finished in done.items()}
                 done[each.step.name] = execute(each, folders)
                 if not done[each.step.name].cached:

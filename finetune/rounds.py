@@ -133,6 +133,12 @@ def training(inputs: Inputs) -> dict[str, Any]:
     }
 
 
+def adapted(inputs: Inputs) -> bool:
+    """Say whether the only training left an adapter to what is published; a merge takes it up."""
+    folders = [folder for _, folder in _trainings(inputs)]
+    return len(folders) == 1 and "merge" not in inputs and (folders[0] / "adapter").is_dir()
+
+
 def curves(inputs: Inputs, out: Path) -> Path:
     """The curves of the only training, or those of all in one file, steps counted through."""
     folders = [folder for _, folder in _trainings(inputs)]

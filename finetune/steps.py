@@ -256,6 +256,9 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             model=settings["model"],
             evaluate=settings["evaluate"],
             seed=settings["seed"],
+            lang=settings["report"].lang,
+            **_of_card(inputs),
+            adapter=rounds.adapted(inputs) and settings.get("distill") is None,
             distill=settings.get("distill"),
             outcomes=[inputs[name] / "outcomes" for name in inputs if name.startswith("evaluate")],
             speeds=read_json(inputs["evaluate_base"] / "speed.json")
@@ -274,6 +277,16 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
         ),
         out,
     )
+
+
+def _of_card(inputs: Inputs) -> dict[str, Any]:
+    """What the data card says that a model card must say too."""
+    if "card" not in inputs:
+        return {}
+    from finetune.data.card import read_card
+
+    card = read_card(inputs["card"])
+    return {"data_licences": card.licence_line, "data_flaws": card.known_flaws}
 
 
 def encoder_of(artifact: str, settings: Settings, inputs: Inputs, out: Path) -> "Encoder":

@@ -15,6 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -120,13 +121,22 @@ def _below_groups(
     with ExitStack() as stack:
         groups: dict[Tracking, tracking.Group] = {}
         started = []
-        for job, config in zip(jobs, configs, strict=True):
-            where = config.tracking
+        values = _values(jobs)
+        swept = " ".join(f"{key}={each}" for key, each in _values(_what_differs(jobs)).items())
+        for job, config, differs in zip(jobs, configs, _what_differs(jobs), strict=True):
+            where = replace(config.tracking, name=config.tracking.name or f"sweep {swept}")
             if where not in groups:
-                groups[where] = stack.enter_context(tracking.group(where, folder, _values(jobs)))
+                groups[where] = stack.enter_context(tracking.group(where, folder, values))
             above = groups[where].run_id
-            started.append([*job, *([f"tracking.parent='{above}'"] if above else [])])
+            name = config.tracking.name or " ".join([config.recipe, *differs])
+            started.append([*job, f"tracking.name={_quoted(name)}",
+                            *([f"tracking.parent='{above}'"] if above else [])])  # fmt: skip
         yield started
+
+
+def _quoted(text: str) -> str:
+    """Write a name as Hydra reads it back, but for its backslashes and single quotes."""
+    return "'" + text.replace("\\", "/").replace("'", '"') + "'"
 
 
 def _values(jobs: Sequence[Sequence[str]]) -> dict[str, str]:

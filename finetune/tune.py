@@ -195,7 +195,7 @@ def _train(search: Search, folder: Path, parent: str | None, overrides: Sequence
         config,
         until=trained.step.name,
         run_dir=folder / trained.key[:8],
-        tracking=dataclasses.replace(config.tracking, parent=parent),
+        tracking=dataclasses.replace(config.tracking, name=" ".join(overrides), parent=parent),
     ))  # fmt: skip
     return float(_result(trained)["best"])
 

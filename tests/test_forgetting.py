@@ -223,7 +223,7 @@ def test_the_gate_and_the_verdict_say_what_was_lost(plain):
     assert found["value"] == pytest.approx(rows["base"]["value"] - rows["tuned"]["value"])
     assert found["value"] > 0.05 and found["status"] == "failed" and found["threshold"] == 0.005
     assert f"{-100 * found['value']:+.1f} ± " in report["verdict"]
-    assert "points on general (it may lose 0.5)" in report["verdict"]
+    assert "points (it may lose 0.5)" in report["verdict"]
 
 
 def test_merging_weighs_both_sets_and_publishes_what_it_chose(merged, plain):

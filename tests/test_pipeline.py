@@ -286,11 +286,12 @@ OUTSIDE = {
     "tracking.kind",  # who watches
     "tracking.uri",
     "tracking.experiment",
+    "tracking.name",
     "tracking.parent",
 }
 CONTAINERS = {"paths", "domain", "generate", "check", "model", "noise", "mine", "distill",
               "train", "merge", "hardware", "export", "quantize", "evaluate",
-              "tracking"}  # fmt: skip
+              "report", "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
 
@@ -324,7 +325,7 @@ def other(key, value, copies):
         "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
         "hardware.chunk": 3,
         "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,
-        "merge.weights": [0.5], "tracking.parent": "x",
+        "merge.weights": [0.5], "tracking.name": "x", "tracking.parent": "x",
         "mix": {"other": Mixed(copies["domain.train"], {}, Kind.pairs, 0.2, None, None)},
     }  # fmt: skip
     if key in special:

@@ -198,8 +198,9 @@ def test_jobs_are_the_children_of_their_sweep_in_mlflow(tmp_path, tiny_model, do
     assert train(["-m", *arguments, "loss.scale=20,50", f"tracking.uri={uri}"]) == DONE
     client = MlflowClient(tracking_uri=uri)
     found = client.search_runs([client.get_experiment_by_name("custom").experiment_id])
-    (above,) = [run for run in found if run.info.run_name.startswith("sweep-")]
+    (above,) = [run for run in found if run.info.run_name == "sweep loss.scale=20, 50"]
     below = [run for run in found if run != above]
+    assert {run.info.run_name for run in below} == {"full loss.scale=20", "full loss.scale=50"}
     assert {run.data.params["loss.scale"] for run in below} == {"20", "50"}
     assert {run.data.tags["mlflow.parentRunId"] for run in below} == {above.info.run_id}
     assert above.data.params["loss.scale"] == "20, 50"

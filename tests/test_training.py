@@ -108,6 +108,10 @@ def test_curves_tell_loss_and_score_by_step(trained):
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) == 24 and np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
     assert len({(row["step"], "loss" in row) for row in rows}) == len(rows)
+    for row in rows:
+        assert ("loss" in row) == ("pairs_per_second" in row) == ("memory_mb" in row)
+    assert all(row["pairs_per_second"] > 0 and row["memory_mb"] > 10 for row in rows
+               if "loss" in row)  # fmt: skip
 
 
 def test_the_same_seed_gives_the_same_weights(trained, tiny_model, rows, select, tmp_path):

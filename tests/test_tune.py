@@ -157,6 +157,9 @@ def test_a_search_ends_in_a_table_a_command_and_mlflow(line, tmp_path, capsys, m
     assert len(below) == 3
     assert {run.data.tags["mlflow.parentRunId"] for run in below} == {above.info.run_id}
     assert len({run.data.params["train.learning_rate"] for run in below}) == 3
+    for run in below:
+        assert f"train.learning_rate={run.data.params['train.learning_rate']}" in run.info.run_name
+        assert run.data.metrics["select/ndcg_at_10"] > 0, "the curves of trials are recorded"
     assert above.data.metrics["best/select/ndcg_at_10"] == scores[0]
     assert above.data.params["loss.scale"] == "interval(10,60)"
 

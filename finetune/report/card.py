@@ -8,9 +8,10 @@ import yaml
 
 from finetune.config import Hub
 from finetune.records import Score
-from finetune.report import exports
+from finetune.report import usage
 from finetune.report.facts import METRIC_NAMES, Facts, counted, is_cut
 from finetune.report.scores import Lengths, by_length
+from finetune.report.usage import code
 from finetune.report.verdict import p_text
 
 # Licence ids that the hubs know and the project's model configs use; others are named in words.
@@ -29,9 +30,9 @@ def render(facts: Facts, report: Mapping[str, Any]) -> str:
     sections = [
         f"# {_cell(_name(facts))}",
         _cell(report["verdict"]),
-        f"{_code(facts.base_model)}, tuned with the recipe {_code(facts.recipe)} for the domain "
-        f"{_code(facts.domain)} (seed {facts.seed}) by `finetune`.",
-        _usage(facts),
+        f"{code(facts.base_model)}, tuned with the recipe {code(facts.recipe)} for the domain "
+        f"{code(facts.domain)} (seed {facts.seed}) by `finetune`.",
+        usage.section(facts),
         _scores(report),
         _data(facts),
         _limits(facts, report),
@@ -47,7 +48,7 @@ def _name(facts: Facts) -> str:
 def _metadata(facts: Facts, report: Mapping[str, Any]) -> dict[str, Any]:
     metadata: dict[str, Any] = {"language": ["zh"], **_licence_metadata(facts.model.licence)}
     if facts.model.id and facts.model.hub is not Hub.local:
-        metadata["base_model"] = facts.model.id
+        metadata |= {"base_model": facts.model.id, "base_model_relation": "finetune"}
     metadata |= {
         "pipeline_tag": "sentence-similarity",
         "library_name": "sentence-transformers",
@@ -81,46 +82,6 @@ def _results(facts: Facts, report: Mapping[str, Any]) -> Iterator[dict[str, Any]
                 for row in scores
             ],
         }
-
-
-def _usage(facts: Facts) -> str:
-    prompts = "\n".join(
-        f"- {_code(name)}: {_code(text) if text else 'none'}"
-        for name, text in facts.model.prompts.items()
-    )
-    package = (facts.training or {}).get("requires")
-    loads = f"; it loads only where the package {_code(package)} is installed" if package else ""
-    trust = ", trust_remote_code=True" if package else ""  # for a module that is not the library's
-    there = exports.published(facts.parity)
-    fast = "int8-dynamic" if "int8-dynamic" in there or not there else there[0]
-    return f"""## Use
-
-With sentence-transformers, from the folder `model/`{loads}:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("model"{trust})
-query = model.encode("如何申请退款？", prompt_name="query", normalize_embeddings=True)
-passages = model.encode(["……"], prompt_name="passage", normalize_embeddings=True)
-scores = passages @ query
-```
-
-Without torch, from the folder `bundle/` (precisions: {", ".join(f"`{name}`" for name in there)}):
-
-```python
-from pathlib import Path
-from finetune.inference import OnnxEncoder, top_k
-
-encoder = OnnxEncoder.load(Path("bundle"), "{fast}")
-queries = encoder.encode(["如何申请退款？"], "query")
-passages = encoder.encode(["……"], "passage")
-scores, indices = top_k(queries, passages, 10)
-```
-
-Texts longer than {facts.model.max_length} tokens are cut. Prompts put before a text:
-
-{prompts}"""
 
 
 def _scores(report: Mapping[str, Any]) -> str:
@@ -182,10 +143,8 @@ def _data(facts: Facts) -> str:
     sources = sorted(map(str, summary.get("sources", ())))
     if sources:
         lines.append("\nSources: " + ", ".join(_cell(name) for name in sources) + ".")
-    lines.append(
-        "\nEach source keeps its own licence; the data card of the domain "
-        f"({_code(f'data_cards/{facts.domain}.md')}) names it."
-    )
+    licences = _cell(facts.data_licences or "unknown: no data card names them")
+    lines.append(f"\nLicences of the sources: {licences}.")
     for name, each in summary.get("mixed", {}).items():
         lines.append(
             f"\nMixed in: {_cell(name)}, {each['pairs']} pairs (sources: "
@@ -201,6 +160,7 @@ def _limits(facts: Facts, report: Mapping[str, Any]) -> str:
             f"- Measured on this domain and on {_cell(facts.general_set)} only: what tuning did to "
             "other domains and tasks is unknown."
         )
+    notes += [f"- Data: {_cell(flaw)}" for flaw in facts.data_flaws]
     notes.append(f"- Contamination: {_contamination(facts.model.trained_on)}")
     return "## Limits\n\n" + "\n".join(notes)
 
@@ -221,7 +181,7 @@ def _licence(facts: Facts) -> str:
     licence = facts.model.licence
     words = "unknown; ask its author before any use" if licence == "unknown" else _cell(licence)
     return (
-        f"## Licence\n\nLicence of the base model {_code(facts.base_model)}: {words}. This tuned "
+        f"## Licence\n\nLicence of the base model {code(facts.base_model)}: {words}. This tuned "
         "model is derived from it, so that the same terms hold for the tuned model and for every "
         "exported file; the licences of the training data hold besides."
     )
@@ -236,8 +196,3 @@ def _cell(text: str) -> str:
     """Return text that cannot break out of a table cell or become markup."""
     escaped = re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", str(text))
     return " ".join(escaped.split())
-
-
-def _code(text: str) -> str:
-    """Return text as inline code."""
-    return "`" + text.replace("`", "'").replace("\n", " ") + "`"

@@ -11,6 +11,7 @@ from finetune.evaluation.artifacts import Outcome
 from finetune.records import AnySet, EvaluationSet, ScoredSet
 from finetune.report.facts import METRIC_NAMES
 from finetune.report.scores import Values, paired
+from finetune.report.words import Said
 
 _GOLDS = 3  # answers of a query that an example shows
 
@@ -60,7 +61,7 @@ def changed(
     def example(row: int) -> Example:
         if isinstance(evaluation_set, ScoredSet):
             lines = _pair_lines(base, tuned, evaluation_set, row)
-            measure = "rank by cosine against rank by score, 100 when equal"
+            measure: str = Said("example.rank")
         else:
             lines = _query_lines(base, tuned, evaluation_set, row)
             measure = METRIC_NAMES[base.main]
@@ -79,10 +80,10 @@ def _query_lines(
     golds = [evaluation_set.corpus.get(key, "") for key, r in relevance.items() if r > 0]
     more = len(golds) - _GOLDS
     return (
-        *(("answer", text) for text in golds[:_GOLDS]),
-        *([("answers not shown", str(more))] if more > 0 else []),
-        ("base puts first", _first(base.top[row], evaluation_set)),
-        ("tuned puts first", _first(tuned.top[row], evaluation_set)),
+        *((Said("example.answer"), text) for text in golds[:_GOLDS]),
+        *([(Said("example.more"), str(more))] if more > 0 else []),
+        (Said("example.base"), _first(base.top[row], evaluation_set)),
+        (Said("example.tuned"), _first(tuned.top[row], evaluation_set)),
     )
 
 
@@ -91,9 +92,9 @@ def _pair_lines(
 ) -> tuple[tuple[str, str], ...]:
     pair = evaluation_set.pairs[row]
     return (
-        ("other text", pair.b),
-        ("score", f"{pair.score:g}"),
-        ("cosine of base, of tuned", f"{base.cosines[row]:.3f}, {tuned.cosines[row]:.3f}"),
+        (Said("example.other"), pair.b),
+        (Said("example.score"), f"{pair.score:g}"),
+        (Said("example.cosines"), f"{base.cosines[row]:.3f}, {tuned.cosines[row]:.3f}"),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune.config import artifact
 from finetune.report.gates import Gate, Status
+from finetune.report.words import Said
 
 
 def unpublished(parity: Mapping[str, Any]) -> Iterator[Gate]:
@@ -18,10 +19,10 @@ def unpublished(parity: Mapping[str, Any]) -> Iterator[Gate]:
     for precision, found in parity.items():
         for measure, floor in found.get("misses", {}).items():
             value = found[measure]
-            detail = (
-                f"{artifact(precision)} is not published: on {found['texts']} texts its "
-                f"{measure.replace('_', ' ')} with torch is {value:.4f}; it must be {floor:g}."
-            )
+            detail = Said(
+                "gate.parity", artifact=artifact(precision), n=found["texts"],
+                measure=measure.replace("_", " "), value=f"{value:.4f}", floor=f"{floor:g}",
+            )  # fmt: skip
             yield Gate(f"parity-{precision}", Status.failed, value, floor, found["texts"],
                        value, value, 1.0, detail)  # fmt: skip
             break
@@ -32,10 +33,7 @@ def published(parity: Mapping[str, Any]) -> list[str]:
     return [precision for precision, found in parity.items() if not found.get("misses")]
 
 
-def notes(parity: Mapping[str, Any]) -> Iterator[str]:
+def notes(parity: Mapping[str, Any]) -> Iterator[Said]:
     """What a reader must know about the formats."""
     if "fp16" in parity:
-        yield (
-            "onnx-fp16 is made for GPUs. Where ONNX Runtime finds none it computes in fp32 on the "
-            "CPU, no faster than onnx-fp32: its scores count there, its speed does not."
-        )
+        yield Said("note.fp16")

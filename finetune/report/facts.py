@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import Distill, Evaluate, Model
+from finetune.config import Distill, Evaluate, Lang, Model
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
 from finetune.records import AnySet, EvaluationSet, RerankingSet, ScoredSet
@@ -51,6 +51,10 @@ class Facts:
         distill: Of a student: then the base is its teacher.
         select: The folder with ``<artifact>/<set>.jsonl`` of the select half, and that half.
         cmteb: Rows of C-MTEB, as `finetune.evaluation.cmteb.rows` gathers them.
+        lang: Of the page.
+        data_licences: What the data card says of its sources' licences; None without a card.
+        data_flaws: What the data card warns of.
+        adapter: ``adapter/`` is published beside the merged model, for peft.
     """
 
     recipe: str
@@ -72,6 +76,10 @@ class Facts:
     distill: Distill | None = None
     select: tuple[Path, AnySet] | None = None
     cmteb: Sequence[Mapping[str, Any]] = ()
+    lang: Lang = Lang.en
+    data_licences: str | None = None
+    data_flaws: Sequence[str] = ()
+    adapter: bool = False
 
     @property
     def kept_base(self) -> bool:

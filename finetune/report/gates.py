@@ -20,6 +20,7 @@ from finetune.evaluation.artifacts import Outcome
 from finetune.evaluation.statistics import Difference, compare, smallest_difference
 from finetune.report.facts import BASELINES, METRIC_NAMES, Facts, Outcomes, counted, in_order
 from finetune.report.scores import Values, paired
+from finetune.report.words import Said
 
 # Gates of the INT8 artifacts, by name.
 _INT8 = {
@@ -112,13 +113,13 @@ def gain(
         status = Status.failed
     else:
         status = Status.inconclusive
-    detail = (
-        f"tuned against base on {set_name}: {_points(difference.delta)} points "
-        f"{METRIC_NAMES[metric]} [{_points(difference.ci_low)}, {_points(difference.ci_high)}], "
-        f"p = {difference.p_value:.2g}, {len(base)} {counted(metric)}; to pass, more than "
-        f"{100 * settings.min_gain:.1f} points and p < {settings.alpha:g}"
-        f"{_too_few(status, tuned - base, metric)}."
-    )
+    detail = Said(
+        "gate.gain", set=set_name, metric=METRIC_NAMES[metric], n=len(base),
+        delta=_points(difference.delta), low=_points(difference.ci_low),
+        high=_points(difference.ci_high), p=f"{difference.p_value:.2g}",
+        counted=Said(f"counted.{counted(metric)}"), threshold=f"{100 * settings.min_gain:.1f}",
+        alpha=f"{settings.alpha:g}", few=_too_few(status, tuned - base, metric),
+    )  # fmt: skip
     return Gate(
         "gain", status, difference.delta, settings.min_gain, len(base), difference.ci_low,
         difference.ci_high, difference.p_value, detail,
@@ -134,11 +135,11 @@ def general(base: Values, tuned: Values, settings: Evaluate, seed: int, set_name
     difference = compare(tuned, base, settings.samples, seed)
     drop, limit = difference.delta, settings.max_general_drop
     status = _within(difference, limit, base - tuned, settings)
-    detail = (
-        f"tuned against base on {set_name}: {_points(-drop)} points NDCG@10 "
-        f"[{_points(-difference.ci_high)}, {_points(-difference.ci_low)}], {len(base)} queries; "
-        f"it may lose {100 * limit:.1f}{_too_few(status, base - tuned)}."
-    )
+    detail = Said(
+        "gate.general", set=set_name, n=len(base), delta=_points(-drop),
+        low=_points(-difference.ci_high), high=_points(-difference.ci_low),
+        threshold=f"{100 * limit:.1f}", few=_too_few(status, base - tuned),
+    )  # fmt: skip
     return Gate(
         "general", status, drop, limit, len(base),
         difference.ci_low, difference.ci_high, difference.p_value, detail,
@@ -169,11 +170,11 @@ def distill(
         status = Status.failed
     else:
         status = Status.passed if kept >= limits.min_kept else Status.inconclusive
-    detail = (
-        f"the student keeps {100 * kept:.1f} % of its teacher's NDCG@10 on {set_name} "
-        f"[{100 * low:.1f}, {100 * high:.1f}], {len(teacher)} queries, at {speedup:.2f} times its "
-        f"texts a second; to pass, {100 * limits.min_kept:g} % at {limits.min_speedup:g} times."
-    )
+    detail = Said(
+        "gate.distill", kept=f"{100 * kept:.1f}", set=set_name, low=f"{100 * low:.1f}",
+        high=f"{100 * high:.1f}", n=len(teacher), speedup=f"{speedup:.2f}",
+        min_kept=f"{100 * limits.min_kept:g}", min_speedup=f"{limits.min_speedup:g}",
+    )  # fmt: skip
     return Gate(
         "distill", status, kept, limits.min_kept, len(teacher), low, high, difference.p_value,
         detail,
@@ -194,12 +195,11 @@ def int8(fp32: Values, quantised: Values, settings: Evaluate, seed: int, metric:
     )
     limit = settings.max_int8_drop
     status = _within(difference, scale * limit, fp32 - quantised, settings)
-    ends = f"[{_percent(-high)}, {_percent(-low)}]"
-    detail = (
-        f"INT8 changes {METRIC_NAMES[metric]} by {_percent(-drop)} % of fp32 {ends}, {len(fp32)} "
-        f"{counted(metric)}; it may lose {100 * limit:g} %"
-        f"{_too_few(status, fp32 - quantised, metric)}."
-    )
+    detail = Said(
+        "gate.int8", metric=METRIC_NAMES[metric], delta=_percent(-drop), low=_percent(-high),
+        high=_percent(-low), n=len(fp32), counted=Said(f"counted.{counted(metric)}"),
+        threshold=f"{100 * limit:g}", few=_too_few(status, fp32 - quantised, metric),
+    )  # fmt: skip
     return Gate(
         "int8", status, drop, limit, len(fp32), low, high, difference.p_value, detail
     )  # fmt: skip
@@ -214,10 +214,10 @@ def latency(artifact: str, speed: Mapping[str, Any], limit: float) -> Gate:
     status = Status.inconclusive
     if low > limit or high <= limit:
         status = Status.failed if low > limit else Status.passed
-    detail = (
-        f"{artifact} takes {value:.1f} ms a query [{low:.1f}, {high:.1f}], the median of "
-        f"{speed['timed']} single ones on this machine; it may take {limit:g} ms."
-    )
+    detail = Said(
+        "gate.latency", artifact=artifact, value=f"{value:.1f}", low=f"{low:.1f}",
+        high=f"{high:.1f}", n=speed["timed"], threshold=f"{limit:g}",
+    )  # fmt: skip
     return Gate("latency", status, value, limit, int(speed["timed"]), low, high, None, detail)
 
 
@@ -247,20 +247,19 @@ def _can_tell(differences: Values, settings: Evaluate) -> bool:
     return smallest_difference(differences) <= settings.visible
 
 
-def _too_few(status: Status, differences: Values, metric: str = "ndcg@10") -> str:
+def _too_few(status: Status, differences: Values, metric: str = "ndcg@10") -> Said:
     """Say what the set could have shown, where it could not tell."""
     if status is not Status.inconclusive:
-        return ""
-    smallest = smallest_difference(differences)
+        return Said("nothing")
+    smallest, what = smallest_difference(differences), Said(f"counted.{counted(metric)}")
     if smallest == float("inf"):
-        return f" (so few {counted(metric)} show no difference at all)"
-    return f" (so few {counted(metric)} show differences from about {100 * smallest:.1f} points on)"
+        return Said("gate.few-none", counted=what)
+    return Said("gate.few", counted=what, points=f"{100 * smallest:.1f}")
 
 
 def _not_improved(gate: Gate) -> Gate:
     """Two exports of the same weights may differ in the last digits; that is no gain."""
-    detail = f"not improved: the guard kept the base. As exported, {gate.detail}"
-    return replace(gate, status=Status.failed, detail=detail)
+    return replace(gate, status=Status.failed, detail=Said("gate.not-improved", detail=gate.detail))
 
 
 def _points(fraction: float) -> str:

@@ -1,18 +1,20 @@
 """The page ``report.html``: one self-contained file; all text from data is escaped by Jinja2."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from finetune.config import Lang
 from finetune.records import Score
 from finetune.report.examples import Example
-from finetune.report.facts import METRIC_NAMES, Facts, counted, in_order, is_cut
+from finetune.report.facts import MAIN, METRIC_NAMES, Facts, counted, in_order, is_cut
 from finetune.report.scores import by_length
-from finetune.report.similarity import NOTE
 from finetune.report.verdict import p_text
+from finetune.report.words import Said, say, table, translated
 
 _TEXT = 300  # characters of a passage that an example shows
 
@@ -23,7 +25,7 @@ def render(
     changed: Sequence[tuple[str, Sequence[Example]]],
     plots: Mapping[str, tuple[str, Markup]],
 ) -> str:
-    """Render the page.
+    """Render the page, in the language of the facts.
 
     Args:
         facts: What the run found out.
@@ -33,24 +35,26 @@ def render(
     """
     everything = [Score(**row) for row in (*report["baselines"], *report["scores"])]
     rows = [row for row in everything if not is_cut(row.artifact)]
-    return _environment().get_template("page.html").render(
+    gain = next((gate for gate in report["gates"] if gate["name"] == "gain"), None)
+    return _environment(facts.lang).get_template("page.html").render(
+        language={"en": "en", "zh": "zh-CN"}[facts.lang.value],
         about=report["about"],
         report=report,
-        notes=report["notes"],
+        measured=_measured(rows, facts),
+        gain_p=p_text(gain["p_value"]) if gain else None,
         metrics={row.metric for row in rows},
         tables=list(_tables(rows)),
         lengths=by_length(everything),
-        slices=list(_slices(rows)),
+        slices=slice_rows(rows),
         speed=[{**row, "parity": _parity(row["artifact"], facts)} for row in report["speed"]],
         machine_price=facts.evaluate.machine_price,
         currency=facts.evaluate.currency,
-        plots=[{"caption": caption, "svg": svg} for caption, svg in plots.values()],
+        plots=plots,
         similarity=list(_similarity(report)),
-        shift=NOTE,
         changed=changed,
         facts=list(_fact_tables(facts)),
         merge=facts.merge,
-        main=" and ".join(dict.fromkeys(METRIC_NAMES[each.main] for each in facts.sets)),
+        main=" · ".join(dict.fromkeys(METRIC_NAMES[each.main] for each in facts.sets)),
         alpha=facts.evaluate.alpha,
     )  # fmt: skip
 
@@ -60,7 +64,7 @@ def short(text: str, length: int = _TEXT) -> str:
     return text if len(text) <= length else text[:length] + "…"
 
 
-def _environment() -> Environment:
+def _environment(lang: Lang) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
@@ -73,7 +77,10 @@ def _environment() -> Environment:
         "price": lambda value: "–" if value is None else f"{value:,.4g}",
         "megabytes": lambda value: f"{value / 1e6:,.1f}",
         "short": short,
+        "told": partial(translated, lang),
+        "named": lambda gate: say(lang, f"name.{gate}") if f"name.{gate}" in table() else gate,
     }
+    environment.globals["say"] = partial(say, lang)
     return environment
 
 
@@ -98,14 +105,25 @@ def _tables(rows: Sequence[Score]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _slices(rows: Sequence[Score]) -> Iterator[dict[str, Any]]:
+def slice_rows(rows: Sequence[Score]) -> list[dict[str, Any]]:
     """Base and tuned side by side on every slice that both have."""
     sliced = {(row.set, row.artifact): row for row in rows if "/" in row.set}
+    found = []
     for name in dict.fromkeys(name for name, _ in sliced):
         base, tuned = sliced.get((name, "base")), sliced.get((name, "tuned"))
         if base and tuned:
             metric = METRIC_NAMES[base.metric]
-            yield {"set": name, "n": base.n, "metric": metric, "base": base, "tuned": tuned}
+            found.append({"set": name, "n": base.n, "metric": metric, "base": base, "tuned": tuned})
+    return found
+
+
+def _measured(rows: Sequence[Score], facts: Facts) -> dict[str, Any] | None:
+    """What the verdict is about."""
+    first = next((row for row in rows if row.set == facts.domain_set and row.metric in MAIN), None)
+    if first is None:
+        return None
+    return {"metric": METRIC_NAMES[first.metric], "set": first.set, "n": f"{first.n:,}",
+            "counted": Said(f"counted.{counted(first.metric)}")}  # fmt: skip
 
 
 def _similarity(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -124,9 +142,9 @@ def _parity(artifact: str, facts: Facts) -> str:
 def _fact_tables(facts: Facts) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Tables of the nested counts that each stage handed over."""
     for title, content in (
-        ("Data", facts.data_summary),
-        ("Mining", facts.mining),
-        ("Training", facts.training),
+        (Said("page.data"), facts.data_summary),
+        (Said("page.mining"), facts.mining),
+        (Said("page.training"), facts.training),
     ):
         if content:
             yield title, list(_flat(content))

@@ -1,8 +1,4 @@
-"""Small inline SVG plots: no library, a few kilobytes, light and dark, readable on a phone.
-
-Each plot is a whole SVG document with its own style, so that it stands in a page or in a file.
-Text is escaped by `markupsafe`; drawings are 360 units wide so that a phone shows them unscaled.
-"""
+"""The plots of a report: quality with intervals, kinds of queries, curves, speed, cosines."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,21 +7,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-_WIDTH = 360
-_LEFT, _RIGHT = 118, 44
-_ROW = 20
-_STYLE = """
-.plot{font:11px system-ui,sans-serif;max-width:100%;height:auto}
-.plot text{fill:#3c4350}.plot .dim{fill:#68707d}
-.plot .bold{font-weight:600}.plot .grid{stroke:#d9dde3}
-.plot .whisker{stroke:#1c222b}.plot .line{fill:none;stroke-width:2}
-.plot .bm25{fill:#a3a9b3;stroke:#a3a9b3}.plot .base{fill:#7b8494;stroke:#7b8494}
-.plot .tuned{fill:#2563c9;stroke:#2563c9}.plot .exported{fill:#c2570c;stroke:#c2570c}
-@media (prefers-color-scheme:dark){.plot text{fill:#dfe3ea}.plot .dim{fill:#a2aab8}
-.plot .grid{stroke:#3a4250}.plot .whisker{stroke:#f0f2f5}
-.plot .bm25{fill:#6b7382;stroke:#6b7382}.plot .base{fill:#98a1b1;stroke:#98a1b1}
-.plot .tuned{fill:#5b94f0;stroke:#5b94f0}.plot .exported{fill:#f08a45;stroke:#f08a45}}
-""".strip().replace("\n", "")
+from finetune.report import drawing as draw
+from finetune.report.drawing import WIDTH, Box
+
+_LEFT, _RIGHT = 112, 46  # of plots with names before and numbers behind
+_ROW, _PAIR, _PANEL = 19, 32, 92
 
 
 @dataclass(frozen=True)
@@ -47,25 +33,83 @@ class Dot:
     quality: float
 
 
-def bars(groups: Mapping[str, Sequence[Bar]], title: str) -> Markup:
-    """Draw horizontal bars from zero with their intervals, one group below the other."""
-    top = max((bar.high for group in groups.values() for bar in group), default=0.0) or 1.0
-    scale = (_WIDTH - _LEFT - _RIGHT) / top
-    parts: list[Markup] = []
-    y = 4
+@dataclass(frozen=True)
+class Panel:
+    """How an artifact's cosines are distributed: counts in equal bins from ``low`` to ``high``."""
+
+    artifact: str
+    note: str
+    low: float
+    high: float
+    positive: Sequence[int]
+    negative: Sequence[int]
+    threshold: float | None
+
+
+def intervals(groups: Mapping[str, Sequence[Bar]], title: str) -> Markup:
+    """Draw a dot with its interval for each artifact, one group below the other.
+
+    A dashed line goes from the base's dot through its group, so that before and after are seen.
+    """
+    everything = [bar for group in groups.values() for bar in group]
+    low, high = draw.with_air([*(b.low for b in everything), *(b.high for b in everything)])
+
+    def x(value: float) -> float:
+        return _LEFT + (value - low) / (high - low) * (WIDTH - _LEFT - _RIGHT)
+
+    marks: list[Markup] = []
+    y = 0.0
     for name, group in groups.items():
-        y += _ROW
-        parts.append(_text(2, y - 6, _short(name, 52), "bold"))
+        y += 22
+        marks.append(draw.text(2, y - 4, draw.short(name, 56), "bold"))
+        end = y + _ROW * len(group)
+        marks += [draw.line(x(b.value), y, x(b.value), end, "mark")
+                  for b in group if b.artifact == "base"]  # fmt: skip
         for bar in group:
-            parts.append(_bar(bar, y, scale))
+            middle, style = y + _ROW / 2, draw.kind(bar.artifact)
+            marks += [
+                draw.text(_LEFT - 8, middle + 4, draw.short(bar.artifact, 18), "dim", "end"),
+                draw.line(x(bar.low), middle, x(bar.high), middle, f"whisker {style}"),
+                draw.dot(x(bar.value), middle, 4, style),
+                draw.text(WIDTH - 4, middle + 4, f"{bar.value:.1f}", "", "end"),
+            ]
             y += _ROW
-    return _svg(parts, y + 6, title)
+    grid = [part for value in draw.ticks(low, high) for part in (
+        draw.line(x(value), 6, x(value), y + 4, "grid"),
+        draw.text(x(value), y + 18, f"{value:g}", "dim", "middle"),
+    )]  # fmt: skip
+    return draw.svg([*grid, *marks], y + 24, title)
+
+
+def paired(groups: Mapping[str, Mapping[str, tuple[int, Bar, Bar]]], title: str) -> Markup:
+    """Draw two bars from zero with their intervals for each kind: base above, tuned below.
+
+    Args:
+        groups: By set and kind the number of queries, base and tuned.
+        title: For screen readers.
+    """
+    top = max((bar.high for rows in groups.values() for _, *bars in rows.values() for bar in bars),
+              default=0.0)  # fmt: skip
+    scale = (WIDTH - _LEFT - _RIGHT) / max(top, 1.0)
+    parts = _legend(["base", "tuned"])
+    y = 20.0
+    for name, rows in groups.items():
+        y += 24
+        parts.append(draw.text(2, y - 8, draw.short(name, 56), "bold"))
+        for kind, (count, *bars) in rows.items():
+            parts.append(draw.text(_LEFT - 8, y + 10, draw.short(kind, 18), "", "end"))
+            parts.append(draw.text(_LEFT - 8, y + 22, f"n = {count}", "dim", "end"))
+            for offset, bar in zip((0, 12), bars, strict=True):
+                parts += _bar(bar, y + offset, scale)
+            y += _PAIR
+    return draw.svg(parts, y + 4, title)
 
 
 def curve(
     rows: Iterable[Mapping[str, Any]],
     key: str,
     title: str,
+    labels: tuple[str, str],
     *,
     scale: float = 1.0,
     best_step: int | None = None,
@@ -75,161 +119,114 @@ def curve(
     Args:
         rows: Rows of ``curves.jsonl``.
         key: The value to draw.
-        title: What it is, for the caption and for screen readers.
+        title: What it is, for screen readers.
+        labels: Of the x axis and of the y axis.
         scale: What the value is multiplied by.
         best_step: The step to mark.
     """
     points = [(row["step"], scale * row[key]) for row in rows if _finite(row.get(key))]
     if len(points) < 2:
         return None
-    ys = [y for _, y in points]
-    box = Box.around([x for x, _ in points], ys)
-    path = " ".join(f"{box.x(x):.1f},{box.y(y):.1f}" for x, y in points)
-    marks = [
-        Markup('<circle class="tuned" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(
-            box.x(x), box.y(y), 5 if x == best_step else 2.5
-        )
-        for x, y in points
-    ]
-    line = Markup('<polyline class="line tuned" style="fill:none" points="{}"/>').format(path)
-    steps = [(step, f"{step:.0f}") for step in _ticks(box.low_x, box.high_x)]
-    return _svg([*box.axes("step", steps), line, *marks], Box.height, title)
+    box = Box.around([x for x, _ in points], [y for _, y in points])
+    dots = [draw.dot(box.x(x), box.y(y), 5 if x == best_step else 2.2, "tuned") for x, y in points]
+    path = draw.polyline([(box.x(x), box.y(y)) for x, y in points], "line tuned")
+    steps = [(step, f"{step:g}") for step in draw.ticks(box.low_x, box.high_x) if step >= 0]
+    return draw.svg([*box.axes(*labels, steps), path, *dots], Box.height, title)
 
 
-def scatter(dots: Sequence[Dot], title: str) -> Markup | None:
+def scatter(dots: Sequence[Dot], title: str, labels: tuple[str, str]) -> Markup | None:
     """Draw quality over throughput (logarithmic); None for fewer than two artifacts."""
     if len(dots) < 2:
         return None
     box = Box.around([math.log10(dot.speed) for dot in dots], [dot.quality for dot in dots])
-    speeds = [(math.log10(s), f"{s:g}") for s in _log_ticks(10**box.low_x, 10**box.high_x)]
-    parts = box.axes("texts a second", speeds)
-    labels: list[float] = []  # baselines taken so far, so that names do not overprint each other
+    speeds = [(math.log10(s), f"{s:g}") for s in draw.log_ticks(10**box.low_x, 10**box.high_x)]
+    parts = box.axes(*labels, speeds)
+    taken: list[tuple[float, float, float]] = []  # labels so far: two ends and the baseline
     for dot in sorted(dots, key=lambda dot: (-dot.quality, dot.speed)):
         x, y = box.x(math.log10(dot.speed)), box.y(dot.quality)
-        right = x < _WIDTH * 0.6
+        right = x < WIDTH * 0.6
+        length = 6.2 * draw.columns(dot.artifact)
+        ends = (x + 9, x + 9 + length) if right else (x - 9 - length, x - 9)
         below = y - 8
-        while any(abs(below - taken) < 12 for taken in labels):
+        while any(abs(below - b) < 12 and ends[0] < e and s < ends[1] for s, e, b in taken):
             below += 12
-        labels.append(below)
-        parts.append(
-            Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(
-                _kind(dot.artifact), x, y
-            )
-        )
-        parts.append(_text(x + (9 if right else -9), below, dot.artifact, "", right))
-    return _svg(parts, Box.height, title)
+        taken.append((*ends, below))
+        parts.append(draw.dot(x, y, 5, draw.kind(dot.artifact)))
+        parts.append(draw.text(ends[0] if right else ends[1], below, dot.artifact, "",
+                               "start" if right else "end"))  # fmt: skip
+    return draw.svg(parts, Box.height, title)
 
 
-@dataclass(frozen=True)
-class Box:
-    """Maps data to the drawing area of a plot with two axes."""
+def histograms(panels: Sequence[Panel], title: str, words: tuple[str, str, str]) -> Markup | None:
+    """Draw how cosines of answers and of what is none are distributed, an artifact a panel.
 
-    low_x: float
-    high_x: float
-    low_y: float
-    high_y: float
+    Args:
+        panels: One a panel, over the same axis; shares of each kind, not counts.
+        title: For screen readers.
+        words: What answers, what is none, and the axis are called.
+    """
+    if not panels:
+        return None
+    low, high = min(each.low for each in panels), max(each.high for each in panels)
+    if high <= low:
+        return None
 
-    left, right, top, bottom, height = 44, _WIDTH - 14, 14, 176, 214
+    def x(value: float) -> float:
+        return 8 + (value - low) / (high - low) * (WIDTH - 16)
 
-    @classmethod
-    def around(cls, xs: Sequence[float], ys: Sequence[float]) -> "Box":
-        """Make a box with some air around the data."""
-        return cls(*_range(xs), *_range(ys))
-
-    def x(self, value: float) -> float:
-        """Map a horizontal value."""
-        share = (value - self.low_x) / (self.high_x - self.low_x)
-        return self.left + share * (self.right - self.left)
-
-    def y(self, value: float) -> float:
-        """Map a vertical value; the drawing counts downwards."""
-        share = (value - self.low_y) / (self.high_y - self.low_y)
-        return self.bottom - share * (self.bottom - self.top)
-
-    def axes(self, label: str, ticks: Iterable[tuple[float, str]]) -> list[Markup]:
-        """Draw grid lines and the numbers beside them; ``ticks`` are those of the x axis."""
-        parts = []
-        for value in _ticks(self.low_y, self.high_y):
-            y = self.y(value)
-            parts.append(_line(self.left, y, self.right, y, "grid"))
-            parts.append(_text(self.left - 5, y + 4, f"{value:g}", "dim", False))
-        for value, shown in ticks:
-            parts.append(_text(self.x(value), self.bottom + 16, shown, "dim", None))
-        middle = (self.left + self.right) / 2
-        parts.append(_text(middle, self.bottom + 32, label, "dim", None))
-        return parts
+    parts = _legend(["tuned", "base"], words[:2])
+    for place, panel in enumerate(panels):
+        foot = 24 + _PANEL * (place + 1)
+        parts.append(draw.text(8, foot - _PANEL + 16, panel.artifact, "bold"))
+        parts.append(draw.text(WIDTH - 8, foot - _PANEL + 16, panel.note, "dim", "end"))
+        shares = [[count / max(sum(kind), 1) for count in kind]
+                  for kind in (panel.negative, panel.positive)]  # fmt: skip
+        top = max(map(max, shares)) or 1.0
+        for heights, style in zip(shares, ("base", "tuned"), strict=True):
+            parts.append(_area(panel, heights, foot, (_PANEL - 30) / top, x, style))
+        parts.append(draw.line(8, foot, WIDTH - 8, foot, "grid"))
+        if panel.threshold is not None:
+            parts.append(draw.line(x(panel.threshold), foot - _PANEL + 24, x(panel.threshold),
+                                   foot, "mark"))  # fmt: skip
+    foot = 24 + _PANEL * len(panels)
+    parts += [draw.text(x(value), foot + 16, f"{value:g}", "dim", "middle")
+              for value in draw.ticks(low, high) if 20 < x(value) < WIDTH - 20]  # fmt: skip
+    parts.append(draw.text(WIDTH / 2, foot + 32, words[2], "dim", "middle"))
+    return draw.svg(parts, foot + 38, title)
 
 
-def _svg(parts: Sequence[Markup], height: float, title: str) -> Markup:
-    return Markup(
-        '<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h:.0f}" '
-        'width="{w}" height="{h:.0f}" role="img"><title>{title}</title><style>{style}</style>'
-        "{parts}</svg>"
-    ).format(w=_WIDTH, h=height, title=title, style=Markup(_STYLE), parts=Markup("").join(parts))
+def _area(
+    panel: Panel, heights: Sequence[float], foot: float, scale: float, x: Any, style: str
+) -> Markup:
+    """A histogram's outline, filled."""
+    step = (panel.high - panel.low) / len(heights)
+    points = [(x(panel.low), foot)]
+    for place, height in enumerate(heights):
+        ends = panel.low + place * step, panel.low + (place + 1) * step
+        points += [(x(end), foot - height * scale) for end in ends]
+    return draw.polyline([*points, (x(panel.high), foot)], f"{style} soft")
 
 
-def _bar(bar: Bar, y: float, scale: float) -> Markup:
-    middle = y + _ROW / 2 - 2
+def _bar(bar: Bar, y: float, scale: float) -> list[Markup]:
     # A correlation may lie below zero; its number then tells it.
-    low, high = (_LEFT + max(0.0, value) * scale for value in (bar.low, bar.high))
-    rectangle = Markup('<rect class="{}" x="{}" y="{}" width="{:.1f}" height="{}"/>').format(
-        _kind(bar.artifact), _LEFT, y, max(0.0, bar.value) * scale, _ROW - 5
-    )
-    return Markup("").join([
-        _text(_LEFT - 6, middle + 4, _short(bar.artifact, 18), "dim", False),
-        rectangle,
-        _line(low, middle, high, middle, "whisker"),
-        _line(low, middle - 3, low, middle + 3, "whisker"),
-        _line(high, middle - 3, high, middle + 3, "whisker"),
-        _text(high + 5, middle + 4, f"{bar.value:.1f}", ""),
-    ])  # fmt: skip
+    value, low, high = (max(0.0, each) * scale for each in (bar.value, bar.low, bar.high))
+    style, middle = draw.kind(bar.artifact), y + 5.5
+    return [
+        draw.rect(_LEFT, y, value, 11, f"{style} soft"),
+        draw.line(_LEFT + low, middle, _LEFT + high, middle, f"whisker {style}"),
+        draw.text(WIDTH - 4, middle + 4, f"{bar.value:.1f}", "dim" if style == "base" else "bold",
+                  "end"),
+    ]  # fmt: skip
 
 
-def _text(x: float, y: float, text: str, style: str, right: bool | None = True) -> Markup:
-    """Write text that starts at x (``right``), ends there (False) or is centred on it (None)."""
-    anchor = {True: "start", False: "end", None: "middle"}[right]
-    return Markup('<text x="{:.1f}" y="{:.1f}" class="{}" text-anchor="{}">{}</text>').format(
-        x, y, style, anchor, text
-    )
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
-    return Markup(
-        '<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>'
-    ).format(x1, y1, x2, y2, style)  # fmt: skip
-
-
-def _kind(artifact: str) -> str:
-    name = artifact.partition("@")[0]
-    return name if name in ("bm25", "base", "tuned") else "exported"
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    air = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
-    return low - air, high + air
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers between the ends, about four: steps of 1, 2 or 5 times a power of ten."""
-    rough = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    first = math.ceil(low / step)
-    count = math.floor(high / step) - first + 1
-    return [round((first + i) * step, 12) for i in range(count)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten between the ends."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    values = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    return [value for value in values if low <= value <= high]
+def _legend(artifacts: Sequence[str], names: Sequence[str] = ()) -> list[Markup]:
+    parts: list[Markup] = []
+    x = 8.0
+    for style, name in zip(artifacts, names or artifacts, strict=True):
+        parts += [draw.rect(x, 4, 10, 10, f"{style} soft"), draw.text(x + 15, 13, name, "dim")]
+        x += 30 + 7 * draw.columns(name)
+    return parts
 
 
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

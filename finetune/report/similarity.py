@@ -11,12 +11,8 @@ from finetune.evaluation.thresholds import Matches, calibrate, matches_of
 from finetune.records import AnySet, EvaluationSet
 from finetune.report.examples import Example
 from finetune.report.facts import METRIC_NAMES, Facts, Outcomes, read_folder
+from finetune.report.words import Said
 
-NOTE = (
-    "Tuning moves all cosines: answers may be farther away than before and still be told apart "
-    "better. Only their distance to what is no answer counts, and a threshold that was chosen for "
-    "another model does not fit this one."
-)
 _BINS = 40
 
 
@@ -76,11 +72,18 @@ def _example(outcome: Outcome, each: EvaluationSet, row: int) -> Example:
     value = float(outcome.metrics[outcome.main][row])
     nearest = max(answers, key=answers.__getitem__)
     lines = (
-        (f"nearest answer, cosine {answers[nearest]:.3f}", each.corpus.get(nearest, "")),
-        (f"first, cosine {outcome.scores[row][0]:.3f}", each.corpus.get(outcome.top[row][0], "")),
+        (Said("example.nearest", cosine=f"{answers[nearest]:.3f}"), each.corpus.get(nearest, "")),
+        (
+            Said("example.first", cosine=f"{outcome.scores[row][0]:.3f}"),
+            each.corpus.get(outcome.top[row][0], ""),
+        ),
     )
     name = METRIC_NAMES[outcome.main]
     return Example(query, each.queries.get(query, ""), name, value, value, lines)
+
+
+def _line(key: str, cosine: float, each: EvaluationSet, document: str) -> tuple[str, str]:
+    return Said(key, cosine=f"{cosine:.3f}"), each.corpus.get(document, "")
 
 
 def _told(matches: Matches) -> dict[str, Any]:

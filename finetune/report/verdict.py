@@ -3,77 +3,76 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from finetune.records import Score
-from finetune.report.facts import MAIN, METRIC_NAMES, Facts, counted
+from finetune.report.facts import MAIN, Facts
 from finetune.report.gates import Gate, Status
+from finetune.report.words import Said
 
 
-def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> str:
+def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> Said:
     """Say whether the tuned model is better than its base, by how much, and at what cost.
 
     Of a student it says what it keeps of its teacher.
     """
     named = {gate.name: gate for gate in gates}
-    gain, distill = named.get("gain"), named.get("distill")
+    gain, distill, name = named.get("gain"), named.get("distill"), facts.domain_set
     if distill is not None:
-        half = 50 * (distill.ci_high - distill.ci_low)
-        first = (
-            f"Keeps {100 * distill.value:.1f} ± {half:.1f} % of its teacher's NDCG@10 on "
-            f"{facts.domain_set}, at {facts.speedup:.1f} times its speed"
-        )
+        first = Said(
+            "verdict.keeps", set=name, percent=f"{100 * distill.value:.1f}", half=_half(distill),
+            times=f"{facts.speedup:.1f}",
+        )  # fmt: skip
     elif gain is None:
-        first = f"Nothing to compare on {facts.domain_set}: base and tuned were not both measured"
+        first = Said("verdict.nothing", set=name)
     elif facts.kept_base:
-        first = (
-            f"Not improved: the guard kept the base (no checkpoint beat it on the select half of "
-            f"{facts.domain_set})"
-        )
+        first = Said("verdict.kept-base", set=name)
     else:
         first = _comparison(gain, facts)
-    return f"{first}{_general(facts, named)}{_int8(scores, facts.domain_set)}."
+    return Said(
+        "verdict.whole", first=first, general=_general(facts, named),
+        int8=_int8(scores, facts.domain_set),
+    )  # fmt: skip
 
 
-def _comparison(gain: Gate, facts: Facts) -> str:
-    name, settings, metric = facts.domain_set, facts.evaluate, METRIC_NAMES[facts.metric]
-    half = (gain.ci_high - gain.ci_low) / 2
-    chance = 1.0 if gain.p_value is None else gain.p_value
-    p_value = f"p {p_text(chance)}"
-    if chance >= settings.alpha:
-        return (
-            f"Inside the noise: {100 * gain.value:+.1f} ± {100 * half:.1f} points {metric} against "
-            f"the base on {name} ({p_value}, {gain.n} {counted(facts.metric)})"
-        )
-    word = "Better" if gain.value > 0 else "Worse"
-    text = (
-        f"{word} than the base on {name} by {100 * abs(gain.value):.1f} ± {100 * half:.1f} points "
-        f"{metric} ({p_value})"
-    )
+def _comparison(gain: Gate, facts: Facts) -> Said:
+    name, settings, points = facts.domain_set, facts.evaluate, 100 * gain.value
+    if gain.p_value is None or gain.p_value >= settings.alpha:
+        return Said("verdict.noise", set=name, points=f"{points:+.1f}", half=_half(gain))
+    found = Said(
+        "verdict.better" if gain.value > 0 else "verdict.worse",
+        set=name, points=f"{abs(points):.1f}", half=_half(gain),
+    )  # fmt: skip
     if 0 < gain.value <= settings.min_gain:
-        text += f", less than the {100 * settings.min_gain:.1f} points asked for"
-    return text
+        return Said("verdict.short", first=found, points=f"{100 * settings.min_gain:.1f}")
+    return found
 
 
-def _general(facts: Facts, gates: Mapping[str, Gate]) -> str:
+def _general(facts: Facts, gates: Mapping[str, Gate]) -> Said:
     gate = gates.get("general")
     if gate is None or facts.kept_base:
-        return ""
-    half = 50 * (gate.ci_high - gate.ci_low)
-    judged = {
-        Status.passed: "",
-        Status.failed: f" (it may lose {100 * gate.threshold:.1f})",
-        Status.inconclusive: " (too few queries to tell whether it forgot)",
-    }[gate.status]
+        return Said("nothing")
+    if gate.status is Status.passed and gate.ci_low <= 0 <= gate.ci_high:
+        return Said("verdict.unchanged")
+    keys = {Status.passed: "general", Status.failed: "general-failed",
+            Status.inconclusive: "general-open"}  # fmt: skip
     change = round(-100 * gate.value, 1) + 0.0  # + 0.0 turns -0.0 into 0.0
-    return f"; {change:+.1f} ± {half:.1f} points on {facts.general_set}{judged}"
+    values = {"change": f"{change:+.1f}", "half": _half(gate)}
+    if gate.status is Status.failed:
+        values["limit"] = f"{100 * gate.threshold:.1f}"
+    return Said(f"verdict.{keys[gate.status]}", **values)
 
 
-def _int8(scores: Iterable[Score], name: str) -> str:
+def _int8(scores: Iterable[Score], name: str) -> Said:
     values = {s.artifact: s.value for s in scores if s.set == name and s.metric in MAIN}
     if not {"onnx-fp32", "onnx-int8-dynamic"} <= values.keys():
-        return ""
+        return Said("nothing")
     lost = round(100 * (values["onnx-fp32"] - values["onnx-int8-dynamic"]), 1)
     if lost == 0:
-        return "; INT8 loses nothing"
-    return f"; INT8 {'loses' if lost > 0 else 'gains'} {abs(lost):.1f} points"
+        return Said("verdict.int8-same")
+    return Said(f"verdict.int8-{'loses' if lost > 0 else 'gains'}", points=f"{abs(lost):.1f}")
+
+
+def _half(gate: Gate) -> str:
+    """Half the interval, in points."""
+    return f"{50 * (gate.ci_high - gate.ci_low):.1f}"
 
 
 def p_text(p_value: float) -> str:

@@ -6,30 +6,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from finetune.config import Distill, to_dict
 from finetune.evaluation.slices import slices
-from finetune.records import EvaluationSet, Score, digest, read_dicts, write_json
+from finetune.records import EvaluationSet, Score, digest, write_json
 from finetune.report import card, exports, page
+from finetune.report.drawn import Plots, plotted
 from finetune.report.examples import Example, changed
 from finetune.report.facts import (
     BASELINES,
     MAIN,
-    METRIC_NAMES,
     SETS,
     Facts,
     Outcomes,
-    is_cut,
     read_outcomes,
 )
 from finetune.report.gates import judge
-from finetune.report.plots import Bar, Dot, bars, curve, scatter
-from finetune.report.scores import by_length, measure, speed_rows
+from finetune.report.scores import measure, speed_rows
 from finetune.report.similarity import calibrated, false_neighbours, similarity
 from finetune.report.verdict import verdict
-
-Plots = dict[str, tuple[str, Markup]]
+from finetune.report.words import Said
 
 
 def build(facts: Facts, out: Path) -> dict[str, Any]:
@@ -71,7 +66,7 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
     report["thresholds"] = calibrated(facts, outcomes)
     if report["thresholds"]:
         write_json(out / "thresholds.json", report["thresholds"])
-    plots = _plots(facts, rows)
+    plots = plotted(facts, rows, report["similarity"], report["thresholds"])
     _keep_outcomes(facts, out / "outcomes")
     _write(out, facts, report, _changed(facts, outcomes), plots)
     return report
@@ -112,40 +107,33 @@ def _about(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[str]:
+def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[Said]:
     """What a reader must know before believing the scores."""
     main = {r.artifact: r.value for r in rows if r.set == facts.domain_set and r.metric in MAIN}
     lexical, tuned = main.get("bm25"), main.get("tuned")
     if lexical is not None and tuned is not None and lexical >= tuned:
-        yield (
-            f"BM25, which only counts shared characters, scores {100 * lexical:.1f} points on "
-            f"{facts.domain_set}, the tuned model {100 * tuned:.1f}: consider BM25, or both."
-        )
+        yield Said("note.bm25", lexical=f"{100 * lexical:.1f}", set=facts.domain_set,
+                   tuned=f"{100 * tuned:.1f}")  # fmt: skip
     if facts.general_set is None:
-        yield (
-            "Forgetting was not measured: what tuning did to questions outside the domain is "
-            "unknown. To measure it, name a BEIR-shaped folder of them: evaluate.general=<folder>."
-        )
+        yield Said("note.forgetting")
     yield from exports.notes(facts.parity)
     if facts.merge:
-        yield f"Merged with the base: {facts.merge['why']}."
+        yield Said("note.merged", why=facts.merge["why"])
     if facts.distill:
-        yield (
-            f"base is the teacher, tuned its student of {_parts(facts.distill)}, which saw "
-            "passages of the corpus, without queries or labels, while it learned."
-        )
+        yield Said("note.distill", parts=_parts(facts.distill))
     for name in facts.contaminated:
-        yield f"The base saw {name} in training: its score there is too good, and so may others be."
+        yield Said("note.seen", name=name)
     seen = sorted({row["task"] for row in facts.cmteb if row["contaminated"]})
     if seen:
-        yield f"Of C-MTEB, data of {', '.join(seen)} was trained on: scores there are too good."
+        yield Said("note.cmteb", tasks=", ".join(seen))
     if "unknown" in facts.model.trained_on:
-        yield "What the base was trained on is unknown, so that any set here may be contaminated."
+        yield Said("note.unknown")
 
 
-def _parts(distill: Distill) -> str:
-    sizes = {"layers": distill.layers, "pieces of vocabulary": distill.vocabulary}
-    return " and ".join(f"{size} {name}" for name, size in sizes.items() if size)
+def _parts(distill: Distill) -> Said:
+    sizes = {"note.layers": distill.layers, "note.pieces": distill.vocabulary}
+    first, *more = [Said(key, size=size) for key, size in sizes.items() if size]
+    return Said("note.both", one=first, other=more[0]) if more else first
 
 
 def _changed(facts: Facts, outcomes: Outcomes) -> list[tuple[str, list[Example]]]:
@@ -154,66 +142,9 @@ def _changed(facts: Facts, outcomes: Outcomes) -> list[tuple[str, list[Example]]
     if base is None or tuned is None or texts is None:
         return []
     rose, fell = changed(base, tuned, texts)
-    found = [("Improved most", rose), ("Got worse most", fell)]
+    found: list[tuple[str, list[Example]]] = [
+        (Said("example.improved"), rose), (Said("example.worse"), fell),
+    ]  # fmt: skip
     if isinstance(texts, EvaluationSet):
-        worst = false_neighbours(tuned, texts)
-        found.append(
-            ("Hardest false neighbours: no answers that the tuned model puts first", worst)
-        )
+        found.append((Said("example.neighbours"), false_neighbours(tuned, texts)))
     return found
-
-
-def _plots(facts: Facts, rows: Sequence[Score]) -> Plots:
-    """Draw what there is to draw; a plot without data is left out."""
-    main = [row for row in rows if row.metric in MAIN and not is_cut(row.artifact)]
-    curves = list(read_dicts(facts.curves)) if facts.curves else []
-    best = facts.training["best_step"] if facts.training else None
-    values = {row.artifact: row.value for row in main if row.set == facts.domain_set}
-    dots = [
-        Dot(artifact, speed["texts_per_second"], 100 * values[artifact])
-        for artifact, speed in facts.speeds.items()
-        if artifact in values and speed["texts_per_second"] > 0
-    ]
-    name = METRIC_NAMES[facts.metric]
-    names = " and ".join(dict.fromkeys(METRIC_NAMES[row.metric] for row in main))
-    kinds = [row for row in main if "/" in row.set and row.artifact in ("base", "tuned")]
-    drawn = {
-        "scores": (f"{names} with 95 % intervals", _groups(r for r in main if "/" not in r.set)),
-        "lengths": (
-            f"{name} on {facts.domain_set} by length of the vector",
-            _lengths(rows, facts.domain_set),
-        ),
-        "kinds": (f"{name} by kind of query", _groups(kinds)),
-        "select": (
-            f"{name} while training, on a small part of the select half; step 0 is "
-            + ("the untrained student" if facts.distill else "the base"),
-            curve(
-                curves, f"eval_{facts.metric}", "select score over steps", scale=100, best_step=best
-            ),
-        ),
-        "loss": ("Training loss", curve(curves, "loss", "loss over steps")),
-        "speed": (
-            f"Speed against quality: {name} on {facts.domain_set}",
-            scatter(dots, "quality over throughput"),
-        ),
-    }
-    return {name: (caption, svg) for name, (caption, svg) in drawn.items() if svg}
-
-
-def _lengths(rows: Sequence[Score], name: str) -> Markup | None:
-    found = next((table for table in by_length(rows) if table.set == name), None)
-    if found is None:
-        return None
-    groups = {
-        artifact: [Bar(s.artifact, 100 * s.value, 100 * s.ci_low, 100 * s.ci_high) for s in scores]
-        for artifact, scores in found.rows.items()
-    }
-    return bars(groups, "scores by length of the vector")
-
-
-def _groups(rows: Iterator[Score] | Sequence[Score]) -> Markup | None:
-    groups: dict[str, list[Bar]] = {}
-    for row in rows:
-        bar = Bar(row.artifact, 100 * row.value, 100 * row.ci_low, 100 * row.ci_high)
-        groups.setdefault(row.set, []).append(bar)
-    return bars(groups, "scores with intervals") if groups else None

@@ -19,12 +19,12 @@ _SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databric
 class Run(Protocol):
     """A run that is being recorded."""
 
-    def watch(self, curves: Sequence[Path], before: int = 0) -> None:
+    def watch(self, curves: Sequence[Path], before: int = 0, *, live: bool = True) -> None:
         """Follow a JSON Lines file that training is about to write; call it before training.
 
         ``curves`` are the places where it may lie: while training writes it, and afterwards.
-        ``before`` counts the training steps of earlier rounds. Not needed where training is
-        cached: then MLflow is not even imported.
+        ``before`` counts the training steps of earlier rounds. Where training is cached it is not
+        ``live``: then it is looked at once, at the end.
         """
         ...
 
@@ -46,7 +46,7 @@ class Group(Protocol):
 class Untracked:
     """A run that nobody records."""
 
-    def watch(self, curves: Sequence[Path], before: int = 0) -> None:
+    def watch(self, curves: Sequence[Path], before: int = 0, *, live: bool = True) -> None:
         """Do nothing."""
 
     def finish(self, report: Mapping[str, Any]) -> None:
@@ -69,15 +69,19 @@ def track(config: Config, run_dir: Path) -> Iterator[Run]:
         yield Untracked()
         return
     _check(config.tracking)
+    from finetune.tracking import missed
     from finetune.tracking.recorder import Recorder
+    from finetune.tracking.target import Target
 
-    recorder = Recorder(config, run_dir)
+    recorder = Recorder(Target.of(config, run_dir), run_dir)
     completed = False
     try:
         yield recorder
         completed = True
     finally:
         recorder.close(completed=completed)
+    if not recorder.away:
+        missed.send(run_dir, config.tracking.uri)
 
 
 class Ungrouped:

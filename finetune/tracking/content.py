@@ -3,28 +3,26 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.config import Config, to_dict
+from finetune.records import read_json
 from finetune.stage import git_commit
-from finetune.tracking.curves import metric_name, metrics
+from finetune.tracking.curves import CURVES, metric_name, metrics
+from finetune.tracking.target import Target
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
-# What says where and how far, not what: two runs that differ only here are the same run.
-_NO_PARAMETERS = ("paths", "run_dir", "until", "tracking")
 _FILES = ("report.html", "report.json", "README.md", "config.yaml")
-_LONGEST_VALUE = 6_000  # MLflow's limit of a parameter
 _LONGEST_TAG = 5_000
+_PLACE = "finetune.place"
+# Its pages show runs and charts, not traces of chat models.
+_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 
-
-def parameters(config: Config) -> dict[str, str]:
-    """Flatten the configuration: ``train.learning_rate`` and so on, values as text."""
-    content = {key: v for key, v in to_dict(config).items() if key not in _NO_PARAMETERS}
-    return {key: str(value)[:_LONGEST_VALUE] for key, value in _leaves(content)}
+Point = tuple[str, int]  # name of a metric and step
 
 
 def report_digest(report: Mapping[str, Any]) -> str:
@@ -36,35 +34,52 @@ def report_digest(report: Mapping[str, Any]) -> str:
 
 def open_run(
     client: "MlflowClient",
-    experiment: str,
-    name: str,
+    target: Target,
+    place: str,
     run_id: str | None,
-    params: Mapping[str, str],
-    parent: str | None = None,
 ) -> str:
-    """Continue a run, or create it with its parameters, below a parent or not; return its id."""
+    """Continue a run, or create it with its parameters, below a parent or not; return its id.
+
+    Args:
+        client: Of the server.
+        target: What the run is.
+        place: What no other run has; a run that was made, and whose id got lost on its way here, is
+            found by it.
+        run_id: Of the run where it is known.
+    """
     from mlflow.exceptions import MlflowException
 
     if run_id is not None:
         try:
             client.update_run(run_id, status="RUNNING")
-            adopt(client, run_id, parent)
+            adopt(client, run_id, target.parent)
             return run_id
         except MlflowException as error:
             # Deleted, or the database was; anything else (away) is the caller's business.
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-    found = client.get_experiment_by_name(experiment)
-    experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+    run_id = _made(client, target, place)
+    _log(client, run_id, params=target.parameters)
+    adopt(client, run_id, target.parent)
+    return run_id
+
+
+def _made(client: "MlflowClient", target: Target, place: str) -> str:
+    found = client.get_experiment_by_name(target.experiment)
+    experiment_id = (
+        found.experiment_id if found
+        else client.create_experiment(target.experiment, tags=_EXPERIMENT)
+    )  # fmt: skip
+    there = client.search_runs([experiment_id], f"tags.`{_PLACE}` = '{place}'", max_results=1)
+    if there:
+        return str(there[0].info.run_id)
     tags = {
+        _PLACE: place,
         "mlflow.source.git.commit": git_commit(),
         "mlflow.source.name": "finetune",
         "mlflow.source.type": "LOCAL",
     }
-    run = client.create_run(experiment_id, run_name=name, tags=tags)
-    _log(client, run.info.run_id, params=params)
-    adopt(client, run.info.run_id, parent)
-    return str(run.info.run_id)
+    return str(client.create_run(experiment_id, run_name=target.name, tags=tags).info.run_id)
 
 
 def adopt(client: "MlflowClient", run_id: str, parent: str | None) -> None:
@@ -73,44 +88,78 @@ def adopt(client: "MlflowClient", run_id: str, parent: str | None) -> None:
         client.set_tag(run_id, "mlflow.parentRunId", parent)
 
 
+def known_points(client: "MlflowClient", run_id: str) -> set[Point]:
+    """Points of the curves that a run has: a resumed training writes some of its rows again."""
+    names = [key for key in client.get_run(run_id).data.metrics if key.startswith(CURVES)]
+    return {(key, point.step) for key in names for point in client.get_metric_history(run_id, key)}
+
+
 def log_rows(
-    client: "MlflowClient", run_id: str, rows: Sequence[Mapping[str, Any]], before: int = 0
+    client: "MlflowClient",
+    run_id: str,
+    rows: Sequence[Mapping[str, Any]],
+    before: int = 0,
+    known: Collection[Point] = (),
 ) -> None:
-    """Log rows of curves; a row sent twice counts once, since it carries its own time."""
-    _log(client, run_id, values=[
+    """Log rows of curves, but for points that are known.
+
+    A row that is sent twice in one process counts once: MLflow keeps one of equal points, and each
+    row carries its own time.
+    """
+    points = [
         (key, value, int(1000 * row.get("time", 0)), int(row["step"]) + before)
         for row in rows
         if "step" in row
         for key, value in metrics(row).items()
-    ])  # fmt: skip
+    ]
+    _log(client, run_id, values=[each for each in points if (each[0], each[3]) not in known])
 
 
-def log_report(client: "MlflowClient", run_id: str, report: Mapping[str, Any]) -> None:
-    """Log every score and speed as a metric, verdict and gates as tags, the data as input."""
-    now = int(1000 * time.time())
-    tags = {f"gate.{gate['name']}": gate["status"] for gate in report["gates"]}
-    tags |= {"verdict": report["verdict"], "mlflow.note.content": report["verdict"]}
-    values = [(metric_name(key), value, now, 0) for key, value in _scores(report)]
-    _log(client, run_id, values=values, tags=tags)
-    _log_data(client, run_id, report)
+def log_report(
+    client: "MlflowClient", run_id: str, report: Mapping[str, Any], run_dir: Path
+) -> None:
+    """Log every score and speed as a metric, verdict and gates as tags, the data as inputs."""
+    tags = outcome_tags(report) | {"mlflow.note.content": report["verdict"]}
+    _log(client, run_id, tags=tags)
+    log_values(client, run_id, dict(_scores(report)), int(1000 * time.time()))
+    _log_data(client, run_id, report, run_dir / "outcomes" / "sets.json")
+
+
+def outcome_tags(report: Mapping[str, Any]) -> dict[str, str]:
+    """How a run came out: its verdict, and its gates."""
+    gates = {f"gate.{gate['name']}": gate["status"] for gate in report["gates"]}
+    return {**gates, "verdict": report["verdict"]}
 
 
 def log_values(client: "MlflowClient", run_id: str, values: Mapping[str, float], now: int) -> None:
-    """Log single values, at a time in milliseconds."""
-    _log(client, run_id, values=[(metric_name(key), v, now, 0) for key, v in values.items()])
+    """Log single values, at a time in milliseconds, but for those that the run has."""
+    known = client.get_run(run_id).data.metrics
+    named = {metric_name(key): value for key, value in values.items()}
+    _log(client, run_id, values=[
+        (key, value, now, 0) for key, value in named.items() if known.get(key) != value
+    ])  # fmt: skip
 
 
-def log_files(client: "MlflowClient", run_id: str, run_dir: Path) -> None:
-    """Log the report, the card, the configuration and the plots, as far as they are there."""
+def log_files(client: "MlflowClient", run_id: str, run_dir: Path, served: str | None) -> None:
+    """Log the report, the card, the configuration and the plots, as far as they are there.
+
+    And what each query got from the artifact that is served, with which later ones are compared.
+    """
     for name in _FILES:
         if (run_dir / name).is_file():
             client.log_artifact(run_id, str(run_dir / name))
     if (run_dir / "plots").is_dir():
         client.log_artifacts(run_id, str(run_dir / "plots"), "plots")
+    outcomes = run_dir / "outcomes"
+    if served and (outcomes / served).is_dir():
+        client.log_artifact(run_id, str(outcomes / "sets.json"), "outcomes")
+        client.log_artifacts(run_id, str(outcomes / served), "outcomes")
 
 
 def _scores(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for row in (*report["scores"], *report.get("baselines", ())):
+        if "/" in row["set"] and row["artifact"] != "tuned":
+            continue  # kinds of queries, of every artifact, would bury the rest
         key = f"{row['artifact']}/{row['set']}/{row['metric']}"
         yield key, row["value"]
         if row["delta"] is not None:
@@ -121,24 +170,30 @@ def _scores(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
                 yield f"{row['artifact']}/{name}", float(value)
 
 
-def _log_data(client: "MlflowClient", run_id: str, report: Mapping[str, Any]) -> None:
-    """Log the data set; its digest is the data step's key, which covers files and settings."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+def _log_data(client: "MlflowClient", run_id: str, report: Mapping[str, Any], sets: Path) -> None:
+    """Log the training data and each evaluation set.
 
+    The training data's digest is the data step's key, which covers files and settings, a set's that
+    of its texts.
+    """
     key = next((stage["key"] for stage in report["stages"] if stage["name"] == "data"), None)
     summary = json.dumps(report["data"], ensure_ascii=False)
     digest = key or hashlib.sha256(summary.encode("utf-8")).hexdigest()
-    about = report["about"]
-    dataset = Dataset(
-        name=about["domain"],
-        digest=digest[:16],
-        source_type="local",
-        source=json.dumps({"domain": about["domain"]}, ensure_ascii=False),
-        profile=summary,
-    )
-    client.log_inputs(
-        run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
-    )
+    inputs = [_input(report["about"]["domain"], digest, "training", summary)]
+    counts = {row["set"]: row["n"] for row in report["scores"]}
+    digests: Mapping[str, str] = read_json(sets) if sets.is_file() else {}
+    for name, digest in digests.items():
+        profile = json.dumps({"measured": counts.get(name)})
+        inputs.append(_input(name, digest, "evaluation", profile))
+    client.log_inputs(run_id, inputs)
+
+
+def _input(name: str, digest: str, context: str, profile: str) -> "DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"name": name}, ensure_ascii=False)
+    dataset = Dataset(name, digest[:16], "local", source, profile=profile)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
 def _log(
@@ -164,11 +219,3 @@ def _log(
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield metric_name(f"{prefix}{key}"), value

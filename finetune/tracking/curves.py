@@ -10,7 +10,10 @@ from typing import Any, TextIO
 
 _PAUSE = 5.0  # seconds between two looks at the file
 _LONG_PAUSE = 60.0  # after a failure: a server that is away is not asked all the time
-_NOT_METRICS = ("step", "time", "epoch")
+# The trainer's own pace of evaluations knows nothing of what the guard reads: always 0.
+_NOT_METRICS = ("step", "time", "epoch", "eval_runtime", "eval_samples_per_second",
+                "eval_steps_per_second")  # fmt: skip
+CURVES = ("train/", "select/")  # what names of metrics from curves begin with
 
 
 class Follower:
@@ -24,19 +27,22 @@ class Follower:
 
     def __init__(self, places: Sequence[Path], before: int = 0) -> None:
         self.before = before
-        self._places = places
+        self.places = places
         self._file: TextIO | None = None
         self._sent: set[str] = set()
 
     def new(self) -> list[str]:
         """Return whole lines that `sent` has not been told about."""
+        return [line for line in self.lines() if line not in self._sent]
+
+    def lines(self) -> list[str]:
+        """Return all whole lines, each once."""
         if self._file is None:
-            self._file = _open_first(self._places)
+            self._file = _open_first(self.places)
         if self._file is None:
             return []
         self._file.seek(0)
-        lines = [line for line in self._file if line.endswith("\n")]
-        return [line for line in dict.fromkeys(lines) if line not in self._sent]
+        return list(dict.fromkeys(line for line in self._file if line.endswith("\n")))
 
     def sent(self, lines: list[str]) -> None:
         """Note lines that have arrived."""

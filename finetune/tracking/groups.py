@@ -11,12 +11,12 @@ from finetune.records import write_json
 from finetune.tracking import content
 from finetune.tracking.recorder import (
     MEMORY,
-    digest_of,
     failure,
     prepare,
     read_memory,
     without_password,
 )
+from finetune.tracking.target import Target, digest_of, place_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,11 +36,13 @@ class GroupRecorder:
     def __init__(self, tracking: Tracking, folder: Path, parameters: Mapping[str, str]) -> None:
         self._tracking = tracking
         self._folder = folder
-        self._parameters = parameters
-        self._target = digest_of([tracking.uri, tracking.experiment])
-        self._memory = folder / f"{MEMORY}-{self._target[:8]}"
+        self._target = Target(
+            tracking.uri, tracking.experiment, None, tracking.name or folder.name, parameters
+        )
+        self._digest = digest_of([tracking.uri, tracking.experiment])
+        self._memory = folder / f"{MEMORY}-{self._digest[:8]}"
         self._warned = False
-        self.run_id: str | None = read_memory(self._memory, self._target).get("run_id")
+        self.run_id: str | None = read_memory(self._memory, self._digest).get("run_id")
         prepare()
         self._attempt(self._open)
 
@@ -53,11 +55,9 @@ class GroupRecorder:
         self._attempt(lambda: self._end("FINISHED" if completed else "FAILED"))
 
     def _open(self) -> None:
-        self.run_id = content.open_run(
-            self._client(), self._tracking.experiment, self._folder.name, self.run_id,
-            self._parameters,
-        )  # fmt: skip
-        write_json(self._memory, {"target": self._target, "run_id": self.run_id})
+        place = place_of(self._folder, self._digest)
+        self.run_id = content.open_run(self._client(), self._target, place, self.run_id)
+        write_json(self._memory, {"target": self._digest, "run_id": self.run_id})
 
     def _log(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         if self.run_id is None:

@@ -1,11 +1,10 @@
 """Record a run in MLflow: one MLflow run for each run directory.
 
 MLflow takes seconds to import, so this happens only when there is something to send. Whatever
-fails is told once, in plain words, and tried again at the end and by the same command later.
+fails is told once, in plain words, and tried again at the end; what is missing then is sent by the
+same command later, or by the next run (`finetune.tracking.missed`).
 """
 
-import hashlib
-import json
 import logging
 import os
 import threading
@@ -14,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from finetune.config import Config
+from finetune.config import artifact
+from finetune.inference import BundleInfo
 from finetune.records import read_json, write_json
-from finetune.tracking import content
+from finetune.tracking import content, missed
 from finetune.tracking.curves import Follower, Repeat, parse
+from finetune.tracking.target import Target, digest_of, place_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,34 +40,41 @@ _ENVIRONMENT = {
 
 
 class Recorder:
-    """Holds the connection, the thread that follows the curves, and what is recorded already."""
+    """Holds the connection, the thread that follows the curves, and what is recorded already.
 
-    def __init__(self, config: Config, run_dir: Path) -> None:
-        self._config = config
+    Attributes:
+        away: How the last attempt to reach the server ended.
+    """
+
+    def __init__(self, target: Target, run_dir: Path) -> None:
+        self._target = target
         self._run_dir = run_dir
-        self._parameters = content.parameters(config)
-        tracking = config.tracking
-        self._target = digest_of([tracking.uri, tracking.experiment, self._parameters])
-        self._memory = read_memory(run_dir / MEMORY, self._target)
+        self._memory = read_memory(run_dir / MEMORY, target.digest)
         self._run_id: str | None = None  # set once the run is open in this process
         self._followers: list[Follower] = []
+        self._known: set[content.Point] = set()
         self._thread: Repeat | None = None
         self._opening = threading.Lock()
-        self._away = False  # how the last attempt ended
+        self._reports = False  # the run came to its report
         self._warned = False
+        self.away = False
 
-    def watch(self, curves: Sequence[Path], before: int = 0) -> None:
-        """Send the rows of a JSON Lines file as they are written, ``before`` added to each step."""
-        prepare()  # imported here, not in the thread: training imports much at the same time
+    def watch(self, curves: Sequence[Path], before: int = 0, *, live: bool = True) -> None:
+        """Send the rows of a JSON Lines file as they are written, ``before`` added to each step.
+
+        Of one that nobody writes any more, what is missing is sent at the end.
+        """
         self._followers.append(Follower(curves, before))
-        if self._thread is None:
+        if live and self._thread is None:
+            prepare()  # here, not in the thread: training imports much at the same time
             self._thread = Repeat(lambda: self._attempt(self._send_rows))
             self._thread.start()
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Send scores, files and the bundle, unless exactly these have been sent before."""
+        self._reports = True
         digest = content.report_digest(report)
-        if digest == self._memory.get("report") and not self._followers:
+        if digest == self._memory.get("report") and self._curves_are_sent():
             log.info("mlflow: this run is recorded already")
             self._move()
             return
@@ -77,37 +85,48 @@ class Recorder:
             log.info("mlflow: recorded; to look: %s", self._where())
 
     def close(self, *, completed: bool) -> None:
-        """End the MLflow run, if one is open and the server was there when last asked."""
+        """End the MLflow run, if there is anything to end or to send, or note that it is missing.
+
+        A server that `finish` has just found away is not asked again.
+        """
         self._stop_thread()
-        if self._run_id is not None and not self._away:
+        left = self._run_id is not None or not self._curves_are_sent()
+        if left and not (self._reports and self.away):
+            prepare()
             self._attempt(lambda: self._end("FINISHED" if completed else "FAILED"))
+        if self.away:
+            missed.write(self._run_dir, self._target, self._followers, report=self._reports,
+                         completed=completed)  # fmt: skip
+        else:
+            missed.forget(self._run_dir, report=self._reports)
         for follower in self._followers:
             follower.close()
 
     def _record(self, report: Mapping[str, Any]) -> None:
-        self._send_rows()
         client, run_id = self._client(), self._open()
-        content.log_report(client, run_id, report)
-        content.log_files(client, run_id, self._run_dir)
         bundle = self._run_dir / "bundle"
-        if bundle.is_dir():
-            self._register(bundle, run_id)
+        fastest = BundleInfo.read(bundle).fastest if bundle.is_dir() else None
+        served = artifact(fastest) if fastest else None
+        content.log_report(client, run_id, report, self._run_dir)
+        content.log_files(client, run_id, self._run_dir, served)
+        if served:
+            self._register(bundle, run_id, report, served)
         self._end("FINISHED")
 
-    def _register(self, bundle: Path, run_id: str) -> None:
-        """Register the bundle as a model, unless this very bundle is registered already."""
-        from finetune.tracking import registry
+    def _register(self, bundle: Path, run_id: str, report: Mapping[str, Any], served: str) -> None:
+        """Register the bundle as a model, unless it is already; move the aliases to it or not."""
+        from finetune.tracking import aliases, registry
 
-        digest = hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()
-        if digest == self._memory.get("bundle"):
-            return
-        name = f"{self._config.domain.name}-{self._config.model.name}"
-        registry.register(bundle, name, run_id, self._config.tracking.uri)
-        self._remember(bundle=digest)
+        target = self._target
+        version = registry.register(
+            bundle, target.model, run_id, target.uri, content.outcome_tags(report)
+        )
+        outcome = self._run_dir / "outcomes" / served / f"{report['about']['domain_set']}.jsonl"
+        aliases.move(registry.client(target.uri), version, report, outcome)
 
     def _move(self) -> None:
         """Put a run that is recorded already below the parent that it has now."""
-        parent = self._config.tracking.parent
+        parent = self._target.parent
         if parent is None or parent == self._memory.get("parent"):
             return
         prepare()
@@ -119,46 +138,53 @@ class Recorder:
         client, run_id = self._client(), self._open()
         for follower in self._followers:
             lines = follower.new()
-            content.log_rows(client, run_id, [parse(line) for line in lines], follower.before)
+            rows = [parse(line) for line in lines]
+            content.log_rows(client, run_id, rows, follower.before, self._known)
             follower.sent(lines)
+
+    def _curves(self) -> str:
+        """Digest of all rows."""
+        return digest_of([line for follower in self._followers for line in follower.lines()])
+
+    def _curves_are_sent(self) -> bool:
+        return not self._followers or self._curves() == self._memory.get("curves")
 
     def _open(self) -> str:
         """Open the MLflow run of this run directory: the one it had, or a new one."""
         with self._opening:
             if self._run_id is None:
-                self._run_id = content.open_run(
-                    self._client(),
-                    self._config.tracking.experiment,
-                    self._run_dir.name,
-                    self._memory.get("run_id"),
-                    self._parameters,
-                    self._config.tracking.parent,
-                )
-                self._remember(run_id=self._run_id, parent=self._config.tracking.parent or "")
+                client, before = self._client(), self._memory.get("run_id")
+                place = place_of(self._run_dir, self._target.digest)
+                run_id = content.open_run(client, self._target, place, before)
+                self._known = content.known_points(client, run_id)
+                self._run_id = run_id
+                self._remember(run_id=run_id, parent=self._target.parent or "")
             return self._run_id
 
     def _end(self, status: str) -> None:
-        if self._run_id is not None:
-            self._client().set_terminated(self._run_id, status)
-            self._run_id = None
+        """Send the last rows and end the run."""
+        self._send_rows()
+        self._client().set_terminated(self._open(), status)
+        self._remember(curves=self._curves())
+        self._run_id = None
 
     def _client(self) -> "MlflowClient":
         from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=self._config.tracking.uri)
+        return MlflowClient(tracking_uri=self._target.uri)
 
     def _attempt(self, work: Callable[[], None]) -> bool:
         """Do something that needs the server; where it fails, say so once and go on."""
         reason = failure(work)
         if reason and not self._warned:
             log.warning(
-                "mlflow: %s: %s; the run goes on without it. It is tried again at the end; the "
-                "same command records the run later.",
-                without_password(self._config.tracking.uri), reason,
+                "mlflow: %s: %s; the run goes on without it. It is tried again at the end; what is "
+                "missing then is sent by the same command, or by the next run.",
+                without_password(self._target.uri), reason,
             )  # fmt: skip
             self._warned = True
-        self._away = reason is not None
-        return not self._away
+        self.away = reason is not None
+        return not self.away
 
     def _stop_thread(self) -> None:
         if self._thread is not None:
@@ -166,11 +192,11 @@ class Recorder:
             self._thread = None
 
     def _remember(self, **values: str) -> None:
-        self._memory |= {"target": self._target, **values}
+        self._memory |= {"target": self._target.digest, **values}
         write_json(self._run_dir / MEMORY, self._memory)
 
     def _where(self) -> str:
-        uri = self._config.tracking.uri
+        uri = self._target.uri
         if uri.startswith("http"):
             return without_password(uri)
         return f"mlflow ui --backend-store-uri {without_password(uri)}"
@@ -206,11 +232,6 @@ def read_memory(path: Path, target: str) -> dict[str, str]:
     except (FileNotFoundError, ValueError):
         return {}
     return memory if memory.get("target") == target else {}
-
-
-def digest_of(value: Any) -> str:
-    """SHA-256 of anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _reason(error: Exception) -> str:

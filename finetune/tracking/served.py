@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from finetune.inference import BundleInfo, OnnxEncoder
 
-_FASTEST = ("int8-dynamic", "int8-static", "fp32")
-
 
 class ServedBundle(PythonModel):
     """Encodes the column ``text`` of a table; parameter ``prompt``: ``query`` or ``passage``."""
@@ -24,9 +22,7 @@ class ServedBundle(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the INT8 model of the bundle, or what it has."""
         folder = Path(context.artifacts["bundle"])
-        there = BundleInfo.read(folder).precisions
-        precision = next((name for name in _FASTEST if name in there), min(there))
-        self.encoder = OnnxEncoder.load(folder, precision)
+        self.encoder = OnnxEncoder.load(folder, BundleInfo.read(folder).fastest)
 
     def predict(
         self,

@@ -83,6 +83,22 @@ def test_the_card_says_how_the_model_loads(finished):
     assert ("package `finetune` is installed" in card) == (recipe == "prefix")
 
 
+def test_the_card_says_how_the_adapter_loads(finished):
+    recipe, _, work, _ = finished
+    card = (work / "run/README.md").read_text("utf-8")
+    blocks = [b for b in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "peft" in b]
+    assert len(blocks) == (recipe == "lora")
+    base = next((work / "cache/base").glob("*/model"))
+    for block in blocks:
+        block = re.sub(r'former\("[^"]*"\)', f"former({str(base)!r})", block)
+        names = {}
+        exec(block.replace('"adapter"', repr(str(work / "run/adapter"))), names)
+        theirs = names["adapted"].encode(["房东押金"], prompt_name="query",
+                                         normalize_embeddings=True)  # fmt: skip
+        ours = TorchEncoder(load(work / "run/model")).encode(["房东押金"], "query")
+        np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
 def test_model_and_bundle_agree(finished):
     _, _, work, _ = finished
     texts = ["房东不退押金", "法律", "老板" * 50, "x"]

@@ -5,8 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from synthetic import CONFIG, SETTINGS, make_set, write_outcomes
+from synthetic import CONFIG, SETTINGS, make_set, outcome, write_outcomes
 
+from finetune.evaluation.artifacts import write_outcome
 from finetune.report import Facts
 
 
@@ -79,3 +80,19 @@ def facts(tmp_path) -> Facts:
 @pytest.fixture
 def not_improved(facts) -> Facts:
     return dataclasses.replace(facts, training={**facts.training, "improved": False})
+
+
+@pytest.fixture
+def near(facts, tmp_path):
+    """Facts of a run whose cosines are known on both halves."""
+    rng = np.random.default_rng(0)
+    each = make_set()
+    n = len(each.queries)
+    for artifact, shift in (("base", 0.3), ("tuned", 0.0), ("onnx-int8-dynamic", 0.01)):
+        for folder in ["base"] if artifact == "base" else ["tuned", "select"]:
+            answer = np.clip(rng.normal(0.5 + shift, 0.05, n), 0, 1)
+            other = np.clip(rng.normal(0.3 + 1.4 * shift, 0.05, n), 0, 1)
+            path = tmp_path / folder / artifact / "statutes.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_outcome(path, outcome(each, answer, other))
+    return dataclasses.replace(facts, select=(tmp_path / "select", each))

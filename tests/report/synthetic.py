@@ -3,7 +3,10 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
 from finetune.compose import compose
+from finetune.evaluation.artifacts import Outcome
 from finetune.records import EvaluationSet, write_jsonl
 
 EVIL = "<script>alert('x')</script>"
@@ -44,3 +47,18 @@ def write_outcomes(folder: Path, artifact: str, each: EvaluationSet, values) -> 
             for key, value in zip(each.queries, values, strict=True)
         ),
     )
+
+
+def outcome(each, answer, other):
+    """What each query got: its answer and another document lie so near."""
+    ids = tuple(each.queries)
+    others = (*ids[1:], ids[0])
+    rows = [sorted([(a, f"d{key}"), (o, f"d{name}")], reverse=True)
+            for key, name, a, o in zip(ids, others, answer, other, strict=True)]  # fmt: skip
+    values = np.array([float(row[0][1] == f"d{key}") for key, row in zip(ids, rows, strict=True)])
+    return Outcome(
+        ids, dict.fromkeys(("ndcg@10", "mrr@10", "recall@100"), values),
+        tuple(tuple(name for _, name in row) for row in rows), (),
+        tuple(tuple(cosine for cosine, _ in row) for row in rows),
+        tuple({f"d{key}": float(a)} for key, a in zip(ids, answer, strict=True)),
+    )  # fmt: skip

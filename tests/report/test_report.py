@@ -126,9 +126,9 @@ def test_page_is_whole_and_self_contained(built):
     assert parser.open == []
     assert parser.loads == [], "nothing is loaded"
     assert not re.search(r"url\(|@import", page)
-    assert "script" not in parser.tags
+    assert parser.tags.count("script") == 1
     assert parser.tags.count("svg") == 5
-    assert (out / "report.html").stat().st_size < 2_000_000
+    assert (out / "report.html").stat().st_size < 5_000_000
     body = page.split("<body>")[1]
     assert body.strip().startswith(f"<h1>{content['verdict'].replace('<', '&lt;')}</h1>")
 
@@ -175,8 +175,7 @@ def test_plots_are_svg_files(built):
 
 def test_verdict_better(built):
     assert re.fullmatch(
-        r"Better than the base on statutes by 1\d\.\d ± \d\.\d points NDCG@10 \(p < 0\.001\); "
-        r"INT8 loses nothing\.",
+        r"Better than the base on statutes by 1\d\.\d ± \d\.\d points; INT8 loses nothing\.",
         built[0]["verdict"],
     )
 
@@ -205,7 +204,7 @@ def test_verdict_noise_and_worse(facts, tmp_path):
     one_better = [0.3, *base[1:]]
     noise = rebuilt(facts, tmp_path / "a", base=base, tuned=one_better, int8=base)
     assert noise["verdict"].startswith("Inside the noise: +0.2 ± ")
-    assert noise["verdict"].endswith("INT8 loses 0.2 points.")
+    assert noise["verdict"].endswith("INT8 loses 0.2.")
     assert [gate["status"] for gate in noise["gates"]] == ["failed", "passed"]
     worse = rebuilt(facts, tmp_path / "b", base=base, tuned=[v - 0.1 for v in base])
     assert worse["verdict"].startswith("Worse than the base on statutes by 10.0 ± 0.0 points")
@@ -228,8 +227,9 @@ def with_general(facts: Facts, tmp_path, change) -> dict:
 @pytest.mark.parametrize(
     ("change", "status", "said"),
     [
-        (lambda row: 0.001, "passed", "+0.1 ± 0.0 points on everything; INT8"),
-        (lambda row: -0.02, "failed", "-2.0 ± 0.0 points on everything (it may lose 0.5); INT8"),
+        (lambda row: 0.001, "passed", "; general ability +0.1 ± 0.0 points; INT8"),
+        (lambda row: 0.001 * (-1) ** (row // 4), "passed", "; general ability unchanged; INT8"),
+        (lambda row: -0.02, "failed", "general ability -2.0 ± 0.0 points (it may lose 0.5); INT8"),
         (lambda row: -0.48 if row == 3 else 0, "inconclusive", "(too few queries to tell"),
     ],
 )

@@ -1,46 +1,11 @@
 """Similarities, thresholds and false neighbours of a run."""
 
-import dataclasses
 import json
 
-import numpy as np
-import pytest
-from synthetic import make_set
+from synthetic import make_set, outcome
 
 from finetune import report
-from finetune.evaluation.artifacts import Outcome, write_outcome
 from finetune.report.similarity import calibrated, false_neighbours, similarity
-
-
-def outcome(each, answer, other):
-    """What each query got: its answer and another document lie so near."""
-    ids = tuple(each.queries)
-    others = (*ids[1:], ids[0])
-    rows = [sorted([(a, f"d{key}"), (o, f"d{name}")], reverse=True)
-            for key, name, a, o in zip(ids, others, answer, other, strict=True)]  # fmt: skip
-    values = np.array([float(row[0][1] == f"d{key}") for key, row in zip(ids, rows, strict=True)])
-    return Outcome(
-        ids, dict.fromkeys(("ndcg@10", "mrr@10", "recall@100"), values),
-        tuple(tuple(name for _, name in row) for row in rows), (),
-        tuple(tuple(cosine for cosine, _ in row) for row in rows),
-        tuple({f"d{key}": float(a)} for key, a in zip(ids, answer, strict=True)),
-    )  # fmt: skip
-
-
-@pytest.fixture
-def near(facts, tmp_path):
-    """Facts of a run whose cosines are known on both halves."""
-    rng = np.random.default_rng(0)
-    each = make_set()
-    n = len(each.queries)
-    for artifact, shift in (("base", 0.3), ("tuned", 0.0), ("onnx-int8-dynamic", 0.01)):
-        for folder in ["base"] if artifact == "base" else ["tuned", "select"]:
-            answer = np.clip(rng.normal(0.5 + shift, 0.05, n), 0, 1)
-            other = np.clip(rng.normal(0.3 + 1.4 * shift, 0.05, n), 0, 1)
-            path = tmp_path / folder / artifact / "statutes.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_outcome(path, outcome(each, answer, other))
-    return dataclasses.replace(facts, select=(tmp_path / "select", each))
 
 
 def test_answers_that_are_farther_away_are_told_apart_better(near):
@@ -73,6 +38,8 @@ def test_thresholds_reach_the_report_and_its_page(near, tmp_path):
     assert tuned["report"]["n"] == 96 and tuned["report"]["f1"] > 0.9
     page = (tmp_path / "out/report.html").read_text("utf-8")
     assert "How near matches lie" in page and f"{tuned['threshold']:.3f}" in page
+    assert "How near" in page and "shift of absolute scores is normal" in page
+    assert (tmp_path / "out/plots/similarity.svg").read_text("utf-8").count("<polyline") == 6
     assert "Tuning moves all cosines" in page and "Hardest false neighbours" in page
 
 

@@ -1,12 +1,15 @@
 """A run directory as the pipeline leaves it, with a bundle made without torch."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from made_outcomes import QUALITY, write_outcome
 from onnx import TensorProto, helper, numpy_helper
+from servers import Server
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from finetune.compose import compose
@@ -50,7 +53,7 @@ def report() -> dict:
     row = {"set": "statutes", "n": 48, "ci_low": 0.4, "ci_high": 0.6}
     return {
         "verdict": "Better than the base on statutes by 5.1 ± 2.0 points NDCG@10 (p = 0.001).",
-        "about": {"domain": "statutes"},
+        "about": {"domain": "statutes", "domain_set": "statutes"},
         "scores": [
             {**row, "artifact": "base", "metric": "ndcg@10", "value": 0.45, "delta": None,
              "p_value": None},
@@ -74,7 +77,28 @@ def run_dir(tmp_path, report) -> Path:
     for name in ("report.html", "README.md", "config.yaml", "plots/scores.svg"):
         (folder / name).write_text("内容", encoding="utf-8")
     make_bundle(folder / "bundle")
+    write_outcome(folder / "outcomes" / "onnx-int8-dynamic" / "statutes.jsonl", QUALITY)
+    write_json(folder / "outcomes" / "sets.json", {"statutes": "digest of its texts"})
     return folder
+
+
+@pytest.fixture
+def server(tmp_path, empty_store, monkeypatch):
+    for name, seconds in (("_PAUSE", 0.1), ("_LONG_PAUSE", 0.3)):
+        monkeypatch.setattr(f"finetune.tracking.curves.{name}", seconds)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Server(folder, shutil.copy(empty_store, folder / "mlflow.db"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def there(server):
+    """A client of the server, wherever it is."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=server.uri, registry_uri=server.uri)
 
 
 def make_bundle(folder: Path) -> None:

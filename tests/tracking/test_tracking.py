@@ -16,8 +16,8 @@ import pytest
 
 from finetune.config import Tracker, Tracking
 from finetune.errors import UserError
-from finetune.tracking import content, track
-from finetune.tracking.curves import Follower, metric_name, metrics
+from finetune.tracking import track
+from finetune.tracking.target import parameters
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,8 +91,11 @@ def test_a_run_in_mlflow(recorded, config, run_dir, client):
     history = client.get_metric_history(recorded.info.run_id, "select/ndcg_at_10")
     assert [(point.step, point.value) for point in history] == [(0, 0.5), (10, 0.6)]
     assert found["train/loss"] == 2.0
-    (data,) = recorded.inputs.dataset_inputs
-    assert (data.dataset.name, data.dataset.digest) == ("statutes", "0123456789abcdef")
+    given = {each.tags[0].value: each.dataset for each in recorded.inputs.dataset_inputs}
+    assert {key: (each.name, each.digest) for key, each in given.items()} == {
+        "training": ("statutes", "0123456789abcdef"),
+        "evaluation": ("statutes", "digest of its te"),
+    }  # fmt: skip
     files = {item.path for item in client.list_artifacts(recorded.info.run_id)}
     assert {"report.html", "report.json", "README.md", "config.yaml", "plots"} <= files
 
@@ -135,6 +138,7 @@ from pathlib import Path
 from finetune.tracking import track
 config, report = pickle.loads({pickle.dumps((config, report))!r})
 with track(config, Path({str(run_dir)!r})) as run:
+    run.watch([Path({str(run_dir.parent / "key" / "curves.jsonl")!r})], live=False)
     run.finish(report)
 sys.exit("mlflow" in sys.modules)
 """
@@ -253,73 +257,17 @@ def test_mlflow_that_is_not_installed(config, run_dir, monkeypatch):
 
 
 def test_a_uri_that_is_none(config, run_dir):
-    wrong = dataclasses.replace(config, tracking=Tracking(Tracker.mlflow, "./mlruns", "x", None))
+    wrong = dataclasses.replace(
+        config, tracking=Tracking(Tracker.mlflow, "./mlruns", "x", None, None)
+    )
     with pytest.raises(UserError, match=r"tracking\.uri=\./mlruns: expected a database"):
         with track(wrong, run_dir):
             pass
 
 
 def test_parameters_leave_out_what_is_not_the_run(config):
-    found = content.parameters(config)
+    found = parameters(config)
     other = dataclasses.replace(config, until="train", run_dir=Path("elsewhere"))
-    assert content.parameters(other) == found
+    assert parameters(other) == found
     assert found["train.batch_size"] == str(config.train.batch_size)
-    assert content.parameters(dataclasses.replace(config, seed=1)) != found
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("ndcg@10", "ndcg_at_10"),
-        ("onnx-int8-dynamic/statutes/ndcg@10", "onnx-int8-dynamic/statutes/ndcg_at_10"),
-        ("base/法律 问答/ndcg@10", "base/法律 问答/ndcg_at_10"),
-        ("/a//b/../c?:d/", "a/b/c__d"),
-    ],
-)
-def test_metric_names(name, expected):
-    assert metric_name(name) == expected
-
-
-def test_rows_become_metrics():
-    row = {
-        "step": 3, "time": 1.0, "epoch": 0.5, "loss": 2, "grad_norm": float("nan"),
-        "eval_ndcg@10": 0.5, "note": "text", "flag": True,
-    }  # fmt: skip
-    assert metrics(row) == {"train/loss": 2.0, "select/ndcg_at_10": 0.5}
-
-
-def test_follower(tmp_path):
-    path = tmp_path / "curves.jsonl"
-    follower = Follower([path])
-    assert follower.new() == []
-    path.write_text('{"step": 0}\n{"step": 1}\n{"st')
-    assert follower.new() == ['{"step": 0}\n', '{"step": 1}\n'], "the last line is not whole"
-    follower.sent(follower.new())
-    assert follower.new() == []
-    # A resumed training cuts the file and writes on.
-    path.write_text('{"step": 0}\n')
-    write_rows(path, {"step": 2})
-    assert follower.new() == ['{"step": 2}\n']
-    follower.close()
-
-
-def test_a_training_that_is_done_before_the_first_look(tmp_path):
-    partial, done = tmp_path / ".partial-key", tmp_path / "key"
-    follower = Follower([partial / "curves.jsonl", done / "curves.jsonl"])
-    done.mkdir()
-    write_rows(done / "curves.jsonl", {"step": 0})
-    assert follower.new() == ['{"step": 0}\n']
-    follower.close()
-
-
-def test_a_later_rounds_steps_follow_those_before(tmp_path):
-    sent = []
-
-    class Client:
-        def log_batch(self, run_id, metrics):
-            sent.extend((each.key, each.step) for each in metrics)
-
-    follower = Follower([tmp_path / "curves.jsonl"], before=48)
-    rows = [{"step": 0, "eval_ndcg@10": 0.5}, {"step": 2, "loss": 1.0}]
-    content.log_rows(Client(), "run", rows, follower.before)
-    assert sent == [("select/ndcg_at_10", 48), ("train/loss", 50)]
+    assert parameters(dataclasses.replace(config, seed=1)) != found

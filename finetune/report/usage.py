@@ -1,0 +1,81 @@
+"""How every artifact of a run is used: the section of its model card."""
+
+from collections.abc import Iterator
+
+from finetune.report import exports
+from finetune.report.facts import Facts
+
+_QUERY, _PASSAGE = "如何申请退款？", "……"
+# What a precision is for, and what it needs beside onnxruntime.
+_FORMATS = {
+    "fp32": "the reference",
+    "fp16": "for GPUs (`pip install onnxruntime-gpu`)",
+    "int8-dynamic": "the fastest on most CPUs, a quarter of the size",
+    "int8-static": "INT8 whose vectors do not depend on their batch",
+    "openvino-int8": "INT8 for OpenVINO (`pip install openvino`)",
+}
+
+
+def section(facts: Facts) -> str:
+    """Write it in Markdown: sentence-transformers, ONNX without torch, and peft where it is."""
+    parts = [_torch(facts), _onnx(facts), *([_peft(facts)] if facts.adapter else [])]
+    parts.append("\n".join(_texts(facts)))
+    return "## Use\n\n" + "\n\n".join(parts)
+
+
+def code(text: str) -> str:
+    """Return text as inline code."""
+    return "`" + text.replace("`", "'").replace("\n", " ") + "`"
+
+
+def _torch(facts: Facts) -> str:
+    package = (facts.training or {}).get("requires")
+    loads = f"; it loads only where the package {code(package)} is installed" if package else ""
+    trust = ", trust_remote_code=True" if package else ""  # for a module that is not the library's
+    return f"""With sentence-transformers, from the folder `model/`{loads}:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("model"{trust})
+query = model.encode("{_QUERY}", prompt_name="query", normalize_embeddings=True)
+passages = model.encode(["{_PASSAGE}"], prompt_name="passage", normalize_embeddings=True)
+scores = passages @ query
+```"""
+
+
+def _onnx(facts: Facts) -> str:
+    there = exports.published(facts.parity)
+    fast = "int8-dynamic" if "int8-dynamic" in there or not there else there[0]
+    formats = "\n".join(f"- `{name}`: {_FORMATS.get(name, 'ONNX')}" for name in there)
+    return f"""Without torch, from the folder `bundle/`, in one of these precisions:
+
+{formats}
+
+```python
+from pathlib import Path
+from finetune.inference import OnnxEncoder, top_k
+
+encoder = OnnxEncoder.load(Path("bundle"), "{fast}")
+queries = encoder.encode(["{_QUERY}"], "query")
+passages = encoder.encode(["{_PASSAGE}"], "passage")
+scores, indices = top_k(queries, passages, 10)
+```"""
+
+
+def _peft(facts: Facts) -> str:
+    return f"""As an adapter on the base, with peft, from `adapter/` (`model/` has it merged):
+
+```python
+from peft import PeftModel
+from sentence_transformers import SentenceTransformer
+
+adapted = SentenceTransformer("{facts.base_model}")
+adapted[0].model = PeftModel.from_pretrained(adapted[0].model, "adapter")
+```"""
+
+
+def _texts(facts: Facts) -> Iterator[str]:
+    yield f"Texts longer than {facts.model.max_length} tokens are cut. Prompts put before a text:\n"
+    for name, text in facts.model.prompts.items():
+        yield f"- {code(name)}: {code(text) if text else 'none'}"

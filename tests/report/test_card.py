@@ -1,0 +1,58 @@
+"""The model card, read as the hubs read it, and as somebody who copies from it."""
+
+import ast
+import dataclasses
+import re
+
+import pytest
+
+from finetune import report
+from finetune.config import Hub
+
+
+def card_of(facts, tmp_path) -> str:
+    report.build(facts, tmp_path)
+    return (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_the_hub_reads_metadata_and_scores(facts, tmp_path):
+    ModelCard = pytest.importorskip("huggingface_hub").ModelCard
+    model = dataclasses.replace(facts.model, hub=Hub.huggingface, id="owner/base")
+    facts = dataclasses.replace(facts, model=model)
+    content = report.build(facts, tmp_path)
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.license, data.base_model, data.language) == ("mit", "owner/base", ["zh"])
+    assert data.to_dict()["base_model_relation"] == "finetune"
+    assert data.library_name == "sentence-transformers"
+    assert data.pipeline_tag == "sentence-similarity"
+    tuned = {(row["set"], row["metric"].replace("@", "_at_")): row["value"]
+             for row in content["scores"]
+             if row["artifact"] == "tuned" and "/" not in row["set"]}  # fmt: skip
+    told = {(each.dataset_name, each.metric_type): each.metric_value for each in data.eval_results}
+    assert told.keys() == tuned.keys()
+    assert all(told[key] == pytest.approx(tuned[key], abs=1e-5) for key in tuned)
+
+
+def test_usage_of_every_artifact_is_python(facts, tmp_path):
+    card = card_of(dataclasses.replace(facts, adapter=True), tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    for block in blocks:
+        ast.parse(block)
+    assert [block.splitlines()[0] for block in blocks] == [
+        "from sentence_transformers import SentenceTransformer", "from pathlib import Path",
+        "from peft import PeftModel",
+    ]  # fmt: skip
+    for precision in facts.parity:
+        assert f"- `{precision}`: " in card
+    assert "peft" not in card_of(facts, tmp_path)
+
+
+def test_licences_and_flaws_of_the_data(facts, tmp_path):
+    told = dataclasses.replace(
+        facts, data_licences="research-only (STARD: MIT; advice: research only)",
+        data_flaws=["judged by <one> person"],
+    )  # fmt: skip
+    card = card_of(told, tmp_path)
+    assert "Licences of the sources: research-only (STARD: MIT; advice: research only)." in card
+    assert r"- Data: judged by \<one\> person" in card
+    assert "unknown: no data card names them" in card_of(facts, tmp_path)
