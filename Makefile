@@ -11,9 +11,9 @@ demo: install
 		generate.pairs=400 $(ARGS) $(if $(limit),limit=$(limit))
 
 test: install lint
-	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu and not browser"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu"
 
-# Report and MLflow pages in the system's Chromium; without one these are skipped, and say so.
+# Of the tests, those of report and MLflow pages in the system's Chromium; skipped without one.
 browser: install
 	$(BIN)/pytest -rs -m browser
 
