@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.utils import get_class
 
+from finetune import script
 from finetune.config import Config, Generate, Kind, Use
 from finetune.errors import first_line, nearest
 
@@ -69,6 +70,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "evaluate.samples": (99, 1_000_000),
     "evaluate.alpha": (0, 1),
     "evaluate.visible": (0, 1),
+    "evaluate.max_script_gap": (-1e-9, 1),
     "evaluate.max_latency_ms": (0, math.inf),
     "evaluate.speed_texts": (0, math.inf),
     "evaluate.machine_price": (0, math.inf),
@@ -120,6 +122,9 @@ def problems(config: Config) -> Iterator[str]:
         yield from _scored_problems(config)
     yield from _mix_problems(config)
     yield from _noise_problems(config)
+    yield from script.problems(
+        config.script, config.opencc, config.encode, distilled=config.distill.asked
+    )
 
 
 def _scored_problems(config: Config) -> Iterator[str]:

@@ -13,6 +13,7 @@ from finetune import steps
 from finetune.config import Config
 from finetune.errors import nearest
 from finetune.evaluation import cmteb
+from finetune.script import KEEP
 from finetune.stage import Done, Step, publish
 from finetune.steps import Inputs, Settings
 
@@ -73,10 +74,12 @@ def cmteb_task(settings: Settings, inputs: Inputs, out: Path) -> None:
         import torch
 
         from finetune import model as models
+        from finetune.inference.script import converted
 
         torch.set_num_threads(settings["threads"])
         loaded = models.load(inputs["model"] / "model", settings["device"])
-        encoder: Encoder = models.TorchEncoder(loaded, tokens=settings["encode_tokens"])
+        torch_encoder = models.TorchEncoder(loaded, tokens=settings["encode_tokens"])
+        encoder: Encoder = converted(torch_encoder, settings.get("script", KEEP))
     else:
         encoder = steps.encoder_of(artifact, settings, inputs, out)
     cmteb.run(settings["task"], encoder, artifact, inputs.get("task"), out)

@@ -7,6 +7,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Dict, List, Optional  # noqa: UP035 (OmegaConf reads these forms)
 
+from finetune.script import Encode, OpenCC
+
 
 class Source(Enum):
     """Where a domain's data comes from: the user's files, or the embedded law articles."""
@@ -304,6 +306,8 @@ class Evaluate:
     min_gain: float
     visible: float
     max_int8_drop: float
+    scripts: Optional[bool]  # noqa: UP045
+    max_script_gap: float
     max_latency_ms: Optional[float]  # noqa: UP045
     speed_texts: int
     machine_price: Optional[float]  # noqa: UP045
@@ -341,11 +345,14 @@ class Config:
     limit: Optional[int]  # noqa: UP045
     until: Optional[str]  # noqa: UP045
     run_dir: Optional[Path]  # noqa: UP045
+    script: str
     paths: Paths
     domain: Domain
     generate: Generate
     mix: Dict[str, Mixed]  # noqa: UP006
     check: Check
+    opencc: OpenCC
+    encode: Encode
     model: Model
     adapter: Dict[str, Any]  # noqa: UP006
     loss: Dict[str, Any]  # noqa: UP006

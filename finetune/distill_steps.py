@@ -12,6 +12,7 @@ from finetune.config import Config, Hub
 from finetune.errors import UserError
 from finetune.processes import everywhere
 from finetune.records import read_json, write_json
+from finetune.script import KEEP
 from finetune.stage import Step
 from finetune.steps import Inputs, Settings
 
@@ -74,6 +75,7 @@ def student(settings: Settings, inputs: Inputs, out: Path) -> None:
 def distill(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Teach the student, guarded by the select half."""
     from finetune import chunks, distillation
+    from finetune.inference.script import converter
 
     rows = distillation.lessons(
         inputs["pairs"],
@@ -83,6 +85,8 @@ def distill(settings: Settings, inputs: Inputs, out: Path) -> None:
         max_length=settings["train"].max_length,
         seed=settings["seed"],
     )
+    convert = converter(settings.get("script", KEEP))
+    rows = [replace(row, text=convert(row.text)) for row in rows]  # as they will be encoded
     batch_size = settings["train"].batch_size
     examples = distillation.examples(rows, batch_size, settings["seed"])
     chunks.train(examples, settings, inputs, out)

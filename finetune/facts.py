@@ -80,7 +80,7 @@ class Facts:
         columns = min(map(len, texts.sample))  # training takes the negatives that all rows have
         lengths = np.stack([self.lengths([row[i] for row in texts.sample])
                             for i in range(columns)], 1)  # fmt: skip
-        made = self._planned[step.inputs["pairs"]]
+        made = self._maker(step)
         if not made.cached and "mine" in made.step.settings:
             mined = made.step.settings["mine"].negatives  # texts like the positives
             lengths = np.concatenate([lengths[:, :2], *[lengths[:, 1:2]] * mined], axis=1)
@@ -98,7 +98,7 @@ class Facts:
 
     def texts(self, step: Step) -> Texts | None:
         """The pairs that a step reads; None where a step before it has yet to make them."""
-        made = self._planned[step.inputs.get("pairs", "data")]
+        made = self._maker(step)
         if made.cached:
             return rows_of(made.folder)
         if {"mine", "noise"} & made.step.settings.keys():
@@ -106,6 +106,12 @@ class Facts:
         if self.data is None:
             return None
         return self._made(made.step) if "generate" in made.step.settings else self.data.rows
+
+    def _maker(self, step: Step) -> Planned:
+        """The step whose rows a step reads; behind those that put rows into another script."""
+        made = self._planned[step.inputs.get("pairs", "data")]
+        converts = not made.cached and made.step.name.startswith("script")
+        return self._maker(made.step) if converts else made
 
     @cached_property
     def general(self) -> Peek | None:

@@ -19,7 +19,8 @@ from finetune.stage import Planned, Step
 # Seconds that a step takes beside its operations: imports and loading (the demo's, rounded up).
 _STARTUP = {"data": 2, "general": 2, "generate": 3, "base": 3, "export": 4, "embed": 2, "noise": 1,
             "mine": 1, "pool": 1, "student": 3, "train": 8, "distill": 12, "merge": 4,
-            "evaluate": 5, "evaluate_general": 2, "report": 2}  # fmt: skip
+            "evaluate": 5, "evaluate_general": 2, "script": 2, "script_sets": 2,
+            "script_select": 1, "characters": 3, "report": 4}  # fmt: skip
 _LOADING = 2  # seconds to write and load a model
 _INT8_SECONDS = 0.65e-6  # a matrix weight: rounding so that errors cancel (demo: 14 s for 21 M)
 _MINE_SECONDS = 0.7e-3  # a pair
@@ -142,6 +143,8 @@ def _evaluate(step: Step, facts: Facts) -> Cost:
             continue
         scored_by_another = artifact == "onnx-fp32" and step.settings["device"] == "cpu"
         corpus = 0 if "embed" in step.inputs else data.passages.count * passage
+        if step.inputs["data"] == "script-sets":
+            corpus += data.passages.count * passage  # once more, in the other script
         flops = 0.0 if scored_by_another else questions + corpus
         seconds += flops / _encoding_rate(artifact, step)
         seconds += step.settings["speed_texts"] * passage / _encoding_rate(artifact, step, own=True)

@@ -16,6 +16,7 @@ from finetune import steps
 from finetune.config import Config, Precision, Source
 from finetune.errors import UserError
 from finetune.records import EvaluationSet, half, only_set, write_json, write_set
+from finetune.script import KEEP
 from finetune.stage import Step
 from finetune.steps import Inputs, Settings, encoder_of
 
@@ -149,6 +150,8 @@ def _half(inputs: Inputs, part: str) -> EvaluationSet:
 def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Merge the tuned model with its base: score each weight on the select halves, publish one."""
     from finetune import merging
+    from finetune.data.script import convert_set
+    from finetune.inference.script import converter
     from finetune.training import Guard
 
     base, tuned = inputs["model"] / "model", inputs["tuned"] / "model"
@@ -160,7 +163,8 @@ def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
         return
     sets = [only_set(inputs["select"])]
     if "general" in inputs:
-        sets.append(_pool(settings, inputs))
+        # The domain's questions are converted as encoders will convert them; these here.
+        sets.append(convert_set(_pool(settings, inputs), converter(settings.get("script", KEEP))))
     precision, tokens = Precision(settings["precision"]), settings["encode_tokens"]
     guards = [Guard(each, precision, tokens) for each in sets]
     weights = sorted({0.0, *settings["weights"], 1.0})

@@ -21,6 +21,7 @@ from finetune import (
     mix_steps,
     processes,
     rounds,
+    script_steps,
     steps,
     tracking,
 )
@@ -79,6 +80,7 @@ def steps_of(config: Config) -> list[Step]:
     clean = "noise" if noisy else own
     pairs = "mine" if mined else clean
     machine = {"device": config.hardware.device, "threads": config.hardware.threads}
+    machine |= script_steps.encoding(config)
     general = forgetting.folder_of(config)
     mixed = mix_steps.OUTPUTS if config.mix else {}
     mix = mix_steps.train_settings(config) if config.mix else {}
@@ -133,7 +135,7 @@ def steps_of(config: Config) -> list[Step]:
         ) | encoding,
         {"model": tuned, "export": "export", "data": "data"},
     )  # fmt: skip
-    return [
+    planned = [
         *first,
         *([embed] if searched else []),
         *([noise] if noisy else []),
@@ -173,6 +175,7 @@ def steps_of(config: Config) -> list[Step]:
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
              "mined": mined, "report": config.report}
+            | script_steps.encoding(config)
             | ({"distill": dataclasses.replace(config.distill, teacher=None)} if distilled else {}),
             {"data": own, "sets": "data", "pairs": pairs, "export": "export",
              "evaluate_base": "evaluate-base", "evaluate": "evaluate"} | mixed
@@ -184,6 +187,7 @@ def steps_of(config: Config) -> list[Step]:
             files=_card(config),
         ),
     ]  # fmt: skip
+    return script_steps.applied(planned, config)
 
 
 def _card(config: Config) -> dict[str, Path]:
@@ -244,15 +248,21 @@ def run(config: Config) -> dict[str, Any] | None:
                     return None
             budget.remember(planned, done, resumed, config)
             by_name = {each.step.name: each for each in planned}
-            report = _publish(done, by_name[by_name["export"].step.inputs["model"]], run_dir)
+            tuned = by_name[by_name["export"].step.inputs["model"]]
+            report = _publish(done, tuned, run_dir, config)
             tracked.finish(report)
     log.info("run: %s", run_dir)
     return report
 
 
-def _publish(done: dict[str, Done], tuned: Planned, run_dir: Path) -> dict[str, Any]:
+def _publish(
+    done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config
+) -> dict[str, Any]:
     """Put the results into the run directory; return the report."""
+    from finetune.inference.script import write_script
+
     publish(tuned.folder / "model", run_dir / "model")
+    write_script(run_dir / "model", config.encode.script)
     shutil.rmtree(run_dir / "adapter", ignore_errors=True)  # of an earlier run
     adapter = tuned.folder / "adapter"
     if adapter.is_dir() and tuned.step.inputs["model"] == "base":  # else it is of a tuned model

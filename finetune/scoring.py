@@ -19,6 +19,7 @@ from finetune.evaluation.lengths import at_lengths
 from finetune.evaluation.slices import slices
 from finetune.inference import BundleInfo, Encoder, OnnxEncoder
 from finetune.inference.bundle import is_bundle
+from finetune.inference.script import converted, read_script
 from finetune.progress import bar
 from finetune.records import AnySet, EvaluationSet, RerankingSet, Score, write_json
 from finetune.report.scores import measure
@@ -107,8 +108,8 @@ def _encoders(
     if is_bundle(artifact):
         names = [precision] if precision else sorted(BundleInfo.read(artifact).precisions)
         for name in names:
-            encoder = OnnxEncoder.load(artifact, name)
-            yield artifact_name(name), encoder, encoder.info.dims
+            bundled = OnnxEncoder.load(artifact, name)
+            yield artifact_name(name), bundled, bundled.info.dims
         return
     if not (artifact / "modules.json").is_file():
         raise UserError(
@@ -120,7 +121,8 @@ def _encoders(
     from finetune.model import TorchEncoder, load
 
     tuned = (artifact.parent / "report.json").is_file()
-    yield "tuned" if tuned else "base", TorchEncoder(load(artifact)), ()
+    encoder = converted(TorchEncoder(load(artifact)), read_script(artifact))
+    yield "tuned" if tuned else "base", encoder, ()
 
 
 def _all_lengths(artifact: Path, precision: str | None) -> Iterator[tuple[str, Encoder]]:

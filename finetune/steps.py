@@ -31,6 +31,7 @@ from finetune.records import (
     write_jsonl,
     write_set,
 )
+from finetune.script import KEEP
 
 if TYPE_CHECKING:
     from finetune.inference import Encoder
@@ -66,19 +67,21 @@ def export(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune import hub
     from finetune import model as models
     from finetune.export import Origin, draw, export_bundle
+    from finetune.inference.script import converted
 
     facts, quantize = settings["model"], settings.get("quantize")  # the base has no INT8 form
+    way = settings.get("script", KEEP)
     loaded = models.load(inputs["model"] / "model")
     texts = _sample(inputs["data"], settings["export"].parity_texts, settings["seed"])
     fitted = max(quantize.weight_texts, quantize.range_texts) if quantize else 0
     _set_threads(settings)
     parity = export_bundle(
         loaded,
-        models.TorchEncoder(loaded),
+        converted(models.TorchEncoder(loaded), way),
         texts,
         out / "bundle",
         Origin(settings["name"], facts.id or str(facts.path or facts.name),
-               hub.pinned(facts) or "unknown", facts.licence),
+               hub.pinned(facts) or "unknown", facts.licence, way),
         settings["export"],
         settings["threads"],
         settings.get("dims", ()),
@@ -240,15 +243,22 @@ def timed(artifact: str, settings: Settings, inputs: Inputs) -> dict[str, float]
 def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Put the scores, their uncertainty and the gates together."""
     from finetune import rounds
+    from finetune.data import tokens
     from finetune.evaluation import cmteb
     from finetune.report import Facts, build
+    from finetune.report.scripts import is_converted
 
     data_folder = inputs["sets"]
     sets = [read_set(folder) for folder in sorted((data_folder / "report").iterdir())]
     names, selected = [each.name for each in sets], _select(data_folder).name
     general = only_set(inputs["general"] / "report") if "general" in inputs else None
-    noise = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}
-    mixed = {"mixed": read_json(inputs["mixed"] / "summary.json")} if "mixed" in inputs else {}
+    more = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}
+    if "mixed" in inputs:
+        more["mixed"] = read_json(inputs["mixed"] / "summary.json")
+    if "script" in inputs:
+        more["script"] = read_json(inputs["script"] / "summary.json")["script"]
+    given = [each for each in sets if not is_converted(each.name)]
+    told = [*given, general] if general else given
     build(
         Facts(
             recipe=settings["recipe"],
@@ -263,7 +273,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             outcomes=[inputs[name] / "outcomes" for name in inputs if name.startswith("evaluate")],
             speeds=read_json(inputs["evaluate_base"] / "speed.json")
             | read_json(inputs["evaluate"] / "speed.json"),
-            data_summary=read_json(inputs["data"] / "summary.json") | noise | mixed,
+            data_summary=read_json(inputs["data"] / "summary.json") | more,
             mining=rounds.mining(inputs) if settings["mined"] else None,
             training=rounds.training(inputs),
             curves=rounds.curves(inputs, out),
@@ -273,6 +283,8 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             general_set=general.name if general else None,
             merge=read_json(inputs["merge"] / "merge.json") if "merge" in inputs else None,
             select=(inputs["evaluate"] / "select", _select(data_folder)),
+            tokens=tokens.of_run(inputs, told, settings["model"].max_length, settings["domain"]),
+            script=settings.get("script", KEEP),
             cmteb=cmteb.rows(inputs, settings["model"], read_json(inputs["data"] / "summary.json")),
         ),
         out,
@@ -314,10 +326,12 @@ def _own_encoder(artifact: str, settings: Settings, inputs: Inputs) -> "Encoder"
     """Return the encoder of the artifact itself: torch for model folders, ONNX for exports."""
     if artifact in ("base", "tuned"):
         from finetune import model as models
+        from finetune.inference.script import converted
 
         _set_threads(settings)
         loaded = models.load(inputs["model"] / "model", settings["device"])
-        return models.TorchEncoder(loaded, tokens=settings["encode_tokens"])
+        encoder = models.TorchEncoder(loaded, tokens=settings["encode_tokens"])
+        return converted(encoder, settings.get("script", KEEP))
     from finetune.inference import OnnxEncoder
 
     folder = _bundled(artifact, inputs)

@@ -70,7 +70,7 @@ def prepare(
     write_jsonl(out / "train.jsonl", loaded.pairs)
     write_jsonl(out / "known.jsonl", _known(everything.pairs, loaded.pairs))
     write_jsonl(out / "dropped.jsonl", loaded.dropped)
-    _write_sets(out, {"select": loaded.select, "report": loaded.report})
+    write_sets(out, {"select": loaded.select, "report": loaded.report})
     summary = summarise(loaded) | {"findings": findings.counted(found)}
     write_json(out / "summary.json", summary)
     log.info("%s: %s pairs of %s rows", domain.name, summary["pairs"], summary["read"])
@@ -242,7 +242,7 @@ def _nothing_left(domain: Domain, dropped: Sequence[Dropped]) -> str:
     )
 
 
-def _write_sets(out: Path, sets: Mapping[str, Sequence[AnySet]]) -> None:
+def write_sets(out: Path, sets: Mapping[str, Sequence[AnySet]]) -> None:
     """Write each set; a corpus that several share is written once and hard-linked."""
     written: dict[int, Path] = {}
     for part, evaluation_sets in sets.items():

@@ -10,9 +10,9 @@
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 
+from finetune.inference.script import converter
 from finetune.records import AnySet, EvaluationSet
 
 FEWEST = 20  # questions in a slice; below, an interval is too wide to say anything
@@ -105,13 +105,5 @@ def _terms(text: str) -> Iterator[str]:
 
 def _changes(text: str, way: str) -> int:
     """How many characters another script writes otherwise."""
-    converted = _converter(way)(text)
+    converted = converter(way)(text)
     return sum(one != other for one, other in zip(text, converted, strict=False))
-
-
-@cache
-def _converter(way: str) -> Callable[[str], str]:
-    import opencc
-
-    convert: Callable[[str], str] = opencc.OpenCC(way).convert
-    return convert

@@ -18,6 +18,7 @@ from finetune.export.parity import Comparison, misses, told
 from finetune.export.quantized import FORMS, Quantizer
 from finetune.inference import BundleFile, BundleInfo, Encoder, OnnxEncoder
 from finetune.inference.bundle import MODEL_FILE, TOKENIZER_FILE, sha256
+from finetune.script import KEEP
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,14 @@ class Origin:
         base_model: Hub id or path of the model that was tuned.
         base_revision: Its revision, or ``unknown``.
         licence: Licence of the base, which the tuned model inherits.
+        script: Conversion of every text before it is tokenised.
     """
 
     name: str
     base_model: str
     base_revision: str
     licence: str
+    script: str = KEEP
 
 
 def export_bundle(
@@ -60,7 +63,8 @@ def export_bundle(
 
     Args:
         model: What to export; left as it was.
-        reference: The same model on torch in fp32; its vectors are what the artifacts must give.
+        reference: The same model on torch in fp32, converting texts as the bundle will; its
+            vectors are what the artifacts must give.
         texts: Texts of the domain, at least 2 different ones; 500 tell enough.
         out: The bundle's folder; must not exist, or be empty.
         origin: What the bundle says of where the model comes from.

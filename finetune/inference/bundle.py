@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.script import KEEP, THERE
 
 FORMAT = 1
 FILE = "bundle.json"
@@ -63,6 +64,8 @@ class BundleInfo:
         precisions: The models in the folder, by precision.
         dims: Shorter lengths that the vectors may be cut to (matryoshka training), longest first;
             the file has the key only where there are any.
+        script: OpenCC's conversion of every text before it is tokenised, ``t2s`` for one; the file
+            has the key only where it is not ``keep``.
         format: Version of this file's form.
     """
 
@@ -79,6 +82,7 @@ class BundleInfo:
     tokenizer_sha256: str
     precisions: Mapping[str, BundleFile]
     dims: tuple[int, ...] = ()
+    script: str = KEEP
     format: int = FORMAT
 
     @property
@@ -102,8 +106,9 @@ class BundleInfo:
             )
         names = {f.name for f in dataclasses.fields(cls)}
         # A key we do not know may change how texts must be treated: refuse rather than ignore it.
-        if {*content, "dims"} != names:
-            missing, unknown = sorted(names - {*content, "dims"}), sorted(content.keys() - names)
+        present = {*content, "dims", "script"}
+        if present != names:
+            missing, unknown = sorted(names - present), sorted(content.keys() - names)
             raise UserError(
                 f"{folder / FILE}: missing keys {missing}, unknown keys {unknown}: "
                 "export the model again"
@@ -115,6 +120,11 @@ class BundleInfo:
                 f"{folder / FILE}: precisions is {content['precisions']!r}; expected file, sha256, "
                 "bytes and plan by precision: export the model again"
             ) from error
+        if content.get("script", KEEP) not in (KEEP, *THERE):
+            raise UserError(
+                f"{folder / FILE}: script is {content['script']!r}; this version of finetune "
+                f"converts {', '.join(THERE)}: export the model again"
+            )
         dims = tuple(content.get("dims", ()))
         return cls(**{**content, "precisions": files, "dims": dims})
 
@@ -124,6 +134,8 @@ class BundleInfo:
         content = dataclasses.asdict(self)
         if not self.dims:
             del content["dims"]
+        if self.script == KEEP:
+            del content["script"]
         text = json.dumps(content, ensure_ascii=False, indent=2)
         path.write_text(text + "\n", encoding="utf-8")
         return path

@@ -15,6 +15,7 @@ from finetune.inference.batches import TOKEN_BUDGET, token_budget_batches
 from finetune.inference.bundle import TOKENIZER_FILE, BundleInfo, sha256
 from finetune.inference.encoder import check_texts, shortened
 from finetune.inference.machine import cpus, settings
+from finetune.inference.script import converter
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class OnnxEncoder:
         self._tokenizer = tokenizer
         self._session = session
         self._budget = budget
+        self._convert = converter(info.script)
 
     @classmethod
     def load(
@@ -142,9 +144,9 @@ class OnnxEncoder:
         for start in range(0, len(texts), CHUNK):
             try:
                 encodings = self._tokenizer.encode_batch_fast(
-                    [prefix + text for text in texts[start : start + CHUNK]]
+                    [prefix + self._convert(text) for text in texts[start : start + CHUNK]]
                 )
-            except TypeError:
+            except (TypeError, AttributeError, UnicodeEncodeError):
                 check_texts(texts)  # names the text at fault
                 raise
             ids = [encoding.ids for encoding in encodings]

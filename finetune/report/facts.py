@@ -9,6 +9,7 @@ from finetune.config import Distill, Evaluate, Lang, Model
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
 from finetune.records import AnySet, EvaluationSet, RerankingSet, ScoredSet
+from finetune.script import KEEP
 
 # The metrics that decide: of retrieval sets, of scored sets, of reranking sets.
 MAIN = (EvaluationSet.main, ScoredSet.main, RerankingSet.main)
@@ -50,6 +51,8 @@ class Facts:
         merge: Content of ``merge.json``; None where the tuned model was left as it is.
         distill: Of a student: then the base is its teacher.
         select: The folder with ``<artifact>/<set>.jsonl`` of the select half, and that half.
+        tokens: What the tokenizer makes of the texts, as `finetune.data.tokens.report` tells it.
+        script: How the encoder converts texts before it tokenises them.
         cmteb: Rows of C-MTEB, as `finetune.evaluation.cmteb.rows` gathers them.
         lang: Of the page.
         data_licences: What the data card says of its sources' licences; None without a card.
@@ -80,6 +83,8 @@ class Facts:
     data_licences: str | None = None
     data_flaws: Sequence[str] = ()
     adapter: bool = False
+    tokens: Mapping[str, Any] | None = None
+    script: str = KEEP
 
     @property
     def kept_base(self) -> bool:

@@ -109,16 +109,16 @@ def gain(
     difference = compare(base, tuned, settings.samples, seed)
     if difference.delta > settings.min_gain and difference.p_value < settings.alpha:
         status = Status.passed
-    elif difference.ci_high <= settings.min_gain or _can_tell(tuned - base, settings):
+    elif difference.ci_high <= settings.min_gain or can_tell(tuned - base, settings):
         status = Status.failed
     else:
         status = Status.inconclusive
     detail = Said(
         "gate.gain", set=set_name, metric=METRIC_NAMES[metric], n=len(base),
-        delta=_points(difference.delta), low=_points(difference.ci_low),
-        high=_points(difference.ci_high), p=f"{difference.p_value:.2g}",
+        delta=points(difference.delta), low=points(difference.ci_low),
+        high=points(difference.ci_high), p=f"{difference.p_value:.2g}",
         counted=Said(f"counted.{counted(metric)}"), threshold=f"{100 * settings.min_gain:.1f}",
-        alpha=f"{settings.alpha:g}", few=_too_few(status, tuned - base, metric),
+        alpha=f"{settings.alpha:g}", few=too_few(status, tuned - base, metric),
     )  # fmt: skip
     return Gate(
         "gain", status, difference.delta, settings.min_gain, len(base), difference.ci_low,
@@ -136,9 +136,9 @@ def general(base: Values, tuned: Values, settings: Evaluate, seed: int, set_name
     drop, limit = difference.delta, settings.max_general_drop
     status = _within(difference, limit, base - tuned, settings)
     detail = Said(
-        "gate.general", set=set_name, n=len(base), delta=_points(-drop),
-        low=_points(-difference.ci_high), high=_points(-difference.ci_low),
-        threshold=f"{100 * limit:.1f}", few=_too_few(status, base - tuned),
+        "gate.general", set=set_name, n=len(base), delta=points(-drop),
+        low=points(-difference.ci_high), high=points(-difference.ci_low),
+        threshold=f"{100 * limit:.1f}", few=too_few(status, base - tuned),
     )  # fmt: skip
     return Gate(
         "general", status, drop, limit, len(base),
@@ -198,7 +198,7 @@ def int8(fp32: Values, quantised: Values, settings: Evaluate, seed: int, metric:
     detail = Said(
         "gate.int8", metric=METRIC_NAMES[metric], delta=_percent(-drop), low=_percent(-high),
         high=_percent(-low), n=len(fp32), counted=Said(f"counted.{counted(metric)}"),
-        threshold=f"{100 * limit:g}", few=_too_few(status, fp32 - quantised, metric),
+        threshold=f"{100 * limit:g}", few=too_few(status, fp32 - quantised, metric),
     )  # fmt: skip
     return Gate(
         "int8", status, drop, limit, len(fp32), low, high, difference.p_value, detail
@@ -238,16 +238,17 @@ def by_question(pairs: list[tuple[Outcome, Outcome]]) -> tuple[Values, Values]:
 def _within(drop: Difference, limit: float, differences: Values, settings: Evaluate) -> Status:
     if drop.ci_low > limit:
         return Status.failed
-    if drop.ci_high <= limit or (drop.delta <= limit and _can_tell(differences, settings)):
+    if drop.ci_high <= limit or (drop.delta <= limit and can_tell(differences, settings)):
         return Status.passed
     return Status.inconclusive
 
 
-def _can_tell(differences: Values, settings: Evaluate) -> bool:
+def can_tell(differences: Values, settings: Evaluate) -> bool:
+    """Say whether a set would show a difference of ``evaluate.visible`` 4 times in 5."""
     return smallest_difference(differences) <= settings.visible
 
 
-def _too_few(status: Status, differences: Values, metric: str = "ndcg@10") -> Said:
+def too_few(status: Status, differences: Values, metric: str = "ndcg@10") -> Said:
     """Say what the set could have shown, where it could not tell."""
     if status is not Status.inconclusive:
         return Said("nothing")
@@ -262,7 +263,8 @@ def _not_improved(gate: Gate) -> Gate:
     return replace(gate, status=Status.failed, detail=Said("gate.not-improved", detail=gate.detail))
 
 
-def _points(fraction: float) -> str:
+def points(fraction: float) -> str:
+    """A difference in points, with its sign."""
     return f"{round(100 * fraction, 1) + 0.0:+.1f}"  # + 0.0 turns -0.0 into 0.0
 
 

@@ -51,6 +51,7 @@ def render(
         currency=facts.evaluate.currency,
         plots=plots,
         similarity=list(_similarity(report)),
+        metric_names=METRIC_NAMES,
         changed=changed,
         facts=list(_fact_tables(facts)),
         merge=facts.merge,

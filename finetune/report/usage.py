@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from finetune.report import exports
 from finetune.report.facts import Facts
+from finetune.script import KEEP
 
 _QUERY, _PASSAGE = "如何申请退款？", "……"
 # What a precision is for, and what it needs beside onnxruntime.
@@ -32,14 +33,21 @@ def _torch(facts: Facts) -> str:
     package = (facts.training or {}).get("requires")
     loads = f"; it loads only where the package {code(package)} is installed" if package else ""
     trust = ", trust_remote_code=True" if package else ""  # for a module that is not the library's
-    return f"""With sentence-transformers, from the folder `model/`{loads}:
+    imported = made = converting = ""
+    query, passage = f'"{_QUERY}"', f'"{_PASSAGE}"'
+    if facts.script != KEEP:  # which the library knows nothing of
+        imported = "from opencc import OpenCC\n"
+        made = f'convert = OpenCC("{facts.script}").convert\n'
+        converting = "; every text is converted first"
+        query, passage = f"convert({query})", f"convert({passage})"
+    return f"""With sentence-transformers, from the folder `model/`{loads}{converting}:
 
 ```python
-from sentence_transformers import SentenceTransformer
+{imported}from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("model"{trust})
-query = model.encode("{_QUERY}", prompt_name="query", normalize_embeddings=True)
-passages = model.encode(["{_PASSAGE}"], prompt_name="passage", normalize_embeddings=True)
+{made}model = SentenceTransformer("model"{trust})
+query = model.encode({query}, prompt_name="query", normalize_embeddings=True)
+passages = model.encode([{passage}], prompt_name="passage", normalize_embeddings=True)
 scores = passages @ query
 ```"""
 

@@ -9,7 +9,7 @@ from typing import Any
 from finetune.config import Distill, to_dict
 from finetune.evaluation.slices import slices
 from finetune.records import EvaluationSet, Score, digest, write_json
-from finetune.report import card, exports, page
+from finetune.report import card, exports, page, scripts
 from finetune.report.drawn import Plots, plotted
 from finetune.report.examples import Example, changed
 from finetune.report.facts import (
@@ -25,6 +25,7 @@ from finetune.report.scores import measure, speed_rows
 from finetune.report.similarity import calibrated, false_neighbours, similarity
 from finetune.report.verdict import verdict
 from finetune.report.words import Said
+from finetune.script import KEEP
 
 
 def build(facts: Facts, out: Path) -> dict[str, Any]:
@@ -40,9 +41,11 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
         The content of ``report.json``; the pipeline fills ``stages`` when it publishes.
     """
     outcomes = read_outcomes(facts)
-    kinds = {each.name: slices(each, facts.model.max_length) for each in facts.sets}
+    kinds = {each.name: slices(each, facts.model.max_length) for each in facts.sets
+             if not scripts.is_converted(each.name)}  # fmt: skip
     rows = measure(outcomes, facts.evaluate.samples, facts.seed, kinds)
-    gates = [*judge(outcomes, facts), *exports.unpublished(facts.parity)]
+    gates = [*judge(outcomes, facts), *scripts.gates(outcomes, facts),
+             *exports.unpublished(facts.parity)]  # fmt: skip
     scores = [row for row in rows if row.artifact not in BASELINES]
     report: dict[str, Any] = {
         "verdict": verdict(facts, scores, gates),
@@ -59,6 +62,8 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
         "merge": facts.merge and dict(facts.merge),
         "parity": dict(facts.parity),
         "cmteb": [dict(row) for row in facts.cmteb],
+        "scripts": scripts.sections(outcomes, facts),
+        "tokens": facts.tokens and dict(facts.tokens),
         "notes": list(_notes(facts, rows)),
     }
     domain = next((each for each in facts.sets if each.name == facts.domain_set), None)
@@ -117,6 +122,8 @@ def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[Said]:
     if facts.general_set is None:
         yield Said("note.forgetting")
     yield from exports.notes(facts.parity)
+    if facts.script != KEEP:
+        yield Said("note.script", way=facts.script)
     if facts.merge:
         yield Said("note.merged", why=facts.merge["why"])
     if facts.distill:

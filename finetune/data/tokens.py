@@ -1,0 +1,168 @@
+"""What a tokenizer makes of texts in either script: tokens a character, unknown ones, what is cut.
+
+tokens per character = tokens (without those that every text gets) / characters
+unknown              = share of these tokens that stand for "not in the vocabulary"
+cut                  = share of texts with more tokens than the model reads
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from finetune.inference.bundle import TOKENIZER_FILE
+from finetune.inference.script import converter
+from finetune.records import AnySet, read_dicts, read_json
+from finetune.script import BACK
+
+SCRIPTS = {"simplified": "t2s", "traditional": "s2tw"}
+_SAMPLE = 2_000  # texts of each set whose tokens are counted
+_SCANNED = 50_000  # texts in all whose characters are looked at
+_SHOWN = 40  # unknown characters that are listed
+_HAN = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a tokenizer makes of a set's texts, converted into one script."""
+
+    set: str
+    script: str
+    texts: int
+    tokens_per_character: float
+    unknown: float
+    cut: float
+
+
+def report(tokenizer: Tokenizer, sets: Mapping[str, Sequence[str]], window: int) -> dict[str, Any]:
+    """Tell what a tokenizer makes of texts in both scripts.
+
+    Args:
+        tokenizer: Without truncation.
+        sets: Texts by what they are called; of each a sample is taken.
+        window: Tokens that the model reads.
+
+    Returns:
+        ``rows`` (`Row`) and ``unknown``: by script, how many ``characters`` the tokenizer does not
+        know, how many ``times`` they stand in the texts, of how many (``of``), and the most
+        ``frequent``.
+    """
+    rows = [
+        asdict(_row(tokenizer, name, script, texts, window))
+        for name, texts in sets.items() if texts for script in SCRIPTS
+    ]  # fmt: skip
+    every = _spread([text for texts in sets.values() for text in texts], _SCANNED)
+    return {"rows": rows, "unknown": {
+        script: _told(unknown_characters(tokenizer, characters(every, way)))
+        | {"of": sum(map(len, every))}
+        for script, way in SCRIPTS.items()
+    }}  # fmt: skip
+
+
+def of_run(
+    inputs: Mapping[str, Path], sets: Sequence[AnySet], window: int, domain: str
+) -> dict[str, Any]:
+    """Report on the tokenizer of a run's bundle.
+
+    Args:
+        inputs: ``export`` (the bundle's step), ``data`` (the training rows'), and, where there
+            are, ``mixed`` (the mixed sets') and ``characters`` (those that were added).
+        sets: Evaluation sets.
+        window: Tokens that the model reads.
+        domain: What the training rows are called.
+
+    Returns:
+        What `report` does, and ``added``: characters with the counterpart whose embedding they got.
+    """
+    tokenizer = Tokenizer.from_file(str(inputs["export"] / "bundle" / TOKENIZER_FILE))
+    texts = {f"{domain}, training": list(domain_texts([inputs["data"]], select=False))}
+    if "mixed" in inputs:
+        texts |= {path.parent.name: list(domain_texts([path.parent], select=False))
+                  for path in sorted(inputs["mixed"].glob("*/train.jsonl"))}  # fmt: skip
+    for each in sets:
+        for prompt, name in (("query", "queries"), ("passage", "passages")):
+            found = [text for kind, text in each.prompted if kind == prompt]
+            texts |= {f"{each.name}, {name}": found} if found else {}
+    added = inputs["characters"] / "characters.json" if "characters" in inputs else None
+    return report(tokenizer, texts, window) | {"added": read_json(added) if added else {}}
+
+
+def characters(texts: Iterable[str], way: str) -> Counter[str]:
+    """Count the characters of texts after a conversion."""
+    convert, found = converter(way), Counter[str]()
+    for text in texts:
+        found.update(convert(text))
+    return found
+
+
+def unknown_characters(tokenizer: Tokenizer, counts: Mapping[str, int]) -> dict[str, int]:
+    """Those of the characters that the tokenizer turns to unknown, with their counts."""
+    unknown = unknown_id(tokenizer)
+    if unknown is None:
+        return {}
+    chars = sorted(counts)
+    encoded = tokenizer.encode_batch(chars, add_special_tokens=False)
+    found = {char: counts[char] for char, each in zip(chars, encoded, strict=True)
+             if unknown in each.ids}  # fmt: skip
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The token of what is not in the vocabulary; None where there is none."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if "unk_id" in model:
+        return None if model["unk_id"] is None else int(model["unk_id"])
+    token = model.get("unk_token")
+    return None if token is None else tokenizer.token_to_id(token)
+
+
+def is_han(char: str) -> bool:
+    """True for a Chinese character."""
+    return any(start <= ord(char) < end for start, end in _HAN)
+
+
+def counterparts(char: str) -> Iterator[str]:
+    """What a character is in the other script, by OpenCC's tables of characters."""
+    for way in (*BACK, *BACK.values()):
+        other = converter(way)(char)
+        if other != char and len(other) == 1:
+            yield other
+
+
+def domain_texts(folders: Sequence[Path], *, select: bool = True) -> Iterator[str]:
+    """Yield the texts that a model is adapted to: training rows, passages and select questions."""
+    for folder in folders:
+        for row in read_dicts(folder / "train.jsonl"):
+            yield from (row[name] for name in ("query", "positive", "a", "b") if name in row)
+            yield from row.get("negatives", ())
+        for path in sorted(folder.glob("select/*/*.jsonl")) if select else ():
+            for row in read_dicts(path):
+                yield from (row[name] for name in ("text", "a", "b") if name in row)
+
+
+def _row(tokenizer: Tokenizer, name: str, script: str, texts: Sequence[str], window: int) -> Row:
+    sample = list(map(converter(SCRIPTS[script]), _spread(texts, _SAMPLE)))
+    encoded = tokenizer.encode_batch(sample, add_special_tokens=False)
+    counts = [len(each.ids) for each in encoded]
+    unknown, tokens = unknown_id(tokenizer), max(sum(counts), 1)
+    room = window - tokenizer.num_special_tokens_to_add(False)
+    return Row(
+        name, script, len(sample),
+        sum(counts) / max(sum(map(len, sample)), 1),
+        sum(each.ids.count(unknown) for each in encoded) / tokens if unknown is not None else 0.0,
+        sum(count > room for count in counts) / len(sample),
+    )  # fmt: skip
+
+
+def _told(found: Mapping[str, int]) -> dict[str, Any]:
+    return {"characters": len(found), "times": sum(found.values()),
+            "frequent": "".join(list(found)[:_SHOWN])}  # fmt: skip
+
+
+def _spread(texts: Sequence[str], most: int) -> list[str]:
+    """So many texts at most, from everywhere."""
+    return list(texts[:: -(-len(texts) // most)]) if texts else []
