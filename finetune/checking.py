@@ -7,11 +7,12 @@ from typing import Any
 
 from finetune.compose import choices, compose
 from finetune.config import Config, Source
-from finetune.data import contamination, lengths
+from finetune.data import contamination, lengths, tokens
 from finetune.data.card import read_card
 from finetune.data.findings import Finding
 from finetune.data.loaded import Loaded, sides
 from finetune.data.prepare import inspect, load, load_train, select_sources, summarise
+from finetune.data.script import is_traditional
 from finetune.errors import UserError
 from finetune.records import write_jsonl
 
@@ -71,14 +72,17 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     evaluated = domain.source is not Source.files or domain.dev is not None
     everything = (load if evaluated else load_train)(domain, config.check)
     loaded, found = inspect(select_sources(everything, domain.sources), config.check)
+    texts = [text for pair in loaded.pairs for text in sides(pair)]
     rate, known = lengths.tokens_per_character(
-        config.model,
-        [text for pair in loaded.pairs for text in sides(pair)],
-        config.check.tokens_per_character,
+        config.model, texts, config.check.tokens_per_character
     )
     windows = {"train.max_length": config.train.max_length,
                "model.max_length": config.model.max_length}  # fmt: skip
     found += lengths.too_long(loaded, rate, known, windows)
+    tokenizer = lengths.tokenizer_file(config.model)
+    by_script = tokens.of_file(tokenizer, texts, config.model.max_length) if tokenizer else None
+    given = "traditional" if is_traditional(*texts) else "simplified"
+    found += tokens.findings(by_script, given) if by_script else []
     found += _contamination(config, loaded)
     if dropped is not None:
         write_jsonl(dropped, loaded.dropped)
@@ -89,6 +93,7 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
         "evaluated": evaluated,
         **summarise(loaded),
         "tokens_per_character": {"value": round(rate, 3), "known": known},
+        "tokens": by_script["rows"] if by_script else [],
         "dropped_rows": _dropped(loaded),
         "findings": [asdict(each) for each in found],
         "gain": gain(len(loaded.pairs)),

@@ -12,6 +12,7 @@ from finetune.data import contamination, lengths
 from finetune.data.leaks import GOLD, LEAK
 from finetune.errors import UserError
 from finetune.records import EvaluationSet, read_dicts, read_json
+from finetune.report import checked
 
 ROWS = [{"query": f"第{n}条规定了什么", "positive": f"第{n}条的内容写在这里"} for n in range(40)]
 
@@ -142,6 +143,19 @@ def test_texts_longer_than_the_window(files, tiny_model):
     ]  # fmt: skip
     assert found[0]["examples"][0]["place"].endswith("pairs.jsonl:41")
     assert run(files)["tokens_per_character"]["value"] == 1.2
+
+
+def test_characters_that_the_tokenizer_does_not_know(files, tiny_model):
+    lines(files / "pairs.jsonl", [*ROWS, {"query": "龘离婚", "positive": "财产"}])
+    report = run(files, "model=custom", f"model.path={tiny_model}")
+    assert [row["script"] for row in report["tokens"]] == ["simplified", "traditional"]
+    found = {each["name"].rsplit(" ", 1)[-1]: each for each in report["findings"]
+             if "does not know" in each["name"]}  # fmt: skip
+    assert "龘" in found["Simplified"]["meaning"] and "離" in found["Traditional"]["meaning"]
+    assert found["Simplified"]["warning"] and not found["Traditional"]["warning"]
+    page = checked.render(report)
+    assert "tokens a character, in Traditional" in page and "encode.add_characters" in page
+    assert run(files)["tokens"] == []
 
 
 def test_the_hubs_cache_is_asked_for_a_tokenizer(monkeypatch, tmp_path):

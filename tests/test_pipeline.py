@@ -289,8 +289,8 @@ OUTSIDE = {
     "tracking.name",
     "tracking.parent",
 }
-CONTAINERS = {"paths", "domain", "generate", "check", "model", "noise", "mine", "distill",
-              "train", "merge", "hardware", "export", "quantize", "evaluate",
+CONTAINERS = {"paths", "domain", "generate", "check", "opencc", "encode", "model", "noise",
+              "mine", "distill", "train", "merge", "hardware", "export", "quantize", "evaluate",
               "report", "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
@@ -304,6 +304,8 @@ def copies(tiny_model, domain, tmp_path_factory):
     train.write_text(train.read_text("utf-8") + '{"query": "新", "positive": "答"}\n', "utf-8")
     queries = folder / "domain/dev/queries.jsonl"
     queries.write_text(queries.read_text("utf-8") + '{"id": "new", "text": "新"}\n', "utf-8")
+    dictionary = folder / "words.txt"
+    dictionary.write_text("房东\t屋主\n", "utf-8")
     shutil.copytree(tiny_model, folder / "model")
     (folder / "model/README.md").write_text("other")
     shutil.copytree(domain / "dev", folder / "general")
@@ -311,7 +313,7 @@ def copies(tiny_model, domain, tmp_path_factory):
         "evaluate.general": folder / "general", "mine.filter": str(folder / "model"),
         "domain.train": str(train), "domain.dev": folder / "domain/dev",
         "domain.test": folder / "domain/dev", "model.path": folder / "model",
-        "domain.documents": folder / "domain",
+        "domain.documents": folder / "domain", "opencc.dictionary": dictionary,
         "distill.teacher": folder / "model",
     }  # fmt: skip
 
@@ -323,7 +325,7 @@ def other(key, value, copies):
         "paths.cmteb": Path("x"), "evaluate.max_latency_ms": 5.0,
         "evaluate.machine_price": 0.5,
         "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
-        "hardware.chunk": 3,
+        "hardware.chunk": 3, "script": "both", "evaluate.scripts": False,
         "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,
         "merge.weights": [0.5], "tracking.name": "x", "tracking.parent": "x",
         "mix": {"other": Mixed(copies["domain.train"], {}, Kind.pairs, 0.2, None, None)},
@@ -365,7 +367,8 @@ def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, c
     if key.startswith("distill."):
         line = arguments("distill")
     else:
-        line = [*arguments("contrastive", "merge=interpolate"), "generate=documents"]
+        line = [*arguments("contrastive", "merge=interpolate", "script=mix:0.5"),
+                "generate=documents"]  # fmt: skip
     config = compose(line)
     if key == "domain.source":
         pytest.importorskip("finetune.data.statutes")

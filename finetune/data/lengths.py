@@ -25,7 +25,7 @@ def tokens_per_character(model: Model, texts: Sequence[str], otherwise: float) -
         texts: Of the data.
         otherwise: The rate without a tokenizer.
     """
-    path = _tokenizer(model)
+    path = tokenizer_file(model)
     if path is None:
         return otherwise, ESTIMATED
     from tokenizers import Tokenizer
@@ -67,7 +67,8 @@ def lengths(loaded: Loaded) -> NDArray[np.int64]:
     return np.fromiter(sizes, np.int64, 2 * len(loaded.pairs)).reshape(-1, 2)
 
 
-def _tokenizer(model: Model) -> Path | None:
+def tokenizer_file(model: Model) -> Path | None:
+    """The ``tokenizer.json`` of a model that is at hand: in ``model.path``, or the hub's cache."""
     if model.path is not None:
         path = model.path.expanduser() / "tokenizer.json"
         return path if path.is_file() else None

@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from finetune.data.findings import Finding
 from finetune.inference.bundle import TOKENIZER_FILE
 from finetune.inference.script import converter
 from finetune.records import AnySet, read_dicts, read_json
@@ -22,6 +23,7 @@ from finetune.script import BACK
 SCRIPTS = {"simplified": "t2s", "traditional": "s2tw"}
 _SAMPLE = 2_000  # texts of each set whose tokens are counted
 _SCANNED = 50_000  # texts in all whose characters are looked at
+_MANY = 0.001  # of all characters; from here on unknown ones are a warning
 _SHOWN = 40  # unknown characters that are listed
 _HAN = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
 
@@ -89,6 +91,31 @@ def of_run(
             texts |= {f"{each.name}, {name}": found} if found else {}
     added = inputs["characters"] / "characters.json" if "characters" in inputs else None
     return report(tokenizer, texts, window) | {"added": read_json(added) if added else {}}
+
+
+def of_file(path: Path, texts: Sequence[str], window: int) -> dict[str, Any]:
+    """Report on the tokenizer of a file, which may cut texts by itself."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return report(tokenizer, {"training": texts}, window)
+
+
+def findings(found: Mapping[str, Any], given: str) -> Iterator[Finding]:
+    """Yield, by script, that the tokenizer does not know characters of the texts.
+
+    A warning only in the script that the texts are ``given`` in.
+    """
+    for script, each in found["unknown"].items():
+        if each["characters"]:
+            many = each["times"] > _MANY * each["of"]
+            yield Finding(
+                f"characters that the tokenizer does not know, in {script.capitalize()}",
+                each["times"], each["of"], "characters", many and script == given,
+                "All of them are one and the same to the model. They are: " + each["frequent"],
+                "encode.add_characters=true gives Chinese ones the embedding of their counterpart "
+                "in the other script; encode.script=t2s leaves out those of Traditional.",
+            )  # fmt: skip
 
 
 def characters(texts: Iterable[str], way: str) -> Counter[str]:

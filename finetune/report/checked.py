@@ -56,6 +56,11 @@ def _share(each: Mapping[str, Any]) -> str:
 def _facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     rate = report["tokens_per_character"]
     yield "tokens a character", f"{rate['value']:.2f} ({rate['known']})"
+    for row in report["tokens"]:
+        yield (
+            f"tokens a character, in {row['script'].capitalize()}",
+            f"{row['tokens_per_character']:.2f}, {100 * row['unknown']:.3f} % of them unknown",
+        )
     for source, count in report["sources"].items():
         yield f"pairs of {source}", f"{count:,}"
     for change, count in report["changed"].items():
