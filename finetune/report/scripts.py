@@ -22,8 +22,16 @@ def is_converted(name: str) -> bool:
     return name.partition("+")[2] in (*SCRIPTS, CROSSED)
 
 
-def sections(outcomes: Outcomes, facts: Facts) -> list[dict[str, Any]]:
+def sections(
+    outcomes: Outcomes, sets: Sequence[str], samples: int, seed: int
+) -> list[dict[str, Any]]:
     """Tell what each artifact gets on each set in either script.
+
+    Args:
+        outcomes: By artifact and set.
+        sets: Names of the sets; of those that were not measured in both scripts nothing is told.
+        samples: Of the bootstrap and the randomisation test.
+        seed: Of both.
 
     Returns:
         A row a set and artifact: ``set``, ``artifact``, ``metric``, ``n``; ``simplified``,
@@ -34,8 +42,8 @@ def sections(outcomes: Outcomes, facts: Facts) -> list[dict[str, Any]]:
         pairs).
     """
     return [
-        _row(name, artifact, found, by_set[name], facts)
-        for name in dict.fromkeys(each.name for each in facts.sets)
+        {"set": name, "artifact": artifact, **_told(found, by_set[name], samples, seed)}
+        for name in sets
         for artifact, by_set in outcomes.items()
         if (found := _versions(by_set, name)) is not None
     ]
@@ -95,20 +103,13 @@ def _versions(by_set: Mapping[str, Outcome], name: str) -> tuple[Outcome, Outcom
     return simplified, traditional, by_set[f"{name}+{CROSSED}"]
 
 
-def _row(
-    name: str,
-    artifact: str,
-    found: tuple[Outcome, Outcome, Outcome],
-    given: Outcome,
-    facts: Facts,
+def _told(
+    found: tuple[Outcome, Outcome, Outcome], given: Outcome, samples: int, seed: int
 ) -> dict[str, Any]:
-    samples, seed = facts.evaluate.samples, facts.seed
     simplified, traditional, crossed = found
     values = dict(zip((*SCRIPTS, CROSSED), found, strict=True))
     difference = compare(*paired(traditional, simplified), samples, seed)
     return {
-        "set": name,
-        "artifact": artifact,
         "metric": simplified.main,
         "n": len(simplified.queries),
         **{script: _value(each, samples, seed) for script, each in values.items()},

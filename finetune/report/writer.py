@@ -62,7 +62,9 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
         "merge": facts.merge and dict(facts.merge),
         "parity": dict(facts.parity),
         "cmteb": [dict(row) for row in facts.cmteb],
-        "scripts": scripts.sections(outcomes, facts),
+        "scripts": scripts.sections(
+            outcomes, [each.name for each in facts.sets], facts.evaluate.samples, facts.seed
+        ),
         "tokens": facts.tokens and dict(facts.tokens),
         "notes": list(_notes(facts, rows)),
     }

@@ -71,7 +71,8 @@ def test_a_model_that_was_cut_short(bundle):
     [
         ({"format": 2}, "format is 2; this version of finetune reads 1"),
         ({"dim": None}, r"missing keys \['dim'\]"),
-        ({"script": "simplified"}, r"unknown keys \['script'\]"),
+        ({"tone": "formal"}, r"unknown keys \['tone'\]"),
+        ({"script": "simplified"}, "script is 'simplified'"),
         ({"precisions": {"fp32": {"path": "x"}}}, "expected file, sha256, bytes and plan"),
         ({"precisions": ["fp32"]}, "expected file, sha256, bytes and plan"),
     ],
