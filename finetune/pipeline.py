@@ -60,6 +60,7 @@ def resolve(config: Config) -> Config:
         )
     if problems:
         raise UserError(*problems)
+    script_steps.tell(config)
     evaluate = dataclasses.replace(config.evaluate, general=forgetting.folder_of(config))
     return dataclasses.replace(
         config, evaluate=evaluate, hardware=hardware.resolve(config.hardware)

@@ -7,6 +7,7 @@ mined anew. ``encode.script`` converts in the encoders; training rows and the gu
 which no encoder converts, pass through the same conversion here.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from finetune.records import (
 from finetune.script import KEEP, WHOLE, is_mixed
 from finetune.stage import Step
 
+log = logging.getLogger(__name__)
+
 Settings = Mapping[str, Any]
 Inputs = Mapping[str, Path]
 
@@ -45,6 +48,19 @@ _TWICE = {Kind.pairs: 7 / 6, Kind.scored: 2.0}
 def encoding(config: Config) -> dict[str, str]:
     """What steps that encode read beside the machine."""
     return {"script": config.encode.script} if config.encode.script != KEEP else {}
+
+
+def tell(config: Config) -> None:
+    """Warn of a base that was tuned for converted texts, where texts are not converted alike."""
+    from finetune.inference.script import read_script
+
+    path = config.model.path
+    if path is None or not path.expanduser().is_dir():
+        return
+    noted = read_script(path.expanduser())
+    if KEEP != noted != config.encode.script:
+        log.warning("model.path=%s was tuned with encode.script=%s, and this run has %s", path,
+                    noted, config.encode.script)  # fmt: skip
 
 
 def applied(planned: Sequence[Step], config: Config) -> list[Step]:

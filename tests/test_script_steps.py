@@ -219,6 +219,14 @@ def test_conversion_is_part_of_what_is_published(encoded, domain, tmp_path):
         assert values[0] == pytest.approx(tuned, abs=1e-6)
 
 
+def test_a_base_tuned_for_converted_texts_is_told(encoded, arguments, caplog):
+    path = f"model.path={encoded[0]}/model"
+    pipeline.resolve(compose(arguments("full", path, "encode.script=tw2s")))
+    assert not caplog.records
+    pipeline.resolve(compose(arguments("full", path)))
+    assert "tuned with encode.script=tw2s, and this run has keep" in caplog.text
+
+
 def test_the_card_tells_users_of_the_library_to_convert(encoded):
     card = (encoded[0] / "README.md").read_text("utf-8")
     assert 'convert = OpenCC("tw2s").convert' in card
