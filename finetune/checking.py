@@ -17,6 +17,7 @@ from finetune.errors import UserError
 from finetune.records import write_jsonl
 
 _EXAMPLES = 8  # shown of each reason
+_SAMPLE = 2_000  # texts that tell the script of all
 # The M3E family's rule of thumb, not a measurement of ours.
 _NOTICED, _PRODUCTION = 5_000, 50_000
 _NOTHING = (
@@ -81,7 +82,8 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     found += lengths.too_long(loaded, rate, known, windows)
     tokenizer = lengths.tokenizer_file(config.model)
     by_script = tokens.of_file(tokenizer, texts, config.model.max_length) if tokenizer else None
-    given = "traditional" if is_traditional(*texts) else "simplified"
+    sample = texts[:: max(1, len(texts) // _SAMPLE)]
+    given = "traditional" if is_traditional(*sample) else "simplified"
     found += tokens.findings(by_script, given) if by_script else []
     found += _contamination(config, loaded)
     if dropped is not None:

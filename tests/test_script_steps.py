@@ -251,3 +251,19 @@ def test_a_run_in_one_script_can_be_asked_for_the_other(arguments):
     assert "script" not in found and found["train"].inputs["pairs"] == "data"
     found = steps(arguments("full", "script=mix:0.5", "evaluate.scripts=false"))
     assert "script-sets" not in found and "script" in found
+
+
+def test_scored_pairs_in_both_scripts(tiny_model, tmp_path):
+    domain = tiny_runs.learnable_scores(tmp_path / "scores", tiny_model)
+    line = tiny_runs.overrides(tiny_model, domain, tmp_path, "cosent", "script=both",
+                               "train.epochs=1", "export.precisions=[fp32]",
+                               f"run_dir={tmp_path}/run")  # fmt: skip
+    report = pipeline.run(compose(line))
+    counts = report["data"]["script"]
+    assert counts["rows"] == 320 and 200 < counts["converted"] <= 320
+    rows = {row["artifact"]: row for row in report["scripts"]}
+    assert set(rows) == {"base", "tuned", "onnx-fp32"}
+    assert rows["tuned"]["metric"] == "spearman" and rows["tuned"]["overlap_crossed"] is None
+    select = only_set(folders(line)["script-select"])
+    once = only_set(folders(line)["pool"])
+    assert len(once.pairs) < len(select.pairs) <= 2 * len(once.pairs)
