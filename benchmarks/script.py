@@ -29,6 +29,7 @@ from finetune.inference import OnnxEncoder
 from finetune.progress import bar
 from finetune.report.scripts import sections
 from finetune.scoring import read
+from finetune.script import is_mixed
 from finetune.stage import plan
 
 FOLDER = RESULTS / "script"
@@ -67,7 +68,9 @@ def native(name: str, overrides: Sequence[str], data: Path) -> list[dict[str, An
     given = read(data / NATIVE, "all")
     sets = [given, *in_scripts(given, Scripts.of(config.script, config.opencc, None))]
     outcomes: dict[str, dict[str, Outcome]] = {}
-    for artifact, step in (("base", "export-base"), ("tuned", "export")):
+    # The base is the same however rows are mixed: it is told of the runs that mix none.
+    bases = [] if is_mixed(config.script) else [("base", "export-base")]
+    for artifact, step in (*bases, ("tuned", "export")):
         encoder = OnnxEncoder.load(steps[step], "fp32", config.hardware.threads)
         for each in sets:
             with bar(f"{name}: {artifact}: {each.name}", len(each.prompted)) as progress:

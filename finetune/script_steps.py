@@ -193,7 +193,8 @@ def _with_sets(planned: Sequence[Step], config: Config) -> list[Step]:
             inputs["sets"] = "script-sets"
         made.append(replace(step, inputs=inputs))
         if step.name == "data":
-            settings = {"script": config.script, "opencc": replace(config.opencc, crossed=0.0)}
+            # However rows are mixed, the sets are the same, and so is what the base gets on them.
+            settings = {"script": KEEP, "opencc": replace(_settings(config)["opencc"], crossed=0.0)}
             made.append(Step("script-sets", script_sets, 1, settings, {"sets": "data"},
                              _files(config)))  # fmt: skip
     return made

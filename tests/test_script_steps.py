@@ -110,6 +110,19 @@ def test_asking_twice_costs_no_more(arguments):
     assert found.settings["guard_share"] == pytest.approx(share * 6 / 7)
 
 
+def test_runs_that_mix_differently_share_what_the_base_gets(arguments):
+    lines = [
+        arguments("contrastive", *more)
+        for more in (
+            ["evaluate.scripts=true"],
+            ["script=mix:0.5"],
+            ["script=both", "opencc.crossed=1"],
+        )
+    ]
+    found = [folders(line)["evaluate-base"] for line in lines]
+    assert found[0] == found[1] == found[2]
+
+
 def test_a_dictionary_that_is_none_ends_before_any_work(arguments, tmp_path):
     line = arguments("full", "script=both", f"opencc.dictionary={tmp_path}/none.txt")
     with pytest.raises(UserError, match=r"none.txt: no such file"):
