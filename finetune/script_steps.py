@@ -248,7 +248,8 @@ def _files(config: Config) -> dict[str, Path]:
 
 def _measured(config: Config) -> bool:
     asked = config.evaluate.scripts
-    return (config.script != KEEP or config.encode.script != KEEP) if asked is None else asked
+    # Who trains on one script alone need not know what became of the other.
+    return is_mixed(config.script) or config.encode.script != KEEP if asked is None else asked
 
 
 def _reading(step: Step, renamed: Mapping[str, str]) -> Step:

@@ -247,7 +247,7 @@ def test_the_card_tells_users_of_the_library_to_convert(encoded):
 
 
 def test_uniform_conversion(arguments):
-    line = arguments("full", "script=s2tw", "until=script")
+    line = arguments("full", "script=s2tw", "until=script", "evaluate.scripts=true")
     pipeline.run(compose(line))
     folder = folders(line)["script"]
     there = converter("s2tw")
@@ -256,6 +256,9 @@ def test_uniform_conversion(arguments):
     names = sorted(path.name for path in (folder / "report").iterdir())
     assert names == ["dev", "dev+crossed", "dev+simplified"]
     assert len(list((folder / "select").iterdir())) == 1
+    line = arguments("full", "script=s2tw", "until=script")
+    pipeline.run(compose(line))
+    assert [path.name for path in (folders(line)["script"] / "report").iterdir()] == ["dev"]
 
 
 def test_a_run_in_one_script_can_be_asked_for_the_other(arguments):
