@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune import steps
+from finetune import encoders
 from finetune.config import Config
 from finetune.errors import nearest
 from finetune.evaluation import cmteb
@@ -81,7 +81,7 @@ def cmteb_task(settings: Settings, inputs: Inputs, out: Path) -> None:
         torch_encoder = models.TorchEncoder(loaded, tokens=settings["encode_tokens"])
         encoder: Encoder = converted(torch_encoder, settings.get("script", KEEP))
     else:
-        encoder = steps.encoder_of(artifact, settings, inputs, out)
+        encoder = encoders.scoring(artifact, settings, inputs, out)
     cmteb.run(settings["task"], encoder, artifact, inputs.get("task"), out)
 
 

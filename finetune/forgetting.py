@@ -14,11 +14,11 @@ from typing import Any, cast
 
 from finetune import steps
 from finetune.config import Config, Precision, Source
+from finetune.encoders import Inputs, Settings, scoring
 from finetune.errors import UserError
 from finetune.records import EvaluationSet, half, only_set, write_json, write_set
 from finetune.script import KEEP
 from finetune.stage import Step
-from finetune.steps import Inputs, Settings, encoder_of
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def evaluate_general(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.progress import bar
 
     artifact = settings["artifact"]
-    encoder = encoder_of(artifact, settings, inputs, out)
+    encoder = scoring(artifact, settings, inputs, out)
     halves = {part: _half(inputs, part) for part in ("select", "report")}
     corpus = halves["report"].corpus
     with bar(f"{artifact}: encode {halves['report'].name}", len(corpus)) as progress:

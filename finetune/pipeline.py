@@ -6,9 +6,7 @@ reads as the data flow does. There is no other graph machinery.
 
 import dataclasses
 import logging
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from finetune import (
@@ -20,17 +18,18 @@ from finetune import (
     hardware,
     mix_steps,
     processes,
+    publishing,
+    reporting,
     rounds,
     script_steps,
+    sources,
     steps,
     tracking,
 )
 from finetune.check import target_problems
-from finetune.compose import ROOT
-from finetune.config import Config, Export, Hub, Kind, Source, Use, artifact, to_dict
+from finetune.config import Config, Export, Kind, Source, Use, artifact
 from finetune.errors import UserError, nearest
-from finetune.records import read_json, write_json
-from finetune.stage import Done, Planned, Step, execute, own_folder, plan, publish
+from finetune.stage import Done, Planned, Step, execute, own_folder, plan
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def resolve(config: Config) -> Config:
     problems = []
     domain = config.domain
     if domain.source is Source.files:
-        problems += _missing_data(config)
+        problems += sources.missing_data(config)
     problems += mix_steps.missing(config)
     problems += cmteb.problems(config)
     if config.until is not None and not problems:  # the plan looks at the data
@@ -92,12 +91,12 @@ def steps_of(config: Config) -> list[Step]:
             "data", steps.data, 3,
             {"domain": config.domain, "check": config.check, "limit": config.limit,
              "seed": config.seed},
-            files=_data_files(config),
+            files=sources.data_files(config),
         ),
         *([forgetting.read_step(general)] if general else []),
         *([_generate(config)] if generated else []),
         *([mix_steps.read_step(config, general)] if config.mix else []),
-        Step("base", steps.base, 1, {"model": config.model}, files=_model_files(config)),
+        Step("base", steps.base, 1, {"model": config.model}, files=sources.model_files(config)),
         Step(
             "export-base", steps.export, 1,
             _export_settings(config, _fp32(config), config.model.name) | machine,
@@ -172,7 +171,7 @@ def steps_of(config: Config) -> list[Step]:
         *([forgetting.tuned_step(tuned, encoding)] if general else []),
         *benchmark,
         Step(
-            "report", steps.report, 5,
+            "report", reporting.report, 5,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
              "mined": mined, "report": config.report}
@@ -185,16 +184,10 @@ def steps_of(config: Config) -> list[Step]:
             | ({"noise": "noise"} if noisy else {})
             | ({"merge": "merge"} if merging else {})
             | {step.name: step.name for step in benchmark},
-            files=_card(config),
+            files=sources.card(config),
         ),
     ]  # fmt: skip
     return script_steps.applied(planned, config)
-
-
-def _card(config: Config) -> dict[str, Path]:
-    """The domain's data card; a domain of one's own need not have one."""
-    path = ROOT / "data_cards" / f"{config.domain.name}.md"
-    return {"card": path} if path.is_file() else {}
 
 
 def _generate(config: Config) -> Step:
@@ -228,7 +221,7 @@ def run(config: Config) -> dict[str, Any] | None:
         log.info("plan for %s:", run_dir)
         budget.show(planned, config)
         _check_targets(config, planned)
-        _write_config(config, run_dir)
+        publishing.settings(config, run_dir)
         with tracking.track(config, run_dir) as tracked:
             done: dict[str, Done] = {}
             resumed = {each.step.name for each in planned if each.partial.exists()}
@@ -250,39 +243,9 @@ def run(config: Config) -> dict[str, Any] | None:
             budget.remember(planned, done, resumed, config)
             by_name = {each.step.name: each for each in planned}
             tuned = by_name[by_name["export"].step.inputs["model"]]
-            report = _publish(done, tuned, run_dir, config)
+            report = publishing.results(done, tuned, run_dir, config)
             tracked.finish(report)
     log.info("run: %s", run_dir)
-    return report
-
-
-def _publish(
-    done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config
-) -> dict[str, Any]:
-    """Put the results into the run directory; return the report."""
-    from finetune.inference.script import write_script
-
-    publish(tuned.folder / "model", run_dir / "model")
-    write_script(run_dir / "model", config.encode.script)
-    shutil.rmtree(run_dir / "adapter", ignore_errors=True)  # of an earlier run
-    adapter = tuned.folder / "adapter"
-    if adapter.is_dir() and tuned.step.inputs["model"] == "base":  # else it is of a tuned model
-        publish(adapter, run_dir / "adapter")
-    publish(done["export"].folder / "bundle", run_dir / "bundle")
-    for name in ("report.html", "README.md", "plots", "outcomes"):
-        publish(done["report"].folder / name, run_dir / name)
-    thresholds = done["report"].folder / "thresholds.json"
-    for folder in (run_dir, run_dir / "bundle"):
-        (folder / thresholds.name).unlink(missing_ok=True)  # of an earlier run
-        if thresholds.is_file():
-            publish(thresholds, folder / thresholds.name)
-    cmteb.publish_results(done, run_dir / "cmteb")
-    report: dict[str, Any] = read_json(done["report"].folder / "report.json")
-    report["stages"] = [
-        {"name": each.name, "key": each.key, "seconds": each.seconds, "cached": each.cached}
-        for each in done.values()
-    ]
-    write_json(run_dir / "report.json", report)
     return report
 
 
@@ -295,13 +258,6 @@ def _check_targets(config: Config, planned: Sequence[Planned]) -> None:
             problems += target_problems("adapter", config.adapter)
         if problems:
             raise UserError(*problems)
-
-
-def _write_config(config: Config, run_dir: Path) -> None:
-    import yaml
-
-    text = yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False)
-    (run_dir / "config.yaml").write_text(text, encoding="utf-8")
 
 
 def _name(config: Config) -> str:
@@ -323,59 +279,3 @@ def _evaluate_settings(config: Config, artifacts: Sequence[str]) -> dict[str, An
         "speed_texts": config.evaluate.speed_texts,
         "seed": config.seed,
     }
-
-
-def _data_files(config: Config) -> dict[str, Path]:
-    """The files whose content decides what the data step makes."""
-    domain = config.domain
-    if domain.source is Source.statutes:
-        from finetune.data import statutes
-
-        return {"articles": statutes.database(), "questions": statutes.FOLDER}
-    from finetune.data import beir
-    from finetune.data.hub import is_hub_id
-    from finetune.data.load import file_or_folder
-
-    files = {name: path.expanduser() for name, path in
-             (("dev", domain.dev), ("test", domain.test)) if path}  # fmt: skip
-    for folder in files.values():
-        beir.kind(folder)  # says what is wrong with one that is no evaluation folder
-    # The revision of a hub id, part of the settings, stands for its content.
-    if domain.train and not is_hub_id(domain.train):
-        files["train"] = file_or_folder(domain.train)
-    return files
-
-
-def _model_files(config: Config) -> dict[str, Path]:
-    if config.model.hub is not Hub.local:
-        return {}
-    from finetune.hub import local_folder
-
-    return {"model": local_folder(config.model)}
-
-
-def _missing_data(config: Config) -> list[str]:
-    """What the domain needs and has not been given, told from its data card."""
-    domain = config.domain
-    no_pairs = domain.train is None and config.generate.use is not Use.only
-    if not no_pairs and domain.dev and "None/" not in f"{domain.train}{domain.dev}":
-        return []
-    if config.paths.data is None and domain.name != "custom":
-        from finetune.data.card import read_card
-
-        files = read_card(domain.name).files
-        return [
-            f"domain={domain.name}: set paths.data=<folder>, in which are expected: "
-            + "; ".join(files)
-        ]
-    from finetune.data.parts import EXPECTED
-
-    return [
-        f"domain.{key}: not set; {what}"
-        for key, missing, what in (
-            ("train", no_pairs, "name a jsonl, csv or parquet file of pairs, or a hub id; "
-             "recipes=documents makes pairs from documents alone"),
-            ("dev", not domain.dev, f"name a folder with {EXPECTED[domain.kind]}"),
-        )
-        if missing
-    ]  # fmt: skip

@@ -52,11 +52,11 @@ def encoding(config: Config) -> dict[str, str]:
 
 def tell(config: Config) -> None:
     """Warn of a base that was tuned for converted texts, where texts are not converted alike."""
-    from finetune.inference.script import read_script
-
     path = config.model.path
     if path is None or not path.expanduser().is_dir():
         return
+    from finetune.inference.script import read_script
+
     noted = read_script(path.expanduser())
     if KEEP != noted != config.encode.script:
         log.warning("model.path=%s was tuned with encode.script=%s, and this run has %s", path,

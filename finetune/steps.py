@@ -6,12 +6,12 @@ modules are imported inside, so that a plan whose steps are all cached loads non
 
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
+from finetune import encoders
 from finetune.processes import everywhere
 from finetune.records import (
     AnyRow,
@@ -23,7 +23,6 @@ from finetune.records import (
     ScoredSet,
     only_set,
     read_dicts,
-    read_json,
     read_jsonl,
     read_known,
     read_set,
@@ -32,9 +31,6 @@ from finetune.records import (
     write_set,
 )
 from finetune.script import KEEP
-
-if TYPE_CHECKING:
-    from finetune.inference import Encoder
 
 Settings = Mapping[str, Any]
 Inputs = Mapping[str, Path]
@@ -74,7 +70,7 @@ def export(settings: Settings, inputs: Inputs, out: Path) -> None:
     loaded = models.load(inputs["model"] / "model")
     texts = _sample(inputs["data"], settings["export"].parity_texts, settings["seed"])
     fitted = max(quantize.weight_texts, quantize.range_texts) if quantize else 0
-    _set_threads(settings)
+    encoders.set_threads(settings)
     parity = export_bundle(
         loaded,
         converted(models.TorchEncoder(loaded), way),
@@ -95,7 +91,7 @@ def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Encode training queries, the pool that negatives come from, and the select half's queries."""
     from finetune.progress import bar
 
-    encoder = encoder_of("base", settings, inputs, out)
+    encoder = encoders.scoring("base", settings, inputs, out)
     pairs = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
     select = cast(EvaluationSet, _select(inputs["data"]))  # domains of pairs have this step
     pool = list(dict.fromkeys([*(pair.positive for pair in pairs), *select.corpus.values()]))
@@ -214,14 +210,15 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
                 path = outcomes / artifact / f"{each.name}.jsonl"
                 write_outcome(path, lexical(each))
             continue
-        if artifact not in ("base", "tuned") and not _bundled(artifact, inputs).is_dir():
+        if artifact not in ("base", "tuned") and not encoders.bundled(artifact, inputs).is_dir():
             continue  # not published, which the report tells
         if artifact == "onnx-fp32" and settings["device"] == "cpu":
             for folder in (*outcomes.glob("tuned*"), *select.glob("tuned*")):
                 # Scored by this very graph.
                 shutil.copytree(folder, folder.with_name(folder.name.replace("tuned", artifact)))
         else:
-            encoder = _remembering(encoder_of(artifact, settings, inputs, out), inputs)
+            encoder = encoders.scoring(artifact, settings, inputs, out)
+            encoder = encoders.remembering(encoder, inputs)
             half = None if artifact == "base" else (_select(inputs["data"]), select)
             for suffix, shorter in at_lengths(encoder, lengths):
                 evaluate_artifact(artifact + suffix, shorter, sets, outcomes, half)
@@ -236,127 +233,8 @@ def timed(artifact: str, settings: Settings, inputs: Inputs) -> dict[str, float]
     first = read_set(min((inputs["data"] / "report").iterdir()))
     queries = [question[0] for question in first.questions.values()]
     passages = _sample(inputs["data"], settings["speed_texts"], settings["seed"])
-    measured = speed.measure(_own_encoder(artifact, settings, inputs), queries, passages)
-    return {**measured.told, "bytes": _size(artifact, inputs)}
-
-
-def report(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Put the scores, their uncertainty and the gates together."""
-    from finetune import rounds
-    from finetune.data import tokens
-    from finetune.evaluation import cmteb
-    from finetune.report import Facts, build
-    from finetune.report.scripts import is_converted
-
-    data_folder = inputs["sets"]
-    sets = [read_set(folder) for folder in sorted((data_folder / "report").iterdir())]
-    names, selected = [each.name for each in sets], _select(data_folder).name
-    general = only_set(inputs["general"] / "report") if "general" in inputs else None
-    more = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}
-    if "mixed" in inputs:
-        more["mixed"] = read_json(inputs["mixed"] / "summary.json")
-    if "script" in inputs:
-        more["script"] = read_json(inputs["script"] / "summary.json")["script"]
-    given = [each for each in sets if not is_converted(each.name)]
-    told = [*given, general] if general else given
-    build(
-        Facts(
-            recipe=settings["recipe"],
-            domain=settings["domain"],
-            model=settings["model"],
-            evaluate=settings["evaluate"],
-            seed=settings["seed"],
-            lang=settings["report"].lang,
-            **_of_card(inputs),
-            adapter=rounds.adapted(inputs) and settings.get("distill") is None,
-            distill=settings.get("distill"),
-            outcomes=[inputs[name] / "outcomes" for name in inputs if name.startswith("evaluate")],
-            speeds=read_json(inputs["evaluate_base"] / "speed.json")
-            | read_json(inputs["evaluate"] / "speed.json"),
-            data_summary=read_json(inputs["data"] / "summary.json") | more,
-            mining=rounds.mining(inputs) if settings["mined"] else None,
-            training=rounds.training(inputs),
-            curves=rounds.curves(inputs, out),
-            parity=read_json(inputs["export"] / "parity.json"),
-            sets=[*sets, general] if general else sets,
-            domain_set=selected if selected in names else names[0],  # that of domain.test
-            general_set=general.name if general else None,
-            merge=read_json(inputs["merge"] / "merge.json") if "merge" in inputs else None,
-            select=(inputs["evaluate"] / "select", _select(data_folder)),
-            tokens=tokens.of_run(inputs, told, settings["model"].max_length, settings["domain"]),
-            script=settings.get("script", KEEP),
-            cmteb=cmteb.rows(inputs, settings["model"], read_json(inputs["data"] / "summary.json")),
-        ),
-        out,
-    )
-
-
-def _of_card(inputs: Inputs) -> dict[str, Any]:
-    """What the data card says that a model card must say too."""
-    if "card" not in inputs:
-        return {}
-    from finetune.data.card import read_card
-
-    card = read_card(inputs["card"])
-    return {"data_licences": card.licence_line, "data_flaws": card.known_flaws}
-
-
-def encoder_of(artifact: str, settings: Settings, inputs: Inputs, out: Path) -> "Encoder":
-    """Return the encoder that scores an artifact, helped by the other processes of the run."""
-    from finetune.sharing import Shared
-
-    folders = {name: path.resolve() for name, path in inputs.items()}
-    device = settings["device"] if artifact in ("base", "tuned") else "cpu"
-    return Shared(partial(_encoder, artifact, dict(settings), folders), device, out)
-
-
-def _encoder(artifact: str, settings: Settings, inputs: Inputs) -> "Encoder":
-    """Choose the encoder that scores an artifact.
-
-    On a CPU ``base`` and ``tuned`` are scored through their fp32 ONNX graph, which the parity check
-    holds to the torch model (cosine 0.9999) and which is more than twice as fast there.
-    """
-    graph = inputs["export"] / "bundle" / "fp32"
-    if artifact in ("base", "tuned") and settings["device"] == "cpu" and graph.is_dir():
-        return _own_encoder("onnx-fp32", settings, inputs)
-    return _own_encoder(artifact, settings, inputs)
-
-
-def _own_encoder(artifact: str, settings: Settings, inputs: Inputs) -> "Encoder":
-    """Return the encoder of the artifact itself: torch for model folders, ONNX for exports."""
-    if artifact in ("base", "tuned"):
-        from finetune import model as models
-        from finetune.inference.script import converted
-
-        _set_threads(settings)
-        loaded = models.load(inputs["model"] / "model", settings["device"])
-        encoder = models.TorchEncoder(loaded, tokens=settings["encode_tokens"])
-        return converted(encoder, settings.get("script", KEEP))
-    from finetune.inference import OnnxEncoder
-
-    folder = _bundled(artifact, inputs)
-    return OnnxEncoder.load(folder.parent, folder.name, settings["threads"])
-
-
-def _bundled(artifact: str, inputs: Inputs) -> Path:
-    """Where the bundle holds an artifact."""
-    return inputs["export"] / "bundle" / artifact.removeprefix("onnx-")
-
-
-def _remembering(encoder: "Encoder", inputs: Inputs) -> "Encoder":
-    """Spare the base what the embed step has encoded already."""
-    if "embed" not in inputs:
-        return encoder
-    from finetune.evaluation.remembered import Remembered
-
-    texts = [row["text"] for row in read_dicts(inputs["embed"] / "pool.jsonl")]
-    return Remembered(encoder, texts, np.load(inputs["embed"] / "pool.npy"))
-
-
-def _set_threads(settings: Settings) -> None:
-    import torch
-
-    torch.set_num_threads(settings["threads"])
+    measured = speed.measure(encoders.own(artifact, settings, inputs), queries, passages)
+    return {**measured.told, "bytes": encoders.size(artifact, inputs)}
 
 
 def _select(data_folder: Path) -> AnySet:
@@ -373,10 +251,3 @@ def _sample(data_folder: Path, count: int, seed: int) -> list[str]:
 
 def _texts(data_folder: Path) -> list[str]:
     return [text for _, text in _select(data_folder).prompted]
-
-
-def _size(artifact: str, inputs: Inputs) -> int:
-    """Bytes of the weights on disk."""
-    if artifact in ("base", "tuned"):
-        return sum(p.stat().st_size for p in (inputs["model"] / "model").rglob("*.safetensors"))
-    return sum(path.stat().st_size for path in _bundled(artifact, inputs).iterdir())

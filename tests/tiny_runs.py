@@ -198,12 +198,12 @@ TRAINING = {
 AFTERWARDS = {
     "bundle not compared": lambda: _on("finetune.export.stage", "_check_models", 1, True),
     "bundle published": lambda: _on("finetune.steps", "write_json", 1, True),
-    "baseline scored": lambda: _on("finetune.steps", "_own_encoder", 1, True),
+    "baseline scored": lambda: _on("finetune.encoders", "own", 1, True),
     "base timed": lambda: _on("finetune.evaluation.speed", "measure"),
     "tuned scored": lambda: _on("finetune.evaluation.artifacts", "write_outcome", 1),
     "graph scored": lambda: _on("finetune.evaluation.speed", "measure", 2, True),
     "report half written": lambda: _on("finetune.stage", "_write_manifest", 1, True),
-    "model published": lambda: _on("finetune.pipeline", "publish", 1),
+    "model published": lambda: _on("finetune.publishing", "publish", 1),
     "bundle half published": lambda: _on("finetune.stage", "_link", 12),
 }
 POINTS = TRAINING | AFTERWARDS

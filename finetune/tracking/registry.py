@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-_NEEDS = ("numpy", "onnxruntime", "pandas", "tokenizers")
+_NEEDS = ("numpy", "onnxruntime", "opencc", "pandas", "tokenizers")
 _DIGEST = "bundle"  # tag of a version: SHA-256 of its bundle.json
-_CODE = ("__init__.py", "errors.py", "inference")
+_CODE = ("__init__.py", "errors.py", "script.py", "inference")
 
 
 def register(

@@ -1,0 +1,46 @@
+"""What a run leaves in its directory."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from finetune import cmteb
+from finetune.config import Config, to_dict
+from finetune.records import read_json, write_json
+from finetune.stage import Done, Planned, publish
+
+
+def results(done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config) -> dict[str, Any]:
+    """Put the results into the run directory; return the report."""
+    from finetune.inference.script import write_script
+
+    publish(tuned.folder / "model", run_dir / "model")
+    write_script(run_dir / "model", config.encode.script)
+    shutil.rmtree(run_dir / "adapter", ignore_errors=True)  # of an earlier run
+    adapter = tuned.folder / "adapter"
+    if adapter.is_dir() and tuned.step.inputs["model"] == "base":  # else it is of a tuned model
+        publish(adapter, run_dir / "adapter")
+    publish(done["export"].folder / "bundle", run_dir / "bundle")
+    for name in ("report.html", "README.md", "plots", "outcomes"):
+        publish(done["report"].folder / name, run_dir / name)
+    thresholds = done["report"].folder / "thresholds.json"
+    for folder in (run_dir, run_dir / "bundle"):
+        (folder / thresholds.name).unlink(missing_ok=True)  # of an earlier run
+        if thresholds.is_file():
+            publish(thresholds, folder / thresholds.name)
+    cmteb.publish_results(done, run_dir / "cmteb")
+    report: dict[str, Any] = read_json(done["report"].folder / "report.json")
+    report["stages"] = [
+        {"name": each.name, "key": each.key, "seconds": each.seconds, "cached": each.cached}
+        for each in done.values()
+    ]
+    write_json(run_dir / "report.json", report)
+    return report
+
+
+def settings(config: Config, run_dir: Path) -> None:
+    """Write ``config.yaml``: all that was decided."""
+    import yaml
+
+    text = yaml.safe_dump(to_dict(config), allow_unicode=True, sort_keys=False)
+    (run_dir / "config.yaml").write_text(text, encoding="utf-8")

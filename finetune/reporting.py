@@ -1,0 +1,72 @@
+"""The report step: gather what the other steps left, and have it measured, judged and written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune.records import only_set, read_json, read_set
+from finetune.script import KEEP
+
+Settings = Mapping[str, Any]
+Inputs = Mapping[str, Path]
+
+
+def report(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Put the scores, their uncertainty and the gates together."""
+    from finetune import rounds
+    from finetune.data import tokens
+    from finetune.evaluation import cmteb
+    from finetune.report import Facts, build
+    from finetune.report.scripts import is_converted
+
+    data_folder = inputs["sets"]
+    sets = [read_set(folder) for folder in sorted((data_folder / "report").iterdir())]
+    names, selected = [each.name for each in sets], only_set(data_folder / "select").name
+    general = only_set(inputs["general"] / "report") if "general" in inputs else None
+    more = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}
+    if "mixed" in inputs:
+        more["mixed"] = read_json(inputs["mixed"] / "summary.json")
+    if "script" in inputs:
+        more["script"] = read_json(inputs["script"] / "summary.json")["script"]
+    given = [each for each in sets if not is_converted(each.name)]
+    told = [*given, general] if general else given
+    build(
+        Facts(
+            recipe=settings["recipe"],
+            domain=settings["domain"],
+            model=settings["model"],
+            evaluate=settings["evaluate"],
+            seed=settings["seed"],
+            lang=settings["report"].lang,
+            **_of_card(inputs),
+            adapter=rounds.adapted(inputs) and settings.get("distill") is None,
+            distill=settings.get("distill"),
+            outcomes=[inputs[name] / "outcomes" for name in inputs if name.startswith("evaluate")],
+            speeds=read_json(inputs["evaluate_base"] / "speed.json")
+            | read_json(inputs["evaluate"] / "speed.json"),
+            data_summary=read_json(inputs["data"] / "summary.json") | more,
+            mining=rounds.mining(inputs) if settings["mined"] else None,
+            training=rounds.training(inputs),
+            curves=rounds.curves(inputs, out),
+            parity=read_json(inputs["export"] / "parity.json"),
+            sets=[*sets, general] if general else sets,
+            domain_set=selected if selected in names else names[0],  # that of domain.test
+            general_set=general.name if general else None,
+            merge=read_json(inputs["merge"] / "merge.json") if "merge" in inputs else None,
+            select=(inputs["evaluate"] / "select", only_set(data_folder / "select")),
+            tokens=tokens.of_run(inputs, told, settings["model"].max_length, settings["domain"]),
+            script=settings.get("script", KEEP),
+            cmteb=cmteb.rows(inputs, settings["model"], read_json(inputs["data"] / "summary.json")),
+        ),
+        out,
+    )
+
+
+def _of_card(inputs: Inputs) -> dict[str, Any]:
+    """What the data card says that a model card must say too."""
+    if "card" not in inputs:
+        return {}
+    from finetune.data.card import read_card
+
+    card = read_card(inputs["card"])
+    return {"data_licences": card.licence_line, "data_flaws": card.known_flaws}

@@ -1,0 +1,69 @@
+"""The files that decide what a run makes, and what is missing of them."""
+
+from pathlib import Path
+
+from finetune.compose import ROOT
+from finetune.config import Config, Hub, Source, Use
+
+
+def data_files(config: Config) -> dict[str, Path]:
+    """The files whose content decides what the data step makes."""
+    domain = config.domain
+    if domain.source is Source.statutes:
+        from finetune.data import statutes
+
+        return {"articles": statutes.database(), "questions": statutes.FOLDER}
+    from finetune.data import beir
+    from finetune.data.hub import is_hub_id
+    from finetune.data.load import file_or_folder
+
+    files = {name: path.expanduser() for name, path in
+             (("dev", domain.dev), ("test", domain.test)) if path}  # fmt: skip
+    for folder in files.values():
+        beir.kind(folder)  # says what is wrong with one that is no evaluation folder
+    # The revision of a hub id, part of the settings, stands for its content.
+    if domain.train and not is_hub_id(domain.train):
+        files["train"] = file_or_folder(domain.train)
+    return files
+
+
+def model_files(config: Config) -> dict[str, Path]:
+    """The folder of a model of one's own."""
+    if config.model.hub is not Hub.local:
+        return {}
+    from finetune.hub import local_folder
+
+    return {"model": local_folder(config.model)}
+
+
+def missing_data(config: Config) -> list[str]:
+    """What the domain needs and has not been given, told from its data card."""
+    domain = config.domain
+    no_pairs = domain.train is None and config.generate.use is not Use.only
+    if not no_pairs and domain.dev and "None/" not in f"{domain.train}{domain.dev}":
+        return []
+    if config.paths.data is None and domain.name != "custom":
+        from finetune.data.card import read_card
+
+        files = read_card(domain.name).files
+        return [
+            f"domain={domain.name}: set paths.data=<folder>, in which are expected: "
+            + "; ".join(files)
+        ]
+    from finetune.data.parts import EXPECTED
+
+    return [
+        f"domain.{key}: not set; {what}"
+        for key, missing, what in (
+            ("train", no_pairs, "name a jsonl, csv or parquet file of pairs, or a hub id; "
+             "recipes=documents makes pairs from documents alone"),
+            ("dev", not domain.dev, f"name a folder with {EXPECTED[domain.kind]}"),
+        )
+        if missing
+    ]  # fmt: skip
+
+
+def card(config: Config) -> dict[str, Path]:
+    """The domain's data card; a domain of one's own need not have one."""
+    path = ROOT / "data_cards" / f"{config.domain.name}.md"
+    return {"card": path} if path.is_file() else {}
