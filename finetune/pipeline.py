@@ -184,7 +184,7 @@ def steps_of(config: Config) -> list[Step]:
             | ({"noise": "noise"} if noisy else {})
             | ({"merge": "merge"} if merging else {})
             | {step.name: step.name for step in benchmark},
-            files=sources.card(config),
+            files=sources.cards(config),
         ),
     ]  # fmt: skip
     return script_steps.applied(planned, config)

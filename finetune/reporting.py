@@ -25,7 +25,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     general = only_set(inputs["general"] / "report") if "general" in inputs else None
     more = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}
     if "mixed" in inputs:
-        more["mixed"] = read_json(inputs["mixed"] / "summary.json")
+        more["mixed"] = mixed_in(inputs)
     if "script" in inputs:
         more["script"] = read_json(inputs["script"] / "summary.json")["script"]
     given = [each for each in sets if not is_converted(each.name)]
@@ -70,3 +70,15 @@ def _of_card(inputs: Inputs) -> dict[str, Any]:
 
     card = read_card(inputs["card"])
     return {"data_licences": card.licence_line, "data_flaws": card.known_flaws}
+
+
+def mixed_in(inputs: Inputs) -> dict[str, Any]:
+    """What was read of the sets mixed in, with the licences that their data cards name."""
+    from finetune.data.card import read_card
+
+    return {
+        name: each | {"licences": read_card(inputs[f"card-{name}"]).licence_line}
+        if f"card-{name}" in inputs
+        else each
+        for name, each in read_json(inputs["mixed"] / "summary.json").items()
+    }

@@ -63,7 +63,8 @@ def missing_data(config: Config) -> list[str]:
     ]  # fmt: skip
 
 
-def card(config: Config) -> dict[str, Path]:
-    """The domain's data card; a domain of one's own need not have one."""
-    path = ROOT / "data_cards" / f"{config.domain.name}.md"
-    return {"card": path} if path.is_file() else {}
+def cards(config: Config) -> dict[str, Path]:
+    """The data cards of the domain and the sets mixed in; a domain of one's own may have none."""
+    named = {"card": config.domain.name} | {f"card-{name}": name for name in config.mix}
+    paths = {key: ROOT / "data_cards" / f"{name}.md" for key, name in named.items()}
+    return {key: path for key, path in paths.items() if path.is_file()}

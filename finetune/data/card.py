@@ -1,6 +1,7 @@
 """Data cards: what a domain's data is, where it comes from and what its licences allow.
 
-A card is a Markdown file with YAML front matter, ``data_cards/<domain>.md``. A fact that nobody
+A card is a Markdown file with YAML front matter, ``data_cards/<name>.md``, of a domain or of a set
+that ``configs/mix`` names (public sets: see `finetune.data.catalogue`). A fact that nobody
 looked up is written ``unknown``; a key that is missing, unknown or of the wrong shape is an error.
 """
 
@@ -10,13 +11,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from finetune.compose import ROOT
+from finetune.data import frontmatter
+from finetune.data.frontmatter import UNKNOWN, is_text
 from finetune.errors import UserError, nearest
-
-UNKNOWN = "unknown"
-_FENCE = "---"
 
 
 class Task(Enum):
@@ -56,7 +54,7 @@ class Card:
     """Front matter of a data card, and its prose.
 
     Attributes:
-        name: Of the domain; the file's stem.
+        name: Of the domain or the mixed set; the file's stem.
         task: Of the evaluation sets.
         language: ISO 639-1 code.
         script: Of the texts as they lie on disk.
@@ -99,16 +97,16 @@ def read_card(card: str | Path) -> Card:
     """Read and check a data card.
 
     Args:
-        card: Name of a domain, or the path of a card.
+        card: Name of a domain or a mixed set, or the path of a card.
 
     Raises:
         UserError: With every problem of the card, by file and line.
     """
     path = card if isinstance(card, Path) else ROOT / "data_cards" / f"{card}.md"
-    text, prose = _split(path)
-    front = _parse(path, text)
+    front, text, prose = frontmatter.read(path)
     problems = [
-        f"{path}:{_line(text, key)}: {problem}" for key, problem in _problems(front, path.stem)
+        f"{path}:{frontmatter.line(text, key)}: {problem}"
+        for key, problem in _problems(front, path.stem)
     ]
     if problems:
         raise UserError(*problems)
@@ -120,58 +118,21 @@ def read_card(card: str | Path) -> Card:
         source=tuple(Origin(**origin) for origin in front["source"]),
         known_flaws=tuple(front["known_flaws"]),
         files=tuple(front["files"]),
-        prose=prose.strip(),
+        prose=prose,
     )
 
 
-def _split(path: Path) -> tuple[str, str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such data card; every configs/domain file has one") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    fences = [number for number, line in enumerate(lines) if line.rstrip() == _FENCE]
-    if len(fences) < 2 or fences[0] != 0:
-        raise UserError(f"{path}:1: expected YAML front matter between two lines of '{_FENCE}'")
-    return "".join(lines[1 : fences[1]]), "".join(lines[fences[1] + 1 :])
-
-
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    try:
-        front = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        # Lines count from 0 here, and the fence stands above the first.
-        line = error.problem_mark.line + 2 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: front matter is not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: front matter is not YAML: {error}") from error
-    if not isinstance(front, dict):
-        raise UserError(f"{path}:2: front matter must be 'key: value' lines, not {front!r}")
-    return {str(key): value for key, value in front.items()}
-
-
-def _line(text: str, key: str) -> int:
-    """Line of a key in the file; the opening fence where the key is missing."""
-    lines = text.splitlines()
-    return next((n for n, line in enumerate(lines, 2) if line.startswith(f"{key}:")), 1)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
 def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
+    return isinstance(value, list) and all(map(is_text, value))
 
 
 def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_text(k) and _is_text(v) for k, v in value.items())
+    return isinstance(value, dict) and all(is_text(k) and is_text(v) for k, v in value.items())
 
 
 def _are_sizes(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        _is_text(part) and (size == UNKNOWN or (type(size) is int and size >= 0))
+        is_text(part) and (size == UNKNOWN or (type(size) is int and size >= 0))
         for part, size in value.items()
     )
 
@@ -185,7 +146,7 @@ def _are_origins(value: Any) -> bool:
 
 _MAPPINGS = ("licence", "columns", "sizes", "pairs", "contamination")
 _MAY_BE_EMPTY = ("contamination", "files")
-_TEXT = (_is_text, "a text")
+_TEXT = (is_text, "a text")
 _TEXTS = (_are_texts, "a list of texts")
 _MAPPING = (_is_mapping, "a mapping of texts to texts (quote numbers)")
 # Shape of each key, checked and told; the Enum keys are checked apart.
@@ -209,14 +170,14 @@ def _problems(front: Mapping[str, Any], stem: str) -> Iterator[tuple[str, str]]:
     known = [*_SHAPES, *_ENUMS]
     for key in front:
         if key not in known:
-            yield key, f"unknown key {key!r}; {nearest(key, known)}"
+            yield key, frontmatter.unknown_key(key, known)
     for key in known:
         if key not in front:
-            yield key, f"{key} is missing; write 'unknown' where a fact is not known"
+            yield key, frontmatter.missing_key(key)
         elif problem := _shape_problem(key, front[key]):
             yield key, problem
-    if _is_text(front.get("name")) and front["name"] != stem:
-        yield "name", f"name={front['name']}: expected {stem}, as the file is called"
+    if is_text(front.get("name")) and front["name"] != stem:
+        yield "name", frontmatter.wrong_name(front["name"], stem)
     yield from _licence_problems(front)
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from finetune.data import catalogue
 from finetune.data.lines import reason
 from finetune.data.tables import Row, Table
 from finetune.errors import UserError
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 _ID = re.compile(
     r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<split>[\w.-]+))?", re.ASCII
 )
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def is_hub_id(source: str) -> bool:
@@ -30,14 +32,23 @@ def open_hub(source: str) -> Table:
     match = _ID.fullmatch(source)
     if match is None:
         raise UserError(f"{source}: expected owner/name[@revision][:split]")
-    if match["revision"] is None:
-        log.warning("%s: no revision named; pin one: %s@<commit>", source, match["id"])
+    _tell_known(source, match["id"], match["revision"])
     content = _load(source, match["id"], match["revision"], match["split"] or "train")
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
         yield from enumerate(content.select_columns(list(wanted)), 1)
 
     return Table(source, match["id"].split("/")[1], tuple(content.column_names), rows)
+
+
+def _tell_known(source: str, name: str, revision: str | None) -> None:
+    """Ask for a revision where none is named, and say what a catalogue knows of the set."""
+    path, known = catalogue.find(name) or (None, None)
+    if revision is None:
+        commit = known.revision if known and _COMMIT.fullmatch(known.revision) else "<commit>"
+        log.warning("%s: no revision named; pin one: %s@%s", source, name, commit)
+    if known:
+        log.info("%s: licence: %s; flaws: %s (%s)", source, known.licence, known.flaws, path)
 
 
 def _load(source: str, name: str, revision: str | None, split: str) -> Any:

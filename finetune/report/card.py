@@ -16,6 +16,7 @@ from finetune.report.verdict import p_text
 
 # Licence ids that the hubs know and the project's model configs use; others are named in words.
 _HUB_LICENCES = {"mit", "apache-2.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "unknown"}
+_NO_CARD = "no data card names their licences"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # What the hubs call what a set measures, by what its metrics count.
 _TASKS = {
@@ -146,9 +147,10 @@ def _data(facts: Facts) -> str:
     licences = _cell(facts.data_licences or "unknown: no data card names them")
     lines.append(f"\nLicences of the sources: {licences}.")
     for name, each in summary.get("mixed", {}).items():
+        told = f"their licences: {_cell(each['licences'])}" if "licences" in each else _NO_CARD
         lines.append(
             f"\nMixed in: {_cell(name)}, {each['pairs']} pairs (sources: "
-            f"{', '.join(map(_cell, each['sources']))}); no data card names their licences."
+            f"{', '.join(map(_cell, each['sources']))}); {told}."
         )
     return "## Data\n\n" + "\n".join(lines)
 

@@ -13,6 +13,12 @@ from finetune.errors import UserError
 ROOT = Path(__file__).parents[2]
 CARDS = sorted((ROOT / "data_cards").glob("*.md"))
 DOMAINS = sorted((ROOT / "configs/domain").glob("*.yaml"))
+# Sets that stand beside a domain: mixed into its training, or asked against forgetting.
+MIXED = {
+    name: each
+    for path in sorted((ROOT / "configs/mix").glob("*.yaml"))
+    for name, each in OmegaConf.to_container(OmegaConf.load(path)).items()
+}
 MODELS = {path.stem: OmegaConf.load(path) for path in (ROOT / "configs/model").glob("*.yaml")}
 
 
@@ -25,8 +31,11 @@ def card(request):
     return read_card(request.param)
 
 
-def test_every_domain_has_a_card_and_every_card_a_domain():
-    assert [path.stem for path in CARDS] == [path.stem for path in DOMAINS]
+def test_every_set_that_a_config_names_has_a_card_and_every_card_a_config():
+    general = OmegaConf.load(ROOT / "configs/evaluate/default.yaml")
+    asked = Path(OmegaConf.to_container(general)["general"]).name
+    named = {path.stem for path in DOMAINS} | set(MIXED) | {asked}
+    assert sorted(path.stem for path in CARDS) == sorted(named)
 
 
 def test_no_card_without_a_licence_line(card):
@@ -78,6 +87,14 @@ def test_a_domain_has_the_keys_of_the_schema_and_its_card_tells_its_files(path):
         expected = [Path(domain.train).relative_to("DATA").as_posix()]
         expected += [f"{dev}/{name}" for name in FILES[domain.kind]]
         assert [name for name in expected if name not in told] == []
+
+
+@pytest.mark.parametrize("name", sorted({name for name, each in MIXED.items() if each["train"]}))
+def test_the_card_of_a_mixed_set_tells_its_files(name):
+    raw = OmegaConf.create({"paths": {"data": "DATA"}, "mix": MIXED[name]})
+    told = " ".join(read_card(name).files)
+    assert Path(raw.mix.train).relative_to("DATA").as_posix() in told
+    assert [each for each in FILES[Kind.pairs] if f"{name}/{each}" not in told] == []
 
 
 @pytest.mark.parametrize("path", DOMAINS, ids=stem)

@@ -254,6 +254,19 @@ def test_a_hub_data_set_gives_pairs(monkeypatch):
     assert [(each.source, each.line) for each in dropped] == [("owner/name@abc:train", 4)]
 
 
+def test_a_public_set_tells_its_commit_and_its_licence(monkeypatch, caplog):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list(ROWS)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision, split: rows)
+    with caplog.at_level("INFO", logger="finetune"):
+        read_pairs("C-MTEB/BQ", {}, BadRows.stop)
+    assert "pin one: C-MTEB/BQ@e3dda5e115e487b39ec7e618c0c6a29137052a55" in caplog.text
+    assert "licence: unknown (mteb: not specified" in caplog.text
+    caplog.clear()
+    read_pairs("owner/name", {}, BadRows.stop)
+    assert "pin one: owner/name@<commit>" in caplog.text and "licence" not in caplog.text
+
+
 def test_data_imports_no_torch():
     code = (
         "import sys\n"

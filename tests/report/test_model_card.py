@@ -56,3 +56,14 @@ def test_licences_and_flaws_of_the_data(facts, tmp_path):
     assert "Licences of the sources: research-only (STARD: MIT; advice: research only)." in card
     assert r"- Data: judged by \<one\> person" in card
     assert "unknown: no data card names them" in card_of(facts, tmp_path)
+
+
+def test_licences_of_what_was_mixed_in(facts, tmp_path):
+    bare = {"pairs": 3, "sources": ["qbqtc"]}
+    for each, told in (
+        (bare, "no data card names their licences."),
+        (bare | {"licences": "unknown (QBQTC: x)"}, "their licences: unknown (QBQTC: x)."),
+    ):
+        summary = facts.data_summary | {"mixed": {"general": each}}
+        card = card_of(dataclasses.replace(facts, data_summary=summary), tmp_path)
+        assert f"Mixed in: general, 3 pairs (sources: qbqtc); {told}" in card

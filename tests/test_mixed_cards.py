@@ -1,0 +1,24 @@
+"""The licences of what is mixed in reach the report."""
+
+from finetune import reporting, sources
+from finetune.compose import compose
+from finetune.data.card import read_card
+from finetune.records import write_json
+
+
+def test_the_cards_of_mixed_sets_are_files_of_the_report(tmp_path):
+    plain = sources.cards(compose(["recipes=full", "domain=statutes"]))
+    mixed = sources.cards(compose(["recipes=full", "mix=general", f"paths.data={tmp_path}"]))
+    assert {key: path.stem for key, path in plain.items()} == {"card": "statutes"}
+    assert {key: path.stem for key, path in mixed.items()} == {
+        "card": "statutes", "card-general": "general",
+    }  # fmt: skip
+
+
+def test_a_mixed_set_brings_the_licences_of_its_card(tmp_path):
+    read = {"general": {"pairs": 3}, "mine": {"pairs": 2}}
+    write_json(tmp_path / "summary.json", read)
+    card = sources.cards(compose(["recipes=full", "mix=general", "paths.data=/data"]))
+    found = reporting.mixed_in({"mixed": tmp_path} | card)
+    assert found["general"] == {"pairs": 3, "licences": read_card("general").licence_line}
+    assert found["mine"] == {"pairs": 2}
