@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finetune.data.catalogue import read_catalogue
 from finetune.errors import UserError
 from finetune.evaluation import cmteb
 from finetune.evaluation.artifacts import score
@@ -119,6 +120,19 @@ def test_reranking_as_we_score_it(encoder, tmp_path):
     assert found["value"] == pytest.approx(ours.metrics["map"].mean(), abs=1e-5)
 
 
+def test_of_two_splits_the_published_one_counts(encoder, tmp_path):
+    rows = [{"text": f"{text}{n}", "label": n % 3} for n, text in enumerate(TEXTS * 10)]
+    folder = tmp_path / "MultilingualSentiment"
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+    found = ran("MultilingualSentiment", encoder, folder, tmp_path)
+    content = json.loads((tmp_path / "MultilingualSentiment.json").read_text("utf-8"))
+    assert set(content["scores"]) == {"validation", "test"}
+    assert (found["split"], found["metric"]) == ("validation", "main_score")
+    assert found["value"] == content["scores"]["validation"][0]["accuracy"]
+
+
 def test_data_that_is_not_there(encoder, tmp_path, monkeypatch):
     (tmp_path / "BQ").mkdir()
     with pytest.raises(UserError, match="the data of BQ cannot be had in"):
@@ -129,6 +143,16 @@ def test_the_tasks_are_those_of_the_benchmark():
     tasks = mteb.get_benchmark(cmteb.BENCHMARK).tasks
     assert {task.metadata.name: task.metadata.type for task in tasks} == dict(cmteb.TASKS)
     assert len(cmteb.TASKS) == 31
+
+
+def test_the_cards_of_the_tasks_name_what_mteb_loads():
+    cards = {each.name: each for each in read_catalogue("cmteb").sets}
+    for task in mteb.get_benchmark(cmteb.BENCHMARK).tasks:
+        metadata = type(task).metadata  # a task that ran on a local copy has it changed
+        card = cards[metadata.name]
+        assert (card.id, card.revision) == (metadata.dataset["path"], metadata.dataset["revision"])
+        assert card.use.endswith(f" on {', '.join(task.eval_splits)}")
+        assert metadata.license in card.licence
 
 
 def test_published_scores_and_contamination():
