@@ -31,8 +31,9 @@ sys.path.insert(0, str(ROOT))  # this tree's, whatever is installed
 
 from finetune import hardware, losses, pipeline, training  # noqa: E402
 from finetune import model as models  # noqa: E402
+from finetune.choices import Precision  # noqa: E402
 from finetune.compose import compose  # noqa: E402
-from finetune.config import Config, Precision  # noqa: E402
+from finetune.config import Config  # noqa: E402
 from finetune.records import EvaluationSet, Pair, read_jsonl  # noqa: E402
 
 GIB = 2**30

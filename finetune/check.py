@@ -11,7 +11,8 @@ from typing import Any
 from hydra.utils import get_class
 
 from finetune import script
-from finetune.config import Config, Generate, Kind, Use
+from finetune.choices import Kind, Use
+from finetune.config import Config, Generate
 from finetune.errors import first_line, nearest
 
 GENERATORS = tuple(  # the fields of a share

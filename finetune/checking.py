@@ -5,8 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finetune.choices import Source
 from finetune.compose import choices, compose
-from finetune.config import Config, Source
+from finetune.config import Config
 from finetune.data import contamination, lengths, tokens
 from finetune.data.card import read_card
 from finetune.data.findings import Finding

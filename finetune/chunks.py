@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from finetune import losses, processes, training
-from finetune.config import Precision
+from finetune.choices import Precision
 from finetune.errors import UserError
 from finetune.mixing import Examples, read_parts
 from finetune.records import AnyRow, only_set, read_known

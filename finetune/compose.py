@@ -23,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune import check
-from finetune.config import Config, Kind, Mixed
+from finetune.choices import Kind
+from finetune.config import Config, Mixed
 from finetune.errors import UserError, first_line, nearest
 
 _PACKAGE = Path(__file__).parent

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune import estimate, processes, rates
-from finetune.config import Precision
+from finetune.choices import Precision
 from finetune.estimate import Training
 from finetune.facts import Facts
 from finetune.geometry import Adapter, Geometry, forward_flops, training_passes

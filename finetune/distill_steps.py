@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import median
 
 from finetune import steps
-from finetune.config import Config, Hub
+from finetune.choices import Hub
+from finetune.config import Config
 from finetune.errors import UserError
 from finetune.processes import everywhere
 from finetune.records import read_json, write_json

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from finetune import estimate, hardware
-from finetune.config import Config, Hardware, Precision, Tracker, Tracking
+from finetune.choices import Precision, Tracker
+from finetune.config import Config, Hardware, Tracking
 from finetune.errors import UserError
 from finetune.geometry import M3E_BASE
 

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune.config import Precision
+from finetune.choices import Precision
 from finetune.geometry import Adapter, Geometry
 
 MIB = 1024**2

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from finetune.check import GENERATORS
-from finetune.config import Hub, Model, Use
+from finetune.choices import Hub, Use
+from finetune.config import Model
 from finetune.data.peek import Peek, Texts, look_at, look_at_set, look_for, rows_of
 from finetune.errors import UserError
 from finetune.geometry import STARTER, Geometry

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune import estimate, rates
-from finetune.config import Precision
+from finetune.choices import Precision
 from finetune.config import artifact as artifact_name
 from finetune.costs import Cost, shared_rate, train
 from finetune.data.peek import Texts

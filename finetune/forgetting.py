@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from finetune import steps
-from finetune.config import Config, Precision, Source
+from finetune.choices import Precision, Source
+from finetune.config import Config
 from finetune.encoders import Inputs, Settings, scoring
 from finetune.errors import UserError
 from finetune.records import EvaluationSet, half, only_set, write_json, write_set

@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 
 from finetune import processes
+from finetune.choices import Precision
 from finetune.compose import ROOT
-from finetune.config import Hardware, Precision
+from finetune.config import Hardware
 from finetune.errors import UserError
 
 MIB = 1024**2

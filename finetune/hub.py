@@ -4,7 +4,8 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from finetune.config import Hub, Model
+from finetune.choices import Hub
+from finetune.config import Model
 from finetune.errors import UserError, first_line
 
 log = logging.getLogger(__name__)

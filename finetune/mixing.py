@@ -17,7 +17,8 @@ from torch.utils.data import SequentialSampler
 
 from finetune import processes
 from finetune.batching import BucketSampler
-from finetune.config import Kind, Mixed
+from finetune.choices import Kind
+from finetune.config import Mixed
 from finetune.errors import UserError
 from finetune.mining import known_answers, without_known
 from finetune.records import AnyRow, Mined, Pair, Scored, normalised, read_jsonl

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from finetune import hardware, hub
 from finetune.adapter.prefix import PrefixTransformer
-from finetune.config import Hub, Model
+from finetune.choices import Hub
+from finetune.config import Model
 from finetune.errors import UserError
 from finetune.inference import token_budget_batches
 from finetune.inference.encoder import check_texts

@@ -27,7 +27,8 @@ from finetune import (
     tracking,
 )
 from finetune.check import target_problems
-from finetune.config import Config, Export, Kind, Source, Use, artifact
+from finetune.choices import Kind, Source, Use
+from finetune.config import Config, Export, artifact
 from finetune.errors import UserError, nearest
 from finetune.stage import Done, Planned, Step, execute, own_folder, plan
 

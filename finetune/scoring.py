@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune import report
-from finetune.config import Kind
+from finetune.choices import Kind
 from finetune.config import artifact as artifact_name
 from finetune.data import beir, parts
 from finetune.errors import UserError

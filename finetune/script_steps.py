@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune.config import Config, Kind
+from finetune.choices import Kind
+from finetune.config import Config
 from finetune.records import (
     AnyRow,
     Mined,

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from finetune.choices import Hub, Source, Use
 from finetune.compose import ROOT
-from finetune.config import Config, Hub, Source, Use
+from finetune.config import Config
 
 
 def data_files(config: Config) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from hydra.utils import get_class
 from transformers import Trainer
 
 from finetune import processes
-from finetune.config import Precision
+from finetune.choices import Precision
 from finetune.errors import UserError
 
 

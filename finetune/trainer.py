@@ -24,7 +24,8 @@ from finetune import adapter as adapters
 from finetune import model as models
 from finetune import processes
 from finetune.batching import Share
-from finetune.config import Precision, Train
+from finetune.choices import Precision
+from finetune.config import Train
 from finetune.evaluation.artifacts import score
 from finetune.mixing import Batches, Examples
 from finetune.records import AnySet

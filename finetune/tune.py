@@ -29,8 +29,9 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune import pipeline, report, tracking
+from finetune.choices import Kind
 from finetune.compose import GROUPS, compose
-from finetune.config import Config, Kind
+from finetune.config import Config
 from finetune.errors import UserError
 from finetune.ranges import Range, Search, Value, value_of
 from finetune.records import EvaluationSet, ScoredSet, read_json, write_json

@@ -9,6 +9,7 @@ from finetune import pipeline
 from finetune.compose import compose
 from finetune.inference import BundleInfo
 from finetune.records import read_dicts
+from finetune.stage import plan
 
 MINED = ("mine=positive_aware", "mine.candidates=200", "mine.negatives=1", "mine.relative_margin=0")
 LENGTHS = ("loss=matryoshka", "loss.matryoshka_dims=[8]")
@@ -85,3 +86,28 @@ def test_lengths_of_scored_pairs(tiny_model, tmp_path):
     assert min(found["tuned"], found["tuned@8"]) > found["base"]
     card = (tmp_path / "run/README.md").read_text("utf-8")
     assert "Spearman on dev of vectors cut to their first numbers" in card
+
+
+@pytest.mark.parametrize(
+    ("more", "last"),
+    [
+        (("mine.rounds=2",), "train-2"),
+        (("script=mix:0.5",), "train"),
+        (("script=s2tw",), "train"),
+        (("encode.script=t2s",), "train"),
+    ],
+)
+def test_noise_stays_out_of_what_is_trained_on(more, last, tiny_model, domain, tmp_path):
+    line = tiny_runs.overrides(
+        tiny_model, domain, tmp_path, "contrastive", "mine.relative_margin=0", "noise=rank",
+        "noise.cut=0.4", f"until={last}", *more,
+    )  # fmt: skip
+    config = compose(line)
+    pipeline.run(config)
+    planned = plan(pipeline.steps_of(pipeline.resolve(config)), config.paths.cache)
+    steps = {each.step.name: each for each in planned}
+    pairs = steps[steps[last].step.inputs["pairs"]].folder
+    trained_on = {row["id"] for row in read_dicts(pairs / "train.jsonl")}
+    told = list(read_dicts(steps["noise"].folder / "noise.jsonl"))
+    noise = {row["id"] for row in told if not row["kept"]}
+    assert trained_on and noise and trained_on <= {row["id"] for row in told} - noise

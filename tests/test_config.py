@@ -10,8 +10,9 @@ import yaml
 
 from finetune import check
 from finetune.check import target_problems
+from finetune.choices import Kind, Precision
 from finetune.compose import GROUPS, ROOT, choices, compose, known_keys
-from finetune.config import Config, Kind, Mixed, Precision, to_dict
+from finetune.config import Config, Mixed, to_dict
 from finetune.errors import UserError, nearest
 
 PARTS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}

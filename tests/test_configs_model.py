@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from finetune.config import Hub, Model
+from finetune.choices import Hub
+from finetune.config import Model
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = json.loads((Path(__file__).parent / "published_models.json").read_text("utf-8"))

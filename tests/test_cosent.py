@@ -14,8 +14,8 @@ from sklearn.metrics import average_precision_score
 
 from finetune import model as models
 from finetune import pipeline, training
+from finetune.choices import Precision
 from finetune.compose import compose
-from finetune.config import Precision
 from finetune.data.beir import read_sts
 from finetune.records import Scored, half, read_dicts
 from finetune.stage import plan

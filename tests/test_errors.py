@@ -10,8 +10,9 @@ import pytest
 
 from finetune import cli, hub, pipeline, stage
 from finetune.check import GENERATORS
+from finetune.choices import BadRows, Hub, Kind, Source
 from finetune.compose import compose
-from finetune.config import BadRows, Domain, Hub, Kind, Model, Source
+from finetune.config import Domain, Model
 from finetune.data import beir
 from finetune.data.documents import read_documents
 from finetune.data.load import read_pairs

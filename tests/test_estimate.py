@@ -8,7 +8,7 @@ from transformers import BertConfig, BertModel
 from finetune import estimate
 from finetune.adapter.lora import Lora
 from finetune.adapter.prefix import insert
-from finetune.config import Precision
+from finetune.choices import Precision
 from finetune.estimate import MIB, Training
 from finetune.geometry import M3E_BASE, Adapter, Geometry
 

@@ -7,8 +7,8 @@ import pytest
 import tiny_runs
 
 from finetune import estimate, forecast, pipeline, rates
+from finetune.choices import Precision
 from finetune.compose import compose
-from finetune.config import Precision
 from finetune.costs import Cost
 from finetune.estimate import Training
 from finetune.facts import Facts

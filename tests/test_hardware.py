@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from finetune import hardware
+from finetune.choices import Precision
 from finetune.compose import choices, compose
-from finetune.config import Hardware, Precision
+from finetune.config import Hardware
 from finetune.errors import UserError
 from finetune.hardware import Gpu
 

@@ -15,8 +15,8 @@ from launched import in_processes, run_together
 from finetune import model as models
 from finetune import pipeline, training
 from finetune.batching import BucketSampler
+from finetune.choices import Precision
 from finetune.compose import compose
-from finetune.config import Precision
 from finetune.data.beir import read_folder
 from finetune.mixing import MixedSampler, Part, examples
 from finetune.records import Pair, Scored, half, read_dicts

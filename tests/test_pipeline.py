@@ -14,8 +14,9 @@ from sentence_transformers import SentenceTransformer
 
 from finetune import pipeline
 from finetune.check import PRECISIONS
+from finetune.choices import Hub, Kind, Source
 from finetune.compose import choices, compose, known_keys
-from finetune.config import Config, Hub, Kind, Mixed, Source, to_dict
+from finetune.config import Config, Mixed, to_dict
 from finetune.data.card import Task, read_card
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder

@@ -16,7 +16,7 @@ from tiny_runs import die
 
 from finetune import model as models
 from finetune import processes, strategy, training
-from finetune.config import Precision
+from finetune.choices import Precision
 from finetune.errors import UserError
 from finetune.processes import everywhere
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from finetune import checkpoints, pipeline, training
 from finetune import model as models
 from finetune.batching import BucketSampler
+from finetune.choices import Precision
 from finetune.compose import compose
-from finetune.config import Precision
 from finetune.data.beir import read_folder
 from finetune.records import Mined, Pair, half, read_dicts
 from finetune.stage import plan

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.config import Domain, Generate, Source, Use
+from finetune.choices import Source, Use
+from finetune.config import Domain, Generate
 from finetune.data import documents
 from finetune.data.folding import folded
 from finetune.data.leaks import LEAK

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from finetune.config import Hub
+from finetune.choices import Hub
 from finetune.records import Score
 from finetune.report import usage
 from finetune.report.facts import METRIC_NAMES, Facts, counted, is_cut

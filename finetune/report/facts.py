@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import Distill, Evaluate, Lang, Model
+from finetune.choices import Lang
+from finetune.config import Distill, Evaluate, Model
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
 from finetune.records import AnySet, EvaluationSet, RerankingSet, ScoredSet

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from finetune.config import Lang
+from finetune.choices import Lang
 
 
 class Said(str):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from finetune.config import Config, Tracker, Tracking
+from finetune.choices import Tracker
+from finetune.config import Config, Tracking
 from finetune.errors import UserError
 
 _SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")

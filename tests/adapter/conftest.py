@@ -22,8 +22,8 @@ from transformers import (
 
 from finetune import model as models
 from finetune import training
+from finetune.choices import Precision
 from finetune.compose import compose
-from finetune.config import Precision
 from finetune.data.beir import read_folder
 from finetune.records import Pair, half, read_dicts
 

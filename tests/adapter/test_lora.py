@@ -14,8 +14,8 @@ from finetune import adapter, training
 from finetune import model as models
 from finetune.adapter import frozen
 from finetune.adapter.lora import Lora
+from finetune.choices import Precision
 from finetune.compose import compose
-from finetune.config import Precision
 from finetune.errors import UserError
 from finetune.records import read_dicts
 

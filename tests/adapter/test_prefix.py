@@ -14,8 +14,8 @@ from sentence_transformers import SentenceTransformer
 from finetune import adapter, training
 from finetune import model as models
 from finetune.adapter import prefix
+from finetune.choices import Precision
 from finetune.compose import compose
-from finetune.config import Precision
 from finetune.errors import UserError
 from finetune.export import Origin, export_bundle
 from finetune.inference import OnnxEncoder

@@ -1,7 +1,8 @@
 import pytest
 from tiny_runs import write_rows
 
-from finetune.config import Domain, Generate, Kind, Source, Use
+from finetune.choices import Kind, Source, Use
+from finetune.config import Domain, Generate
 from finetune.data.generate import generate
 from finetune.data.leaks import LEAK
 from finetune.data.synthesize import GENERATORS

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from finetune.choices import Duplicates, Kind
 from finetune.compose import compose
-from finetune.config import Duplicates, Kind, Mixed
+from finetune.config import Mixed
 from finetune.data.leaks import LEAK, PAIR_LEAK
 from finetune.data.mix import prepare_mix
 from finetune.data.rows import DUPLICATE

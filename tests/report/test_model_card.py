@@ -7,7 +7,7 @@ import re
 import pytest
 
 from finetune import report
-from finetune.config import Hub
+from finetune.choices import Hub
 
 
 def card_of(facts, tmp_path) -> str:
@@ -22,8 +22,9 @@ def test_the_hub_reads_metadata_and_scores(facts, tmp_path):
     content = report.build(facts, tmp_path)
     data = ModelCard.load(tmp_path / "README.md").data
     assert (data.license, data.base_model, data.language) == ("mit", "owner/base", ["zh"])
-    assert data.to_dict()["base_model_relation"] == "finetune"
-    assert data.library_name == "sentence-transformers"
+    metadata = data.to_dict()
+    assert metadata["base_model_relation"] == "finetune"
+    assert metadata["library_name"] == "sentence-transformers"
     assert data.pipeline_tag == "sentence-similarity"
     tuned = {(row["set"], row["metric"].replace("@", "_at_")): row["value"]
              for row in content["scores"]

@@ -6,7 +6,7 @@ import pytest
 from browsing import chromium
 
 from finetune import report
-from finetune.config import Lang
+from finetune.choices import Lang
 
 pytestmark = pytest.mark.browser
 

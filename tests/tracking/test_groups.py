@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from finetune import tracking
-from finetune.config import Tracker
+from finetune.choices import Tracker
 from finetune.errors import UserError
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.config import Tracker, Tracking
+from finetune.choices import Tracker
+from finetune.config import Tracking
 from finetune.errors import UserError
 from finetune.tracking import track
 from finetune.tracking.target import parameters
