@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 _KEPT = ("verdict", "scores", "baselines", "gates", "training", "speed", "data", "scripts",
-         "tokens", "stages")  # fmt: skip
+         "tokens", "parity", "stages")  # fmt: skip
 
 
 def run(name: str, overrides: Sequence[str], folder: Path) -> dict[str, Any] | None:
