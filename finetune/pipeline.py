@@ -99,7 +99,7 @@ def steps_of(config: Config) -> list[Step]:
         *([mix_steps.read_step(config, general)] if config.mix else []),
         Step("base", steps.base, 1, {"model": config.model}, files=sources.model_files(config)),
         Step(
-            "export-base", steps.export, 1,
+            "export-base", steps.export, 2,
             _export_settings(config, _fp32(config), config.model.name) | machine,
             {"model": "base", "data": "data"},
         ),
@@ -156,7 +156,7 @@ def steps_of(config: Config) -> list[Step]:
         ) if general else []),
         *([forgetting.merge_step(config, trained, encoding, general)] if merging else []),
         Step(
-            "export", steps.export, 3,
+            "export", steps.export, 4,
             _export_settings(config, config.export, _name(config))
             | {"quantize": config.quantize} | machine
             # Bundles whose vectors may not be cut, and their keys, know nothing of lengths.

@@ -16,7 +16,9 @@ from sentence_transformers.sentence_transformer.modules import LayerNorm, Poolin
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from finetune.adapter.frozen import BERT_LIKE
 from finetune.errors import UserError
+from finetune.export.shapes import keep_leading
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class _Graph(nn.Module):
         if self.has_token_types:
             # All texts are of type 0. One constant that broadcasts folds into one row to add.
             inputs["token_type_ids"] = torch.zeros((1, 1), dtype=torch.int64)
+        if isinstance(self.inner, BERT_LIKE) and self.inner.config._attn_implementation == "eager":
+            inputs["attention_mask"] = self._added(attention_mask)
         hidden = self.inner(**inputs).last_hidden_state
         if hidden.dtype != torch.float32:
             hidden = hidden.float()
@@ -60,6 +64,15 @@ class _Graph(nn.Module):
         for head in self.heads:
             features = head(features)
         return nn.functional.normalize(features["sentence_embedding"], dim=-1)
+
+    def _added(self, attention_mask: Tensor) -> Tensor:
+        """The mask as attention adds it, ``[batch, 1, 1, sequence]``, which transformers lets be.
+
+        What it would make itself, ``[batch, 1, sequence, sequence]`` by some forty nodes, says no
+        more: every token may see the same ones.
+        """
+        hidden = (1 - attention_mask[:, None, None, :]).to(self.inner.dtype)
+        return hidden * torch.finfo(self.inner.dtype).min
 
 
 def export_onnx(model: SentenceTransformer, file: Path, *, half: bool = False) -> None:
@@ -102,6 +115,8 @@ def export_onnx(model: SentenceTransformer, file: Path, *, half: bool = False) -
         )
     proto = onnx.load(file)
     _strip_identities(proto.graph)
+    if isinstance(graph.inner, BERT_LIKE):
+        keep_leading(proto.graph)
     onnx.checker.check_model(proto)
     onnx.save(proto, file)
     log.info("exported %s, %.1f MB", file, file.stat().st_size / 1e6)

@@ -115,6 +115,14 @@ def test_the_model_is_left_as_it_was(tiny, tmp_path):
         assert tensor.dtype == before[name].dtype and torch.equal(tensor, before[name])
 
 
+def test_no_layer_asks_for_sizes(tiny, tmp_path):
+    export_onnx(tiny, tmp_path / "model.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    layers = tiny[0].auto_model.config.num_hidden_layers
+    assert kinds.count("Reshape") == 4 * layers  # of queries, keys, values, and of what they give
+    assert kinds.count("Concat") == 1 and kinds.count("Shape") == 3  # positions and pooling
+
+
 def test_an_attention_of_our_own_is_kept(tiny, tmp_path):
     def twice(module, query, key, value, attention_mask, **options):
         return eager_attention_forward(module, query, key, 2 * value, attention_mask, **options)
