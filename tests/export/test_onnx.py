@@ -120,7 +120,7 @@ def test_no_layer_asks_for_sizes(tiny, tmp_path):
     kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     layers = tiny[0].auto_model.config.num_hidden_layers
     assert kinds.count("Reshape") == 4 * layers  # of queries, keys, values, and of what they give
-    assert kinds.count("Concat") == 1 and kinds.count("Shape") == 3  # positions and pooling
+    assert kinds.count("Concat") <= 1 and kinds.count("Shape") <= 3  # positions and pooling
 
 
 def test_an_attention_of_our_own_is_kept(tiny, tmp_path):
