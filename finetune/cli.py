@@ -105,17 +105,24 @@ def _train(argv: Sequence[str]) -> int:
     if not set(flags) <= {"-m", "--multirun"}:
         raise UserError(f"command line: unknown option {flags}; write key=value, or -m for a sweep")
     if not flags:
-        return _run(compose(overrides))
+        return _run(compose(overrides))[0]
     from finetune import sweep
 
     return sweep.run(overrides, _job)
 
 
-def _job(overrides: Sequence[str]) -> int:
-    """One job of a sweep, perhaps in a process of its own."""
+def _job(overrides: Sequence[str]) -> tuple[int, Path | None]:
+    """One job of a sweep, perhaps in a process of its own: its exit code and run directory."""
     from finetune.compose import compose
 
-    return guarded(lambda: _run(compose(overrides)))
+    run_dirs: list[Path | None] = []
+
+    def work() -> int:
+        code, run_dir = _run(compose(overrides))
+        run_dirs.append(run_dir)
+        return code
+
+    return guarded(work), next(iter(run_dirs), None)
 
 
 def _tune(overrides: Sequence[str]) -> int:
@@ -129,15 +136,18 @@ def _tune(overrides: Sequence[str]) -> int:
     return DONE
 
 
-def _run(config: "Config") -> int:
+def _run(config: "Config") -> tuple[int, Path | None]:
+    """Run a pipeline; return the exit code and, where it came to its report, the run directory."""
     from finetune import pipeline
     from finetune.report import show, terminal
 
     report = pipeline.run(config)
     if report is None:
-        return DONE
+        return DONE, None
     show(terminal(report))
-    return GATE_FAILED if any(gate["status"] == "failed" for gate in report["gates"]) else DONE
+    failed = any(gate["status"] == "failed" for gate in report["gates"])
+    run_dir = pipeline.directory(config, report["stages"][-1]["key"])
+    return GATE_FAILED if failed else DONE, run_dir.absolute()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ reads as the data flow does. There is no other graph machinery.
 import dataclasses
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from finetune import (
@@ -217,7 +218,7 @@ def run(config: Config) -> dict[str, Any] | None:
     """
     config = resolve(config)
     planned = plan(steps_of(config), config.paths.cache.expanduser())
-    run_dir = config.run_dir or config.paths.runs / f"{_name(config)}-{planned[-1].key[:8]}"
+    run_dir = directory(config, planned[-1].key)
     with own_folder(run_dir):
         log.info("plan for %s:", run_dir)
         budget.show(planned, config)
@@ -248,6 +249,11 @@ def run(config: Config) -> dict[str, Any] | None:
             tracked.finish(report)
     log.info("run: %s", run_dir)
     return report
+
+
+def directory(config: Config, key: str) -> Path:
+    """Where a run leaves its results, by the key of its last step."""
+    return config.run_dir or config.paths.runs / f"{_name(config)}-{key[:8]}"
 
 
 def _check_targets(config: Config, planned: Sequence[Planned]) -> None:

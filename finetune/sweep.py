@@ -33,14 +33,15 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune import processes, tracking
+from finetune import processes, swept, tracking
 from finetune.compose import ROOT, compose, parse
 from finetune.config import Config, Tracking
 from finetune.errors import UserError, first_line, nearest
 
 log = logging.getLogger(__name__)
 
-Job = Callable[[Sequence[str]], int]  # from a job's overrides to its exit code
+# From a job's overrides to its exit code and, where it came to a report, its run directory.
+Job = Callable[[Sequence[str]], tuple[int, Path | None]]
 
 _CRASHED = 1
 _WORST_FIRST = (_CRASHED, 2, 3, 0)
@@ -64,8 +65,10 @@ def run(overrides: Sequence[str], job: Job) -> int:
     folder = _folder(jobs, configs[0])
     launcher = _launcher(hydra, folder, job)
     folder.mkdir(parents=True, exist_ok=True)
-    with _below_groups(jobs, configs, folder) as started:
-        codes = [_code(done) for done in launcher.launch(started, initial_job_idx=0)]
+    with _below_groups(jobs, configs, folder) as below:
+        done = launcher.launch([line for _, line in below], initial_job_idx=0)
+        codes, run_dirs = zip(*map(_ended, done), strict=True)
+        _record(jobs, [group for group, _ in below], run_dirs, folder)
     for number, (line, code) in enumerate(zip(_what_differs(jobs), codes, strict=True), 1):
         log.info("job %d of %d (%s) ended with %d", number, len(jobs), shlex.join(line), code)
     return min(codes, key=_WORST_FIRST.index)
@@ -116,22 +119,37 @@ def _folder(jobs: Sequence[Sequence[str]], config: Config) -> Path:
 @contextmanager
 def _below_groups(
     jobs: Sequence[Sequence[str]], configs: Sequence[Config], folder: Path
-) -> Iterator[list[list[str]]]:
-    """Tell each job which MLflow run stands above it: one for each experiment."""
+) -> Iterator[list[tuple[tracking.Group, list[str]]]]:
+    """Tell each job which MLflow run stands above it, one for each experiment; yield both."""
     with ExitStack() as stack:
         groups: dict[Tracking, tracking.Group] = {}
         started = []
         values = _values(jobs)
-        swept = " ".join(f"{key}={each}" for key, each in _values(_what_differs(jobs)).items())
+        named = " ".join(f"{key}={each}" for key, each in _values(_what_differs(jobs)).items())
         for job, config, differs in zip(jobs, configs, _what_differs(jobs), strict=True):
-            where = replace(config.tracking, name=config.tracking.name or f"sweep {swept}")
+            where = replace(config.tracking, name=config.tracking.name or f"sweep {named}")
             if where not in groups:
                 groups[where] = stack.enter_context(tracking.group(where, folder, values))
-            above = groups[where].run_id
+            group = groups[where]
             name = config.tracking.name or " ".join([config.recipe, *differs])
-            started.append([*job, f"tracking.name={_quoted(name)}",
-                            *([f"tracking.parent='{above}'"] if above else [])])  # fmt: skip
+            above = [f"tracking.parent='{group.run_id}'"] if group.run_id else []
+            started.append((group, [*job, f"tracking.name={_quoted(name)}", *above]))
         yield started
+
+
+def _record(
+    jobs: Sequence[Sequence[str]], groups: Sequence[tracking.Group],
+    run_dirs: Sequence[Path | None], folder: Path,
+) -> None:  # fmt: skip
+    """Tell the run above each job what came of the jobs below it, by setting."""
+    settings = [" ".join(each for each in line if not each.startswith("seed="))
+                for line in _what_differs(jobs)]  # fmt: skip
+    for group in {id(each): each for each in groups}.values():
+        runs: dict[str, list[Path]] = {}
+        for each, run_dir, setting in zip(groups, run_dirs, settings, strict=True):
+            if each is group and run_dir is not None:
+                runs.setdefault(setting or "seeds alone", []).append(run_dir)
+        swept.record(group, runs, folder)
 
 
 def _quoted(text: str) -> str:
@@ -194,15 +212,15 @@ def _check_launcher(overrides: Sequence[str], there: Sequence[str]) -> None:
         raise UserError(*problems)
 
 
-def _start(job: Job, config: DictConfig) -> int:
+def _start(job: Job, config: DictConfig) -> tuple[int, Path | None]:
     """What Hydra calls for each job; ``config`` is its own composition and not ours."""
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return job(cast(list[str], overrides))
 
 
-def _code(done: JobReturn) -> int:
+def _ended(done: JobReturn) -> tuple[int, Path | None]:
     if done.status is JobStatus.COMPLETED:
-        return int(done.return_value)
+        return cast(tuple[int, Path | None], done.return_value)
     # `return_value` would raise it, and the codes of the jobs behind this one be lost.
     log.error("job failed: %s", shlex.join(done.overrides or ()), exc_info=done._return_value)
-    return _CRASHED
+    return _CRASHED, None

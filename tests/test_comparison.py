@@ -3,31 +3,13 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import tiny_runs
-import yaml
+from made_runs import finished
 
 from finetune import cli, comparison
 from finetune.errors import UserError
-from finetune.evaluation.artifacts import Outcome, write_outcome
 from finetune.records import write_json
-
-
-def finished(folder, gain=0.0, seed=1, recipe="full", sets=None, **more):
-    """A run directory, as far as a comparison reads it."""
-    values = np.linspace(0.2, 0.7, 30)
-    for artifact, change in (("base", 0.0), ("tuned", gain)):
-        path = folder / "outcomes" / artifact / "dev.jsonl"
-        path.parent.mkdir(parents=True)
-        ids = tuple(f"q{n}" for n in range(30))
-        metrics = {m: values + change for m in ("ndcg@10", "mrr@10", "recall@100")}
-        write_outcome(path, Outcome(ids, metrics, (("d",),) * 30))
-    write_json(folder / "outcomes/sets.json", sets or {"dev": "abc"})
-    write_json(folder / "report.json", {})
-    config = {"recipe": recipe, "seed": seed, "run_dir": str(folder), "train": more}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    return folder
 
 
 def names(systems):

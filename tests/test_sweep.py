@@ -37,7 +37,7 @@ def launcher(request, monkeypatch):
     return f"hydra/launcher={name}"
 
 
-def noted(overrides) -> int:
+def noted(overrides) -> tuple[int, None]:
     """A job: notes what it was given and where it ran; its seed is its exit code, 9 a crash."""
     config = compose(overrides)
     folder = config.paths.runs
@@ -46,7 +46,7 @@ def noted(overrides) -> int:
     (folder / f"{config.recipe}-{config.seed}.json").write_text(json.dumps(note))
     if config.seed == 9:
         raise ArithmeticError("crashed")
-    return config.seed
+    return config.seed, None
 
 
 def notes(folder: Path) -> dict:
@@ -182,7 +182,7 @@ def test_jobs_that_would_overwrite_each_other_do_not_start(monkeypatch, capsys, 
 )  # fmt: skip
 def test_a_run_dir_for_each_job(monkeypatch, tmp_path, arguments, run_dirs):
     ran = []
-    monkeypatch.setattr(cli, "_run", lambda config: ran.append(str(config.run_dir)) or DONE)
+    monkeypatch.setattr(cli, "_run", lambda config: (DONE, ran.append(str(config.run_dir))))
     assert train(["-m", *swept(tmp_path, *arguments, "tracking=none")]) == DONE
     assert ran == run_dirs
 
@@ -226,7 +226,29 @@ def test_a_run_above_others_for_each_experiment(tmp_path, monkeypatch):
     }  # fmt: skip
 
 
-def in_its_group(overrides) -> int:
+def in_its_group(overrides) -> tuple[int, None]:
     config = compose(overrides)
     assert config.tracking.parent == {"legal": "1e1", "finance": "1e2"}[config.domain.name]
-    return config.seed
+    return config.seed, None
+
+
+def test_the_run_above_has_the_mean_over_the_seeds(tmp_path, tiny_model, domain, monkeypatch):
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)  # MLflow's artifacts
+    arguments = tiny_runs.overrides(
+        tiny_model, domain, tmp_path, "full", "tracking=mlflow", "train.epochs=1",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+    )  # fmt: skip
+    train(["-m", *arguments, "seed=1,2"])
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("custom").experiment_id])
+    (above,) = [run for run in found if run.info.run_name == "sweep seed=1, 2"]
+    for artifact in ("tuned", "onnx-int8-dynamic"):
+        for name in (f"{artifact}/dev/ndcg_at_10", f"{artifact}/dev/ndcg_at_10_delta"):
+            seeds = [run.data.metrics[name] for run in found if run != above]
+            told = [above.data.metrics[f"{name}_{each}"] for each in ("mean", "min", "max")]
+            assert told == pytest.approx([sum(seeds) / 2, min(seeds), max(seeds)]), name
+    assert len(set(seeds)) == 2, "the seeds differ, or this shows nothing"
+    assert "| seeds alone | dev | tuned | 2 |" in above.data.tags["mlflow.note.content"]
+    assert [item.path for item in client.list_artifacts(above.info.run_id)] == ["settings.md"]

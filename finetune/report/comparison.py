@@ -68,8 +68,12 @@ class Line:
     verdict: str | None = None
 
 
-def compare(systems: Sequence[System]) -> list[Line]:
+def compare(systems: Sequence[System], *, main_only: bool = False) -> list[Line]:
     """Compare every system with the first, on the sets and slices that all were measured on.
+
+    Args:
+        systems: Two or more.
+        main_only: Leave out slices, and all metrics but the one that decides.
 
     Raises:
         UserError: There is nothing to compare.
@@ -89,7 +93,7 @@ def compare(systems: Sequence[System]) -> list[Line]:
         )
     for name in measured.keys() - shared:
         log.warning("%s: not measured for all, and left out", name)
-    lines = [line for name in shared for line in _lines(systems, name)]
+    lines = [line for name in shared for line in _lines(systems, name, main_only=main_only)]
     return _judged(lines)
 
 
@@ -118,7 +122,7 @@ def save(lines: Sequence[Line], path: Path) -> None:
     write_json(path, {"reference": lines[0].system, "comparisons": rows})
 
 
-def _lines(systems: Sequence[System], name: str) -> Iterator[Line]:
+def _lines(systems: Sequence[System], name: str, *, main_only: bool) -> Iterator[Line]:
     """Measure all systems on one set and its slices."""
     first = systems[0].outcomes[name]
     queries = first[0].queries
@@ -129,8 +133,10 @@ def _lines(systems: Sequence[System], name: str) -> Iterator[Line]:
                     f"compare: {name}: {systems[0].name} and {system.name} were not measured on "
                     "the same queries by the same metrics; score both anew: --data <folder>"
                 )
-    parts = [(name, metric, np.arange(len(queries))) for metric in first[0].metrics]
-    parts += [(f"{name}/{key}", first[0].main, rows) for key, rows in slices(queries).items()]
+    metrics = [first[0].main] if main_only else first[0].metrics
+    parts = [(name, metric, np.arange(len(queries))) for metric in metrics]
+    if not main_only:
+        parts += [(f"{name}/{key}", first[0].main, rows) for key, rows in slices(queries).items()]
     for part, metric, rows in parts:
         for system in systems:
             yield _line(system, part, _values(system, name, metric, rows),

@@ -39,8 +39,8 @@ class Group(Protocol):
 
     run_id: str | None
 
-    def finish(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Record what came out of all of them."""
+    def finish(self, metrics: Mapping[str, float], files: Sequence[Path], note: str = "") -> None:
+        """Record what came out of all of them; the note, in Markdown, stands on the run's page."""
         ...
 
 
@@ -90,7 +90,7 @@ class Ungrouped:
 
     run_id: str | None = None
 
-    def finish(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+    def finish(self, metrics: Mapping[str, float], files: Sequence[Path], note: str = "") -> None:
         """Do nothing."""
 
 

@@ -131,6 +131,11 @@ def outcome_tags(report: Mapping[str, Any]) -> dict[str, str]:
     return {**gates, "verdict": report["verdict"]}
 
 
+def describe(client: "MlflowClient", run_id: str, text: str) -> None:
+    """Put a text, in Markdown, on a run's page."""
+    _log(client, run_id, tags={"mlflow.note.content": text})
+
+
 def log_values(client: "MlflowClient", run_id: str, values: Mapping[str, float], now: int) -> None:
     """Log single values, at a time in milliseconds, but for those that the run has."""
     known = client.get_run(run_id).data.metrics

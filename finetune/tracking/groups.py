@@ -46,9 +46,9 @@ class GroupRecorder:
         prepare()
         self._attempt(self._open)
 
-    def finish(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+    def finish(self, metrics: Mapping[str, float], files: Sequence[Path], note: str = "") -> None:
         """Record what came out of all of them."""
-        self._attempt(lambda: self._log(metrics, files))
+        self._attempt(lambda: self._log(metrics, files, note))
 
     def close(self, *, completed: bool) -> None:
         """End the run."""
@@ -59,12 +59,14 @@ class GroupRecorder:
         self.run_id = content.open_run(self._client(), self._target, place, self.run_id)
         write_json(self._memory, {"target": self._digest, "run_id": self.run_id})
 
-    def _log(self, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+    def _log(self, metrics: Mapping[str, float], files: Sequence[Path], note: str) -> None:
         if self.run_id is None:
             return
         content.log_values(self._client(), self.run_id, metrics, int(1000 * time.time()))
         for file in files:
             self._client().log_artifact(self.run_id, str(file))
+        if note:
+            content.describe(self._client(), self.run_id, note)
 
     def _end(self, status: str) -> None:
         if self.run_id is not None:

@@ -37,7 +37,7 @@ def test_runs_stand_below_their_group(config, run_dir, report, client, folder):
         assert client.get_run(group.run_id).info.status == "RUNNING"
         with tracking.track(below(config, group), run_dir) as run:
             run.finish(report)
-        group.finish({"best/ndcg@10": 0.5}, [folder / "table.json"])
+        group.finish({"best/ndcg@10": 0.5}, [folder / "table.json"], "| a |")
     found = runs(client)
     assert set(found) == {folder.name, run_dir.name}
     assert parent_of(found[run_dir.name]) == group.run_id == found[folder.name].info.run_id
@@ -45,6 +45,7 @@ def test_runs_stand_below_their_group(config, run_dir, report, client, folder):
     assert above.info.status == "FINISHED" and parent_of(above) is None
     assert above.data.params == {"seed": "1,2"}
     assert above.data.metrics == {"best/ndcg_at_10": 0.5}
+    assert above.data.tags["mlflow.note.content"] == "| a |"
     assert [item.path for item in client.list_artifacts(group.run_id)] == ["table.json"]
 
 
