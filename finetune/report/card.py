@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from finetune.choices import Hub
+from finetune.config import Model
 from finetune.records import Score
 from finetune.report import usage
 from finetune.report.facts import METRIC_NAMES, Facts, counted, is_cut
@@ -18,6 +19,11 @@ from finetune.report.verdict import p_text
 _HUB_LICENCES = {"mit", "apache-2.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "unknown"}
 _NO_CARD = "no data card names their licences"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# Where a hub shows a model, its licence among other things.
+_PAGES = {
+    Hub.huggingface: "https://huggingface.co/{id}",
+    Hub.modelscope: "https://www.modelscope.cn/models/{id}",
+}
 # What the hubs call what a set measures, by what its metrics count.
 _TASKS = {
     "queries": {"type": "information-retrieval", "name": "Information Retrieval"},
@@ -47,7 +53,8 @@ def _name(facts: Facts) -> str:
 
 
 def _metadata(facts: Facts, report: Mapping[str, Any]) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"language": ["zh"], **_licence_metadata(facts.model.licence)}
+    results = list(_results(facts, report))
+    metadata: dict[str, Any] = {"language": ["zh"], **_licence_metadata(facts.model)}
     if facts.model.id and facts.model.hub is not Hub.local:
         metadata |= {"base_model": facts.model.id, "base_model_relation": "finetune"}
     metadata |= {
@@ -55,15 +62,25 @@ def _metadata(facts: Facts, report: Mapping[str, Any]) -> dict[str, Any]:
         "library_name": "sentence-transformers",
         "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction", "onnx"],
         "datasets": [name for name in _sources(facts) if _HUB_ID.fullmatch(name)],
-        "model-index": [{"name": _name(facts), "results": list(_results(facts, report))}],
+        "metrics": list(dict.fromkeys(m["type"] for each in results for m in each["metrics"])),
+        # ModelScope's words for pipeline and library.
+        "tasks": ["sentence-embedding"],
+        "domain": ["nlp"],
+        "frameworks": ["pytorch", "onnx"],
+        "model-index": [{"name": _name(facts), "results": results}],
     }
     return {key: value for key, value in metadata.items() if value != []}
 
 
-def _licence_metadata(licence: str) -> dict[str, str]:
-    if licence.lower() in _HUB_LICENCES:
-        return {"license": licence.lower()}
-    return {"license": "other", "license_name": re.sub(r"\W+", "-", licence.lower()).strip("-")}
+def _licence_metadata(model: Model) -> dict[str, str]:
+    """The licence by the id that the hubs know, else by a name and the page that states it."""
+    licence = model.licence.lower()
+    if licence in _HUB_LICENCES:
+        return {"license": licence}
+    named = {"license": "other", "license_name": re.sub(r"\W+", "-", licence).strip("-")}
+    if model.id and model.hub in _PAGES:
+        named["license_link"] = _PAGES[model.hub].format(id=model.id)
+    return named
 
 
 def _results(facts: Facts, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -96,7 +113,8 @@ def _scores(report: Mapping[str, Any]) -> str:
     gates = [f"- **{g['name']}: {g['status']}**. {_cell(g['detail'])}" for g in report["gates"]]
     return (
         "## Scores\n\nIn points (hundredths) ± half the 95 % interval, on what was kept out of "
-        "training and of the choice of the checkpoint. Δ is the difference to the base.\n\n"
+        "training and of the choice of the checkpoint. Δ is the difference to the base; p is "
+        "adjusted for the number of sets (Holm).\n\n"
         f"{tables}\n\n" + "\n".join(gates)
     ).rstrip()
 
@@ -116,7 +134,7 @@ def _table(name: str, rows: Sequence[Score]) -> str:
         cells = [f"{100 * s.value:.1f} ± {50 * (s.ci_high - s.ci_low):.1f}" for s in scores]
         first = scores[0]
         delta = "–" if first.delta is None else f"{100 * first.delta:+.1f}"
-        p_value = "–" if first.p_value is None else p_text(first.p_value).removeprefix("= ")
+        p_value = "–" if first.p_holm is None else p_text(first.p_holm).removeprefix("= ")
         lines.append(f"| {' | '.join([_cell(artifact), *cells, delta, p_value])} |")
     return "\n".join(lines)
 

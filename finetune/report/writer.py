@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune.config import Distill, to_dict
 from finetune.evaluation.slices import slices
+from finetune.evaluation.statistics import smallest_difference
 from finetune.records import EvaluationSet, Score, digest, write_json
 from finetune.report import card, exports, page, scripts
 from finetune.report.drawn import Plots, plotted
@@ -18,10 +19,11 @@ from finetune.report.facts import (
     SETS,
     Facts,
     Outcomes,
+    counted,
     read_outcomes,
 )
 from finetune.report.gates import judge
-from finetune.report.scores import measure, speed_rows
+from finetune.report.scores import measure, paired, speed_rows
 from finetune.report.similarity import calibrated, false_neighbours, similarity
 from finetune.report.verdict import verdict
 from finetune.report.words import Said
@@ -66,7 +68,7 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
             outcomes, [each.name for each in facts.sets], facts.evaluate.samples, facts.seed
         ),
         "tokens": facts.tokens and dict(facts.tokens),
-        "notes": list(_notes(facts, rows)),
+        "notes": [*_notes(facts, rows), *_visible(facts, outcomes)],
     }
     domain = next((each for each in facts.sets if each.name == facts.domain_set), None)
     report["similarity"] = similarity(outcomes, domain) if domain else {}
@@ -137,6 +139,19 @@ def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[Said]:
         yield Said("note.cmteb", tasks=", ".join(seen))
     if "unknown" in facts.model.trained_on:
         yield Said("note.unknown")
+
+
+def _visible(facts: Facts, outcomes: Outcomes) -> Iterator[Said]:
+    """Say which difference the domain's set can show at all."""
+    base, tuned = (outcomes.get(name, {}).get(facts.domain_set) for name in ("base", "tuned"))
+    if base is None or tuned is None:
+        return
+    before, after = paired(base, tuned)
+    smallest = smallest_difference(after - before)
+    if 0 < smallest < float("inf"):
+        yield Said("note.visible", set=facts.domain_set, n=len(before),
+                   counted=Said(f"counted.{counted(base.main)}"),
+                   points=f"{100 * smallest:.1f}")  # fmt: skip
 
 
 def _parts(distill: Distill) -> Said:

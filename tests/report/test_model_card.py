@@ -25,6 +25,10 @@ def test_the_hub_reads_metadata_and_scores(facts, tmp_path):
     metadata = data.to_dict()
     assert metadata["base_model_relation"] == "finetune"
     assert metadata["library_name"] == "sentence-transformers"
+    assert data.metrics == ["ndcg_at_10", "mrr_at_10", "recall_at_100"]
+    # ModelScope reads the same file.
+    assert (metadata["tasks"], metadata["domain"]) == (["sentence-embedding"], ["nlp"])
+    assert metadata["frameworks"] == ["pytorch", "onnx"] and "license_link" not in metadata
     assert data.pipeline_tag == "sentence-similarity"
     tuned = {(row["set"], row["metric"].replace("@", "_at_")): row["value"]
              for row in content["scores"]

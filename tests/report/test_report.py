@@ -278,6 +278,10 @@ def test_notes(facts, tmp_path):
     assert any(note.startswith("The base saw statutes in training") for note in notes)
     assert any("is unknown" in note for note in notes)
     assert any("evaluate.general=<folder>" in note for note in notes)
+    words = r"The 48 queries of statutes show .* about (\d\.\d) points"
+    told = [re.search(words, note) for note in notes]
+    # The fixture's gains are spread by 5 points: 2.80 x .05 / sqrt(48)
+    assert [float(each[1]) for each in told if each] == [pytest.approx(2.0, abs=0.4)]
     each = make_set()
     write_outcomes(tmp_path / "lexical", "bm25", each, [0.9] * 48)
     write_outcomes(tmp_path / "lexical", "tuned", each, [0.5] * 48)
@@ -310,6 +314,7 @@ def test_card_says_a_restricting_licence_in_words(facts, tmp_path):
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["license"] == "other"
     assert front["license_name"] == "non-commercial-research-use-only"
+    assert front["license_link"] == "https://huggingface.co/moka-ai/m3e-base"
     assert "`moka-ai/m3e-base`: non-commercial, research use only." in card
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "non-commercial, research use only" in page
