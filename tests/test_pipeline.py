@@ -1,6 +1,9 @@
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from enum import Enum
 from pathlib import Path
@@ -15,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from finetune import pipeline
 from finetune.check import PRECISIONS
 from finetune.choices import Hub, Kind, Source
-from finetune.compose import choices, compose, known_keys
+from finetune.compose import ROOT, choices, compose, known_keys
 from finetune.config import Config, Mixed, to_dict
 from finetune.data.card import Task, read_card
 from finetune.errors import UserError
@@ -165,6 +168,24 @@ def test_the_second_run_is_all_cache_hits_and_quick(finished):
     assert {**again, "stages": []} == {**first, "stages": []}
     changed = {p.name for p, digest in before.items() if hash_path(p) != digest}
     assert changed <= {"report.json", ".lock"}
+
+
+def test_a_run_without_tracking_imports_no_mlflow_and_leaves_no_file(tiny_model, domain, tmp_path):
+    (tmp_path / "here").mkdir()
+    line = tiny_runs.overrides(tiny_model, domain, tmp_path, "full", "train.epochs=1")
+    code = f"""
+import sys
+import finetune.cli
+code = finetune.cli.train({line!r})
+sys.exit(9 if "mlflow" in sys.modules else code)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "here", env=environment,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode in (0, 3), done.stderr
+    assert list((tmp_path / "here").iterdir()) == [], "nothing where it was started"
+    assert not [path for path in tmp_path.rglob("*") if "mlflow" in path.name.lower()]
+    assert len(list((tmp_path / "runs").glob("*/report.json"))) == 1
 
 
 def test_recipes_share_what_they_have_in_common(finished, arguments):

@@ -165,20 +165,27 @@ def test_long_documents_in_pieces_beside_whole_ones(tiny_bundle, tmp_path):
     folder = tmp_path / "long"
     folder.mkdir()
     texts = ["房东不退押金", "老板不发工资", "网店商品质量", "离婚财产赔偿", "医院医生学校"]
-    # What answers stands behind 600 characters, where the model (64 tokens) does not read.
-    rows = [{"id": f"d{n}", "text": "的一是了我" * 120 + text} for n, text in enumerate(texts)]
+    # What answers stands where the model (64 tokens) does not read, and where a piece begins.
+    filler = "的一是了我" * 70
+    rows = [{"id": f"d{n}", "text": filler + text + filler if n < 2 else text}
+            for n, text in enumerate(texts)]  # fmt: skip
     write_jsonl(folder / "corpus.jsonl", rows)
     write_jsonl(folder / "queries.jsonl", [
-        {"id": f"q{n}", "text": text + "吗" * (n // 5)} for n, text in enumerate(texts * 8)
+        {"id": f"q{n}", "text": text + "吗" * (n // 5)} for n, text in enumerate(texts * 10)
     ])  # fmt: skip
-    lines = [f"q{n}\td{n % 5}\t1" for n in range(40)]
+    lines = [f"q{n}\td{n % 5}\t1" for n in range(50)]
     (folder / "qrels.tsv").write_text("\n".join(lines) + "\n")
     rows = scoring.evaluate(tiny_bundle, [folder], "all", "fp32", chunked=True)
     known = {(row.artifact, row.set, row.metric): row for row in rows}
     whole = known["onnx-fp32", "long", "ndcg@10"]
     cut = known["onnx-fp32+chunks", "long", "ndcg@10"]
     assert whole.delta is None and cut.delta == pytest.approx(cut.value - whole.value)
-    assert cut.n == 40 and cut.p_value is not None
+    assert cut.n == 50 and cut.p_value is not None
+    # Of the questions whose answer is longer than 512 tokens, apart: whole, and in pieces.
+    apart = "long/beyond-window"
+    whole, cut = (known[name, apart, "ndcg@10"] for name in ("onnx-fp32", "onnx-fp32+chunks"))
+    assert whole.n == cut.n == 20 and cut.delta == pytest.approx(cut.value - whole.value)
+    assert cut.delta > 0, "what the window does not hold is found in its piece"
 
 
 def test_saved_scores_are_those_of_the_report(tiny_bundle, beir, tmp_path):
