@@ -139,7 +139,7 @@ def test_forgetting_is_measured_and_merged_against(tiny_model, scored, domain, t
     assert table[0][0] == pytest.approx(report["training"]["base"], abs=1e-6)
     metrics = {(r["set"], r["metric"]) for r in report["scores"] if r["artifact"] == "tuned"}
     assert {("dev", "spearman"), ("general", "ndcg@10")} <= metrics
-    assert [gate["name"] for gate in report["gates"]] == ["gain", "general", "int8"]
+    assert [gate["name"] for gate in report["gates"]] == ["gain", "general", "int8", "latency"]
     page = (tmp_path / "run/report.html").read_text("utf-8")
     assert "Spearman · NDCG@10 in points on small parts" in page
 

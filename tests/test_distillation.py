@@ -208,7 +208,7 @@ def curves(line):
 def test_the_gate_asks_what_is_kept_and_how_fast(finished, line):
     _, report, _ = finished
     gates = {gate["name"]: gate for gate in report["gates"]}
-    assert set(gates) == {"distill", "int8"}
+    assert set(gates) == {"distill", "int8", "latency"}
     found = {
         row["artifact"]: row["value"] for row in report["scores"] if row["metric"] == "ndcg@10"
     }

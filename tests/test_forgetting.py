@@ -271,7 +271,7 @@ def test_without_a_general_set_the_report_says_how_to_measure(arguments, tmp_pat
     report = pipeline.run(compose(line))
     (note,) = [each for each in report["notes"] if each.startswith("Forgetting")]
     assert "was not measured" in note and "evaluate.general=<folder>" in note
-    assert {each["name"] for each in report["gates"]} == {"gain", "int8"}
+    assert {each["name"] for each in report["gates"]} == {"gain", "int8", "latency"}
     assert report["merge"]["sets"] == ["dev"] and "general" not in report["verdict"]
     by_weight = {row["weight"]: row["scores"] for row in report["merge"]["table"]}
     assert by_weight.pop(0) and by_weight[report["merge"]["weight"]] == max(by_weight.values())

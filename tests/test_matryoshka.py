@@ -141,7 +141,7 @@ def test_the_report_shows_lengths_without_flooding_the_tables(finished):
     assert "<td>tuned@16</td>" not in page and "by length of the vector" in page
     assert "| artifact | whole | 16 | 4 |" in card and "tuned@16" not in card
     assert (run_dir / "plots/lengths.svg").is_file()
-    assert {gate["name"] for gate in content["gates"]} == {"gain", "int8"}
+    assert {gate["name"] for gate in content["gates"]} == {"gain", "int8", "latency"}
 
 
 def test_lengths_beyond_the_model_end_before_any_training(line):

@@ -82,7 +82,7 @@ def test_the_report_has_the_shape_of_the_contract(finished, domain):
     assert len(rows) == 12
     for row in report["speed"]:
         assert row["latency_ms"] > 0 and row["texts_per_second"] > 0 and row["bytes"] > 0
-    assert {gate["name"] for gate in report["gates"]} == {"gain", "int8"}
+    assert {gate["name"] for gate in report["gates"]} == {"gain", "int8", "latency"}
     for gate in report["gates"]:
         assert gate["status"] in ("passed", "failed", "inconclusive")
         assert isinstance(gate["value"], float) and isinstance(gate["threshold"], float)

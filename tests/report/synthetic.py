@@ -19,6 +19,7 @@ SETTINGS = dataclasses.replace(
     visible=0.02,
     max_int8_drop=0.005,
     max_general_drop=0.005,
+    max_latency_ms=None,
 )
 
 
