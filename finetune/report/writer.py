@@ -144,7 +144,7 @@ def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[Said]:
 def _visible(facts: Facts, outcomes: Outcomes) -> Iterator[Said]:
     """Say which difference the domain's set can show at all."""
     base, tuned = (outcomes.get(name, {}).get(facts.domain_set) for name in ("base", "tuned"))
-    if base is None or tuned is None:
+    if base is None or tuned is None or facts.kept_base:
         return
     before, after = paired(base, tuned)
     smallest = smallest_difference(after - before)

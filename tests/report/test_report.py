@@ -185,6 +185,7 @@ def test_verdict_not_improved(not_improved, tmp_path):
     assert content["verdict"].startswith("Not improved: the guard kept the base")
     gates = {gate["name"]: gate["status"] for gate in content["gates"]}
     assert gates == {"gain": "failed", "int8": "passed"}  # though the fixture's scores rose
+    assert not any("show differences from" in note for note in content["notes"])
 
 
 def rebuilt(facts: Facts, tmp_path, *, base, tuned, int8=None):
