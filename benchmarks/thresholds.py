@@ -9,7 +9,7 @@ it is measured on, so that even a threshold from all pairs falls short of it; by
 beside. The bar is a point.
 
 Writes ``benchmarks/results/thresholds.json`` (with ``--sets afqmc,bq`` it keeps what is there of
-the others) and AFQMC's cosines, on which ``tests/evaluation/test_thresholds.py`` repeats this.
+the others).
 """
 
 import argparse
@@ -29,7 +29,6 @@ from finetune.records import ScoredSet, write_json
 from finetune.scoring import read
 
 SETS = ("afqmc", "atec", "bq", "lcqmc", "pawsx_zh", "oppo_xiaobu")
-COSINES = RESULTS / "thresholds/afqmc.json"
 TRIALS = 200
 BAR = 0.01
 
@@ -86,10 +85,6 @@ def main() -> int:
         with bar(name, len(pairs.prompted)) as progress:
             cosines = similarities(encoder, pairs.pairs, progress).astype(np.float64).round(4)
         labels = np.array([pair.score for pair in pairs.pairs])
-        if name == COSINES.stem:
-            COSINES.parent.mkdir(parents=True, exist_ok=True)
-            kept = {"cosines": cosines.tolist(), "labels": labels.astype(int).tolist()}
-            COSINES.write_text(json.dumps(kept) + "\n", encoding="utf-8")
         found[name] = gaps(Matches(cosines, labels))
         print(line(name, found[name]), flush=True)
     write_json(path, {"trials": TRIALS, "sets": found})

@@ -1,6 +1,3 @@
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
@@ -8,8 +5,6 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 from finetune.evaluation.artifacts import Outcome
 from finetune.evaluation.thresholds import Matches, calibrate, matches_of, quality
 from finetune.records import EvaluationSet, Scored, ScoredSet
-
-AFQMC = Path(__file__).parents[2] / "benchmarks/results/thresholds/afqmc.json"
 
 
 def drawn(n, seed, apart=1.0):
@@ -66,18 +61,6 @@ def test_held_out_f1_is_within_a_point_of_the_oracles():
         gaps.append(found["oracle"]["f1"] - found["report"]["f1"])
     # The oracle knows the report half, and its own luck is part of the gap.
     assert min(gaps) >= 0 and np.mean(gaps) < 0.008 and np.percentile(gaps, 95) < 0.02
-
-
-def test_held_out_f1_is_within_a_point_of_the_oracles_on_real_pairs():
-    """AFQMC's labels and the cosines of a model, as benchmarks/thresholds.py left them."""
-    content = json.loads(AFQMC.read_text("utf-8"))
-    cosines, labels = np.array(content["cosines"]), np.array(content["labels"], float)
-    rng, gaps = np.random.default_rng(1), []
-    for _ in range(40):
-        halves = np.array_split(rng.permutation(len(labels)), 2)
-        found = calibrate(*(Matches(cosines[rows], labels[rows]) for rows in halves))
-        gaps.append(found["oracle"]["f1"] - found["report"]["f1"])
-    assert len(labels) == 4316 and min(gaps) >= 0 and np.mean(gaps) < 0.01
 
 
 def test_nothing_to_tell_apart():
