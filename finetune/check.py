@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from finetune import script
+from finetune import augmentation, script
 from finetune.choices import Kind, Use
 from finetune.config import Config, Generate
 from finetune.errors import first_line, nearest
@@ -36,6 +36,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "check.boilerplate_queries": (1, math.inf),
     "check.tokens_per_character": (0, 10),
     "noise.cut": (-1e-9, 1),
+    "augment.share": (-1e-9, 1),
+    **{f"augment.{kind}": (-1e-9, math.inf) for kind in augmentation.KINDS},
     "mine.rounds": (-1, 10),
     "mine.negatives": (-1, 32),
     "mine.relative_margin": (-1e-9, 1),
@@ -123,6 +125,7 @@ def problems(config: Config) -> Iterator[str]:
         yield from _scored_problems(config)
     yield from _mix_problems(config)
     yield from _noise_problems(config)
+    yield from augmentation.problems(config.augment, distilled=config.distill.asked)
     yield from script.problems(
         config.script, config.opencc, config.encode, distilled=config.distill.asked
     )

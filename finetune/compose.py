@@ -31,8 +31,8 @@ _PACKAGE = Path(__file__).parent
 # A clone keeps configs/ beside the package; an installed wheel carries them inside it.
 ROOT = _PACKAGE.parent if (_PACKAGE.parent / "configs/default.yaml").is_file() else _PACKAGE
 GROUPS = ("recipes", "domain", "check", "opencc", "encode", "generate", "mix", "model", "adapter",
-          "loss", "noise", "mine", "distill", "train", "merge", "hardware", "export", "quantize",
-          "evaluate", "tracking")  # fmt: skip
+          "loss", "noise", "mine", "augment", "distill", "train", "merge", "hardware", "export",
+          "quantize", "evaluate", "tracking")  # fmt: skip
 
 # What Hydra's grammar takes for no part of a plain value: Chinese, and signs that paths hold.
 _ODD = re.compile(r"[^\x00-\x7f]|[~#&!;=]")

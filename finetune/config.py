@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Dict, List, Optional  # noqa: UP035 (OmegaConf reads these forms)
 
+from finetune.augmentation import Augment
 from finetune.choices import (
     BadRows,
     Duplicates,
@@ -276,6 +277,7 @@ class Config:
     loss: Dict[str, Any]  # noqa: UP006
     noise: Noise
     mine: Mine
+    augment: Augment
     distill: Distill
     train: Train
     merge: Merge

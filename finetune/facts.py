@@ -85,7 +85,7 @@ class Facts:
         if not made.cached and "mine" in made.step.settings:
             mined = made.step.settings["mine"].negatives  # texts like the positives
             lengths = np.concatenate([lengths[:, :2], *[lengths[:, 1:2]] * mined], axis=1)
-        return texts.count, lengths
+        return round(texts.count * self._growth(step)), lengths
 
     def _lessons(self, step: Step, pairs: Texts) -> tuple[int, NDArray[np.int64]] | None:
         """What a student is taught: texts of the pairs, then passages."""
@@ -109,10 +109,18 @@ class Facts:
         return self._made(made.step) if "generate" in made.step.settings else self.data.rows
 
     def _maker(self, step: Step) -> Planned:
-        """The step whose rows a step reads; behind those that put rows into another script."""
+        """The step whose rows a step reads; behind those that rewrite rows or add copies."""
         made = self._planned[step.inputs.get("pairs", "data")]
-        converts = not made.cached and made.step.name.startswith("script")
-        return self._maker(made.step) if converts else made
+        passes = not made.cached and made.step.name.startswith(("script", "augment"))
+        return self._maker(made.step) if passes else made
+
+    def _growth(self, step: Step) -> float:
+        """How many times its maker's rows a step reads, where copies have yet to be added."""
+        made = self._planned[step.inputs.get("pairs", "data")]
+        if made.cached or not made.step.name.startswith(("script", "augment")):
+            return 1.0
+        augment = made.step.settings.get("augment")
+        return self._growth(made.step) * (1 + augment.share if augment else 1)
 
     @cached_property
     def general(self) -> Peek | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import (
+    augment_steps,
     budget,
     cmteb,
     dims,
@@ -49,6 +50,7 @@ def resolve(config: Config) -> Config:
     if domain.source is Source.files:
         problems += sources.missing_data(config)
     problems += mix_steps.missing(config)
+    problems += augment_steps.missing(config)
     problems += cmteb.problems(config)
     if config.until is not None and not problems:  # the plan looks at the data
         names = [step.name for step in steps_of(config)]
@@ -189,7 +191,7 @@ def steps_of(config: Config) -> list[Step]:
             files=sources.cards(config),
         ),
     ]  # fmt: skip
-    return script_steps.applied(planned, config)
+    return script_steps.applied(augment_steps.applied(planned, config), config)
 
 
 def _generate(config: Config) -> Step:

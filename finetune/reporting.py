@@ -26,6 +26,8 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     more = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}
     if "mixed" in inputs:
         more["mixed"] = mixed_in(inputs)
+    if "augment" in inputs:
+        more["augment"] = read_json(inputs["augment"] / "summary.json")["augment"]
     if "script" in inputs:
         more["script"] = read_json(inputs["script"] / "summary.json")["script"]
     given = [each for each in sets if not is_converted(each.name)]

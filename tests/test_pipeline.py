@@ -312,8 +312,8 @@ OUTSIDE = {
     "tracking.parent",
 }
 CONTAINERS = {"paths", "domain", "generate", "check", "opencc", "encode", "model", "noise",
-              "mine", "distill", "train", "merge", "hardware", "export", "quantize", "evaluate",
-              "report", "tracking"}  # fmt: skip
+              "mine", "augment", "distill", "train", "merge", "hardware", "export", "quantize",
+              "evaluate", "report", "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
 
@@ -328,6 +328,8 @@ def copies(tiny_model, domain, tmp_path_factory):
     queries.write_text(queries.read_text("utf-8") + '{"id": "new", "text": "新"}\n', "utf-8")
     dictionary = folder / "words.txt"
     dictionary.write_text("房东\t屋主\n", "utf-8")
+    terms = folder / "terms.tsv"
+    terms.write_text("房东\tlandlord\n", "utf-8")
     shutil.copytree(tiny_model, folder / "model")
     (folder / "model/README.md").write_text("other")
     shutil.copytree(domain / "dev", folder / "general")
@@ -336,6 +338,7 @@ def copies(tiny_model, domain, tmp_path_factory):
         "domain.train": str(train), "domain.dev": folder / "domain/dev",
         "domain.test": folder / "domain/dev", "model.path": folder / "model",
         "domain.documents": folder / "domain", "opencc.dictionary": dictionary,
+        "augment.terms": terms,
         "distill.teacher": folder / "model",
     }  # fmt: skip
 
@@ -389,7 +392,7 @@ def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, c
     if key.startswith("distill."):
         line = arguments("distill")
     else:
-        line = [*arguments("contrastive", "merge=interpolate", "script=mix:0.5"),
+        line = [*arguments("contrastive", "merge=interpolate", "script=mix:0.5", "augment=all"),
                 "generate=documents"]  # fmt: skip
     config = compose(line)
     if key == "domain.source":

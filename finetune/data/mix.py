@@ -33,7 +33,7 @@ def prepare_mix(
     Raises:
         UserError: With every problem in a set; when nothing is left of one.
     """
-    asked = tuple(each for folder in evaluated for each in _evaluation_sets(folder))
+    asked = tuple(each for folder in evaluated for each in evaluation_sets(folder))
     problems = Problems()
     summary = {}
     for name, each in mix.items():
@@ -66,6 +66,7 @@ def _load(name: str, each: Mixed, check: Check, asked: tuple[AnySet, ...]) -> Lo
     return loaded
 
 
-def _evaluation_sets(folder: Path) -> list[AnySet]:
+def evaluation_sets(folder: Path) -> list[AnySet]:
+    """Read the sets that a step left, of both halves."""
     parts = (folder / "select", folder / "report")
     return [read_set(each) for part in parts for each in sorted(part.iterdir())]

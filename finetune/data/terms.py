@@ -1,4 +1,4 @@
-"""Words whose conversion is not left to OpenCC: protected ones, and those of a dictionary."""
+"""Words of the user's: what OpenCC is not to convert or how, and terms in two languages."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,25 +20,47 @@ def read_dictionary(path: Path) -> dict[str, str]:
     Raises:
         UserError: With every line that is no entry, or when the file cannot be read.
     """
+    found: dict[str, str] = {}
+    for word, values in _entries(path, "opencc.dictionary", "a word, a tab and what it becomes"):
+        found.setdefault(word, values.split()[0])
+    return found
+
+
+def read_terms(path: Path) -> list[tuple[str, str]]:
+    """Read terms with what else they are called: two columns with a tab between.
+
+    Empty lines and lines that begin with ``#`` say nothing.
+
+    Raises:
+        UserError: With every line that is no entry, or when the file cannot be read or has none.
+    """
+    expected = "a term, a tab and what else it is called"
+    found = [(word.strip(), other.strip())
+             for word, other in _entries(path, "augment.terms", expected)]  # fmt: skip
+    if not found:
+        raise UserError(f"augment.terms={path}: holds no terms; expected {expected} a line")
+    return found
+
+
+def _entries(path: Path, key: str, expected: str) -> list[tuple[str, str]]:
+    """The two columns of a file that a key names."""
     path = path.expanduser()
     if not path.is_file():
-        raise UserError(f"opencc.dictionary={path}: no such file; expected a word, a tab and what "
-                        "it becomes a line")  # fmt: skip
+        raise UserError(f"{key}={path}: no such file; expected {expected} a line")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it") from error
     problems = Problems()
-    found: dict[str, str] = {}
+    found = []
     for number, line in enumerate(lines, start=1):
-        word, tab, values = line.partition("\t")
+        word, _, values = line.partition("\t")
         if not line.strip() or line.startswith("#"):
             continue
-        if not (tab and word and values.split()):
-            problems.add(f"{path}:{number}: {shown(line)}; expected a word, a tab and what it "
-                         "becomes")  # fmt: skip
+        if not (word.strip() and values.strip()):
+            problems.add(f"{path}:{number}: {shown(line)}; expected {expected}")
         else:
-            found.setdefault(word, values.split()[0])
+            found.append((word, values))
     problems.check()
     return found
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.data.terms import around, read_dictionary, swapped
+from finetune.data.terms import around, read_dictionary, read_terms, swapped
 from finetune.errors import UserError
 from finetune.inference.script import converter
 
@@ -80,3 +80,26 @@ def test_mistakes_of_a_dictionary_are_told_with_their_lines(tmp_path):
     path.write_bytes("软件\t軟體".encode("gb18030"))
     with pytest.raises(UserError, match="not UTF-8"):
         read_dictionary(path)
+
+
+def test_terms_in_two_columns(tmp_path):
+    path = tmp_path / "terms.tsv"
+    path.write_text("\ufeff# 法律\n违约金\tliquidated damages\n\n合同\t contract \n", "utf-8")
+    assert read_terms(path) == [("违约金", "liquidated damages"), ("合同", "contract")]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, r"augment.terms=.*: no such file; expected a term, a tab"),
+        ("# 法律\n", "holds no terms"),
+        ("合同 contract\n", r"terms.tsv:1: '合同 contract'; expected a term, a tab"),
+        ("甲\t\n \t乙\n", r"terms.tsv:1: (.|\n)*terms.tsv:2: "),
+    ],
+)
+def test_terms_that_are_none(content, told, tmp_path):
+    path = tmp_path / "terms.tsv"
+    if content is not None:
+        path.write_text(content, "utf-8")
+    with pytest.raises(UserError, match=told):
+        read_terms(path)
