@@ -10,6 +10,7 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,16 @@ from numpy.typing import NDArray
 from finetune.embedded import vectors_of
 from finetune.errors import UserError
 from finetune.mining import Pool, known_answers
-from finetune.records import Pair, normalised, read_jsonl, read_known, write_json, write_jsonl
+from finetune.records import (
+    Pair,
+    normalised,
+    read_dicts,
+    read_json,
+    read_jsonl,
+    read_known,
+    write_json,
+    write_jsonl,
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +116,19 @@ def summary(pairs: Sequence[Pair], left_out: Sequence[Pair]) -> dict[str, Any]:
             name: f"{dropped[name]:,} of {count:,}" for name, count in all_sources.most_common()
         }
     return content
+
+
+def samples(folder: Path, count: int) -> list[dict[str, Any]]:
+    """Some of the pairs that were left out, with their ranks: from the worst to the last of them.
+
+    Args:
+        folder: What `leave_out` wrote.
+        count: How many at most, at least 1.
+    """
+    left_out = read_json(folder / "summary.json")["noise"]
+    places = set(np.linspace(0, left_out - 1, min(count, left_out), dtype=int).tolist())
+    rows = islice(read_dicts(folder / "noise.jsonl"), left_out)  # the worst come first
+    return [row for place, row in enumerate(rows) if place in places]
 
 
 def _told(pair: Pair, rank: float, cut: float) -> dict[str, Any]:

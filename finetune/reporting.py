@@ -10,12 +10,15 @@ from finetune.script import KEEP
 Settings = Mapping[str, Any]
 Inputs = Mapping[str, Path]
 
+_NOISE = 8  # pairs that were left out, shown
+
 
 def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Put the scores, their uncertainty and the gates together."""
     from finetune import rounds
     from finetune.data import tokens
     from finetune.evaluation import cmteb
+    from finetune.noise import samples
     from finetune.report import Facts, build
     from finetune.report.scripts import is_converted
 
@@ -58,6 +61,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             select=(inputs["evaluate"] / "select", only_set(data_folder / "select")),
             tokens=tokens.of_run(inputs, told, settings["model"].max_length, settings["domain"]),
             script=settings.get("script", KEEP),
+            noise=samples(inputs["noise"], _NOISE) if "noise" in inputs else (),
             cmteb=cmteb.rows(inputs, settings["model"], read_json(inputs["data"] / "summary.json")),
         ),
         out,

@@ -5,8 +5,8 @@ from finetune import pipeline
 from finetune.compose import compose
 from finetune.errors import UserError
 from finetune.mining import Pool
-from finetune.noise import leave_out, ranks, summary
-from finetune.records import Pair, read_dicts, read_json, write_jsonl
+from finetune.noise import leave_out, ranks, samples, summary
+from finetune.records import Pair, read_dicts, read_json, write_json, write_jsonl
 from finetune.stage import plan
 from tests.tiny_runs import overrides
 
@@ -108,3 +108,43 @@ def test_a_cut_that_leaves_nothing_is_told(tmp_path):
 
 def test_without_it_there_is_no_step(line):
     assert "noise" not in folders(compose(line))
+
+
+def test_samples_go_from_the_worst_to_the_last_before_the_cut(tmp_path):
+    # Queries at 10°, 20° and so on, each with the passage at 30°, of nine ten degrees apart.
+    texts = [f"文{n}" for n in range(9)]
+    write_jsonl(tmp_path / "train.jsonl", [pair(f"问{n}", "文2", f"s{n}") for n in range(9)])
+    for name, each in (("pool", texts), ("queries", [f"问{n}" for n in range(9)])):
+        write_jsonl(tmp_path / f"{name}.jsonl", ({"text": text} for text in each))
+        np.save(tmp_path / f"{name}.npy", at(*range(10, 100, 10)))
+    out = tmp_path / "out"
+    out.mkdir()
+    leave_out(0.6, tmp_path, tmp_path, out)
+    told = list(read_dicts(out / "noise.jsonl"))
+    left_out = [row for row in told if not row["kept"]]
+    assert len(left_out) == 5 and samples(out, 9) == left_out
+    assert samples(out, 3) == [left_out[0], left_out[2], left_out[4]]
+    assert samples(out, 1) == left_out[:1]
+    assert left_out[0]["source"] == "s8" and left_out[0]["rank"] < left_out[4]["rank"] < 0.6
+
+
+def test_without_noise_there_are_no_samples(tmp_path):
+    write_jsonl(tmp_path / "noise.jsonl", [{"rank": 1.0, "kept": True}])
+    write_json(tmp_path / "summary.json", {"noise": 0})
+    assert samples(tmp_path, 3) == []
+
+
+def test_the_page_shows_what_was_left_out(tiny_model, domain, tmp_path):
+    config = compose(overrides(
+        tiny_model, domain, tmp_path, "full", "noise=rank", "noise.cut=0.5", "train.epochs=1",
+        f"run_dir={tmp_path}/run",
+    ))  # fmt: skip
+    report = pipeline.run(config)
+    noise = folders(config)["noise"]
+    assert report["data"]["noise"] == read_json(noise / "summary.json")["noise"] > 0
+    page = (tmp_path / "run/report.html").read_text("utf-8")
+    shown = samples(noise, 8)
+    assert "<h2>Left out as noise</h2>" in page
+    for row in shown:
+        assert row["query"] in page and f"rank {row['rank']:.3f} · train" in page
+    assert page.count("rank 0.") == len(shown)

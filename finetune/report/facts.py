@@ -53,6 +53,7 @@ class Facts:
         distill: Of a student: then the base is its teacher.
         select: The folder with ``<artifact>/<set>.jsonl`` of the select half, and that half.
         tokens: What the tokenizer makes of the texts, as `finetune.data.tokens.report` tells it.
+        noise: Some pairs that were left out for their rank, as `finetune.noise.samples` gives them.
         script: How the encoder converts texts before it tokenises them.
         cmteb: Rows of C-MTEB, as `finetune.evaluation.cmteb.rows` gathers them.
         lang: Of the page.
@@ -86,6 +87,7 @@ class Facts:
     adapter: bool = False
     tokens: Mapping[str, Any] | None = None
     script: str = KEEP
+    noise: Sequence[Mapping[str, Any]] = ()
 
     @property
     def kept_base(self) -> bool:

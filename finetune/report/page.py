@@ -55,6 +55,7 @@ def render(
         changed=changed,
         facts=list(_fact_tables(facts)),
         merge=facts.merge,
+        noise=facts.noise,
         main=" · ".join(dict.fromkeys(METRIC_NAMES[each.main] for each in facts.sets)),
         alpha=facts.evaluate.alpha,
     )  # fmt: skip
