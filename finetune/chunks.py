@@ -50,6 +50,8 @@ def train(
     model, select = inputs["model"] / "model", only_set(inputs["select"])
     others = read_known(inputs["pairs"])
     mixed = read_parts(settings["mix"], inputs["mixed"], plan.loss) if "mixed" in inputs else []
+    for part in mixed:
+        others += read_known(inputs["mixed"] / part.name)
     sets = [part.rows for part in mixed] + ([] if isinstance(rows, Examples) else [rows])
     shrinking(
         lambda chunk: training.train(

@@ -20,7 +20,8 @@ from finetune.stage import Planned, Step
 _STARTUP = {"data": 2, "general": 2, "generate": 3, "base": 3, "export": 4, "embed": 2, "noise": 1,
             "mine": 1, "pool": 1, "student": 3, "train": 8, "distill": 12, "merge": 4,
             "evaluate": 5, "evaluate_general": 2, "script": 2, "script_sets": 2,
-            "script_select": 1, "augment": 3, "characters": 3, "report": 4}  # fmt: skip
+            "script_select": 1, "script_mix": 2, "augment": 3, "characters": 3,
+            "report": 4}  # fmt: skip
 _LOADING = 2  # seconds to write and load a model
 _INT8_SECONDS = 0.65e-6  # a matrix weight: rounding so that errors cancel (demo: 14 s for 21 M)
 _MINE_SECONDS = 0.7e-3  # a pair

@@ -4,7 +4,8 @@ Where all texts are converted (``script=s2tw``), that comes first: everything af
 script. Where training sees both (``both``, ``mix:0.5``), texts are encoded and mined as they are,
 and rows are converted last, so that a negative is in the script of its positive and nothing is
 mined anew. ``encode.script`` converts in the encoders; training rows and the guard's questions,
-which no encoder converts, pass through the same conversion here.
+which no encoder converts, pass through the same conversion here. Mixed sets are converted by the
+rules of the domain's rows.
 """
 
 import logging
@@ -71,10 +72,9 @@ def applied(planned: Sequence[Step], config: Config) -> list[Step]:
         UserError: The dictionary cannot be read.
     """
     made = list(planned)
-    if config.script in WHOLE:
-        made = _all_converted(made, config)
-    elif is_mixed(config.script) or config.encode.script != KEEP:
-        made = _rows_converted(made, config)
+    if config.script != KEEP or config.encode.script != KEEP:
+        made = _mix_converted(made, config)
+        made = (_all_converted if config.script in WHOLE else _rows_converted)(made, config)
     if _measured(config) and config.script not in WHOLE:
         made = _with_sets(made, config)
     return _with_characters(made) if config.encode.add_characters else made
@@ -83,28 +83,49 @@ def applied(planned: Sequence[Step], config: Config) -> list[Step]:
 def script(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Convert training rows; of evaluation sets too, where they are to be converted as a whole."""
     from finetune.data.prepare import write_sets
-    from finetune.data.script import Scripts, convert_set, in_scripts, rewrite
+    from finetune.data.script import Scripts, convert_set, in_scripts
 
-    scripts = Scripts.of(settings["script"], settings["opencc"], inputs.get("dictionary"))
-    result = rewrite(
-        read_jsonl(inputs["pairs"] / "train.jsonl", _ROWS[settings["rows"]]),
-        read_known(inputs["pairs"]), settings["script"], scripts,
-        crossed=settings["opencc"].crossed, encode=settings["encode"], seed=settings["seed"],
-    )  # fmt: skip
-    write_jsonl(out / "train.jsonl", result.rows)
-    write_jsonl(out / "known.jsonl", result.known)
-    write_jsonl(out / "script.jsonl", result.lost)
-    counts = {"setting": settings["script"], "encode": settings["encode"], **result.counts}
+    counts = _rewritten(inputs["pairs"], settings["rows"], settings, inputs, out)
     summary = inputs["pairs"] / "summary.json"
     write_json(out / "summary.json", {**read_json(summary), "script": counts})
     if "sets" not in inputs:
         return
+    scripts = Scripts.of(settings["script"], settings["opencc"], inputs.get("dictionary"))
     way = scripts.to_simplified if settings["script"] == "t2s" else scripts.to_traditional
     sets = {part: [convert_set(each, way.convert) for each in _sets(inputs["sets"] / part)]
             for part in ("select", "report")}  # fmt: skip
     if settings["measured"]:
         sets["report"] += [more for each in sets["report"] for more in in_scripts(each, scripts)]
     write_sets(out, sets)
+
+
+def script_mix(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Convert the rows of mixed sets."""
+    summary = read_json(inputs["mixed"] / "summary.json")
+    for name, kind in settings["rows"].items():
+        (out / name).mkdir()
+        summary[name]["script"] = _rewritten(
+            inputs["mixed"] / name, kind, settings, inputs, out / name
+        )
+    write_json(out / "summary.json", summary)
+
+
+def _rewritten(
+    given: Path, kind: str, settings: Settings, inputs: Inputs, out: Path
+) -> dict[str, Any]:
+    """Write the rows of a folder in their script; return what was converted."""
+    from finetune.data.script import Scripts, rewrite
+
+    scripts = Scripts.of(settings["script"], settings["opencc"], inputs.get("dictionary"))
+    result = rewrite(
+        read_jsonl(given / "train.jsonl", _ROWS[kind]), read_known(given), settings["script"],
+        scripts, crossed=settings["opencc"].crossed, encode=settings["encode"],
+        seed=settings["seed"],
+    )  # fmt: skip
+    write_jsonl(out / "train.jsonl", result.rows)
+    write_jsonl(out / "known.jsonl", result.known)
+    write_jsonl(out / "script.jsonl", result.lost)
+    return {"setting": settings["script"], "encode": settings["encode"], **result.counts}
 
 
 def script_sets(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -180,6 +201,19 @@ def _rows_converted(planned: Sequence[Step], config: Config) -> list[Step]:
             settings, files = _settings(config), _files(config)
             made.append(
                 Step("script-select", script_select, 1, settings, {"select": "pool"}, files)
+            )
+    return made
+
+
+def _mix_converted(planned: Sequence[Step], config: Config) -> list[Step]:
+    made: list[Step] = []
+    for step in planned:
+        made.append(_reading(step, {"mix": "script-mix"}))
+        if step.name == "mix":
+            kinds = {name: each.kind.value for name, each in config.mix.items()}
+            settings = _settings(config) | {"rows": kinds, "seed": config.seed}
+            made.append(
+                Step("script-mix", script_mix, 1, settings, {"mixed": "mix"}, _files(config))
             )
     return made
 

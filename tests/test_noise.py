@@ -111,7 +111,8 @@ def test_without_it_there_is_no_step(line):
 
 
 def test_samples_go_from_the_worst_to_the_last_before_the_cut(tmp_path):
-    # Queries at 10°, 20° and so on, each with the passage at 30°, of nine ten degrees apart.
+    # Queries and passages at 10°, 20° and so on; the one at 30° is to answer all. Farther from the
+    # query than it are three quarters of the others at 10°, and at most 5 of 8 from 50° on.
     texts = [f"文{n}" for n in range(9)]
     write_jsonl(tmp_path / "train.jsonl", [pair(f"问{n}", "文2", f"s{n}") for n in range(9)])
     for name, each in (("pool", texts), ("queries", [f"问{n}" for n in range(9)])):
@@ -119,13 +120,14 @@ def test_samples_go_from_the_worst_to_the_last_before_the_cut(tmp_path):
         np.save(tmp_path / f"{name}.npy", at(*range(10, 100, 10)))
     out = tmp_path / "out"
     out.mkdir()
-    leave_out(0.6, tmp_path, tmp_path, out)
+    leave_out(0.7, tmp_path, tmp_path, out)
     told = list(read_dicts(out / "noise.jsonl"))
     left_out = [row for row in told if not row["kept"]]
     assert len(left_out) == 5 and samples(out, 9) == left_out
     assert samples(out, 3) == [left_out[0], left_out[2], left_out[4]]
     assert samples(out, 1) == left_out[:1]
-    assert left_out[0]["source"] == "s8" and left_out[0]["rank"] < left_out[4]["rank"] < 0.6
+    assert {row["source"] for row in left_out} == {"s4", "s5", "s6", "s7", "s8"}
+    assert left_out[0]["rank"] == 0.25 and left_out[4]["source"] == "s4"
 
 
 def test_without_noise_there_are_no_samples(tmp_path):
