@@ -9,7 +9,7 @@ import numpy as np
 from finetune import estimate, rates
 from finetune.choices import Precision
 from finetune.config import artifact as artifact_name
-from finetune.costs import Cost, shared_rate, train
+from finetune.costs import Cost, generate, shared_rate, train
 from finetune.data.peek import Texts
 from finetune.facts import Facts
 from finetune.geometry import Geometry, forward_flops
@@ -211,7 +211,7 @@ def _forward(texts: Texts, facts: Facts, geometry: Geometry) -> float:
 
 
 _HEAVY: Mapping[str, Callable[[Step, Facts], Cost]] = {
-    "base": _base, "student": _base, "export": _export, "embed": _embed, "mine": _mine,
-    "train": train, "distill": train, "merge": _merge, "evaluate": _evaluate,
+    "generate": generate, "base": _base, "student": _base, "export": _export, "embed": _embed,
+    "mine": _mine, "train": train, "distill": train, "merge": _merge, "evaluate": _evaluate,
     "evaluate_general": _evaluate_general,
 }  # fmt: skip

@@ -46,9 +46,10 @@ def data(settings: Settings, inputs: Inputs, out: Path) -> None:
 def generate(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Make training pairs from documents, alone or beside the domain's own."""
     from finetune.data.generate import generate as make
+    from finetune.data.written import Writing
 
     make(settings["generate"], settings["domain"], inputs["data"], settings["limit"],
-         settings["seed"], out)  # fmt: skip
+         settings["seed"], out, Writing.of(settings))  # fmt: skip
 
 
 def base(settings: Settings, inputs: Inputs, out: Path) -> None:
