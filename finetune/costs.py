@@ -86,7 +86,7 @@ def train(step: Step, facts: Facts) -> Cost:
         return Cost()
     settings = step.settings["train"]
     cut = None if found is None else np.minimum(found[1], settings.max_length)
-    of = _training(step, geometry, cut)
+    of = replace(_training(step, geometry, cut), all_rows=0 if found is None else found[0])
     lower = f"train.batch_size={settings.batch_size} or train.max_length={settings.max_length}"
     if of.chunk is not None:
         lower = f"hardware.chunk={of.chunk}"
