@@ -1,8 +1,9 @@
 """Training batches of similar length in which no row's text answers another row's query."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import BatchSampler, SequentialSampler
 
@@ -19,23 +20,25 @@ class BucketSampler(DefaultBatchSampler):
     the schedule is known; a row that fits nowhere sits the epoch out (`left_out` counts).
 
     Args:
-        rows: For each training row, its texts: query first, then its positive, then negatives;
-            all as `finetune.records.normalised` gives them.
-        answers: For each row, all known positives of its query.
+        lengths: Of each training row, ``[n]``.
+        candidates: By row, what it brings into a batch as negatives of the others: numbers of its
+            positive and its negatives, or the texts themselves.
+        answers: Gives a row's known answers, likewise.
         batch_size: Rows in a batch.
         seed: Of the shuffle.
     """
 
     def __init__(
         self,
-        rows: Sequence[Sequence[str]],
-        answers: Sequence[set[str]],
+        lengths: NDArray[np.float64],
+        candidates: Sequence[Iterable[Hashable]] | NDArray[np.int64],
+        answers: Callable[[int], Iterable[Hashable]],
         batch_size: int,
         seed: int,
     ) -> None:
-        super().__init__(SequentialSampler(rows), batch_size=batch_size, drop_last=False)
-        self.lengths = np.array([sum(map(len, row)) for row in rows], np.float64)
-        self.candidates = [frozenset(row[1:]) for row in rows]
+        super().__init__(SequentialSampler(lengths), batch_size=batch_size, drop_last=False)
+        self.lengths = lengths
+        self.candidates = candidates
         self.answers = answers
         self.seed = seed
         self.left_out = 0
@@ -67,20 +70,21 @@ class BucketSampler(DefaultBatchSampler):
     def _deal(self, rows: list[int], count: int) -> tuple[list[list[int]], list[int]]:
         """Put rows, in order, into the first of ``count`` batches that has room and no clash."""
         batches: list[list[int]] = [[] for _ in range(count)]
-        given: list[set[str]] = [set() for _ in range(count)]
-        asked: list[set[str]] = [set() for _ in range(count)]
+        given: list[set[Hashable]] = [set() for _ in range(count)]
+        asked: list[set[Hashable]] = [set() for _ in range(count)]
         waiting = []
         first = 0
         for row in rows:
             while first < count and len(batches[first]) == self.batch_size:
                 first += 1
+            candidates, answers = set(self.candidates[row]), set(self.answers(row))
             for index in range(first, count):
                 room = len(batches[index]) < self.batch_size
-                clash = self.candidates[row] & asked[index] or self.answers[row] & given[index]
+                clash = candidates & asked[index] or answers & given[index]
                 if room and not clash:
                     batches[index].append(row)
-                    given[index] |= self.candidates[row]
-                    asked[index] |= self.answers[row]
+                    given[index] |= candidates
+                    asked[index] |= answers
                     break
             else:
                 waiting.append(row)

@@ -136,13 +136,12 @@ def size(number: int) -> str:
 
 
 def _words(cost: "Cost") -> str:
-    """Time and memory of a step; of light ones the time alone."""
-    if cost.seconds is None and cost.memory is None:
+    """Time and memory of a step, of light ones the time alone; and what it asks of others."""
+    if cost.seconds is None and cost.memory is None and not cost.asks:
         return "time and memory not known yet"
     time = "time not known yet" if cost.seconds is None else f"about {duration(cost.seconds)}"
-    if cost.memory is None:
-        return time
-    return f"{time}, {size(cost.memory)}{' of the GPU' if cost.gpu else ''}"
+    memory = f"{size(cost.memory)}{' of the GPU' if cost.gpu else ''}" if cost.memory else ""
+    return ", ".join(filter(None, (time, memory, cost.asks)))
 
 
 def _total(costs: Mapping[str, "Cost"]) -> str:

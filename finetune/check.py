@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from finetune import augmentation, script
+from finetune import augmentation, script, writing
 from finetune.choices import Kind, Use
 from finetune.config import Config, Generate
 from finetune.errors import first_line, nearest
@@ -31,6 +31,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "limit": (0, math.inf),
     "generate.pairs": (0, math.inf),
     **{f"generate.{name}": (-1e-9, math.inf) for name in GENERATORS},
+    "writer.share": (-1e-9, math.inf),
+    "writer.queries": (0, 20),
+    "writer.limit": (0, math.inf),
+    "writer.price_in": (-1e-9, math.inf),
+    "writer.price_out": (-1e-9, math.inf),
+    "writer.concurrency": (0, 256),
+    "writer.timeout": (0, 3_600),
+    "writer.retries": (-1, 20),
     "check.near": (0, 1),
     "check.foreign_share": (-1e-9, 1),
     "check.boilerplate_queries": (1, math.inf),
@@ -106,11 +114,12 @@ def problems(config: Config) -> Iterator[str]:
     if set(config.model.prompts) != {"query", "passage"}:
         yield f"model.prompts: has {sorted(config.model.prompts)}; expected query and passage"
     shares = [getattr(config.generate, name) for name in GENERATORS]
-    if config.generate.use is not Use.none and not sum(shares):
+    if config.generate.use is not Use.none and not (sum(shares) or config.writer.asked):
         yield (
             f"generate.use={config.generate.use.value}: no generator has a share; add "
             "generate=documents, or give one a share, as generate.cloze=1"
         )
+    yield from writing.problems(config.writer, makes_pairs=config.generate.use is not Use.none)
     yield from _adapter_problems(config.adapter)
     yield from _merge_problems(config)
     yield from _distill_problems(config)

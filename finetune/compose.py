@@ -30,13 +30,13 @@ from finetune.errors import UserError, first_line, nearest
 _PACKAGE = Path(__file__).parent
 # A clone keeps configs/ beside the package; an installed wheel carries them inside it.
 ROOT = _PACKAGE.parent if (_PACKAGE.parent / "configs/default.yaml").is_file() else _PACKAGE
-GROUPS = ("recipes", "domain", "check", "opencc", "encode", "generate", "mix", "model", "adapter",
-          "loss", "noise", "mine", "augment", "distill", "train", "merge", "hardware", "export",
-          "quantize", "evaluate", "tracking")  # fmt: skip
+GROUPS = ("recipes", "domain", "check", "opencc", "encode", "generate", "writer", "mix", "model",
+          "adapter", "loss", "noise", "mine", "augment", "distill", "train", "merge", "hardware",
+          "export", "quantize", "evaluate", "tracking")  # fmt: skip
 
 # What Hydra's grammar takes for no part of a plain value: Chinese, and signs that paths hold.
 _ODD = re.compile(r"[^\x00-\x7f]|[~#&!;=]")
-_OPEN = re.compile(r"(domain|mix\.[^.]+)\.columns(\.|$)")
+_OPEN = re.compile(r"((domain|mix\.[^.]+)\.columns|writer\.options)(\.|$)")
 _WORD = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s,:'\"\[\]{}()]+")
 
 
@@ -101,7 +101,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def _opened(override: Override) -> str:
-    """Let ``columns`` name any field; reading the data tells one that no row has."""
+    """Let ``columns`` name any field; reading the data tells one that no row has.
+
+    Which options an endpoint takes is its own to say.
+    """
     line = override.input_line or ""
     inside = _OPEN.match(override.key_or_group)
     return f"++{line}" if inside and override.type is OverrideType.CHANGE else line

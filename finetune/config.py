@@ -22,6 +22,7 @@ from finetune.choices import (
     Use,
 )
 from finetune.script import Encode, OpenCC
+from finetune.writing import Writer
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,7 @@ class Config:
     paths: Paths
     domain: Domain
     generate: Generate
+    writer: Writer
     mix: Dict[str, Mixed]  # noqa: UP006
     check: Check
     opencc: OpenCC

@@ -1,5 +1,6 @@
-"""What a step is expected to take, and of training how that is worked out."""
+"""What a step is expected to take, and of training and written queries how that is worked out."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune import estimate, processes, rates
+from finetune import estimate, processes, rates, writing
+from finetune.check import GENERATORS
 from finetune.choices import Precision
 from finetune.estimate import Training
 from finetune.facts import Facts
@@ -15,6 +17,10 @@ from finetune.geometry import Adapter, Geometry, forward_flops, training_passes
 from finetune.stage import Step
 
 _PADDED = 1.1  # tokens of a length-bucketed batch with its padding, over those without
+# Tokens that a language model counts for a Chinese character: DeepSeek's documentation says 0.6,
+# that of Qwen 1.5 to 1.8 characters a token.
+_PER_CHARACTER = 0.65
+_PASSAGE, _QUERY = 300, 30  # characters, about, of documents that nobody has read yet and a query
 _CHECKPOINTS = 3  # on disk at once: the best, the last, and the one being written
 
 
@@ -28,6 +34,7 @@ class Cost:
         disk: Bytes written, those of checkpoints that go again included.
         gpu: Whether the memory is the GPU's.
         lower: What to change where the memory is too much.
+        asks: What is asked of others, and its price, in words.
     """
 
     seconds: float | None = None
@@ -35,6 +42,41 @@ class Cost:
     disk: int | None = None
     gpu: bool = False
     lower: str = ""
+    asks: str = ""
+
+
+def generate(step: Step, facts: Facts) -> Cost:
+    """Forecast what written queries cost at most; rules take no time to speak of."""
+    writer = step.settings.get("writer")
+    if writer is None:
+        return Cost(0.0, None, 0)
+    endpoint, requests = step.outside["endpoint"], _requests(step, facts)
+    if requests is None:
+        return Cost()
+    passages = [] if step.files or facts.data is None else facts.data.passages.sample
+    length = np.mean([len(text) for (text,) in passages]) if passages else _PASSAGE
+    tokens_in = requests * _PER_CHARACTER * (len(writer["prompt"]) + float(length))
+    tokens_out = requests * _PER_CHARACTER * writer["queries"] * _QUERY
+    total = float(f"{tokens_in + tokens_out:.2g}")
+    asks = f"at most {requests:,} requests to {endpoint.url} of {total:,.0f} tokens"
+    price = writing.cost(tokens_in, tokens_out, (endpoint.price_in, endpoint.price_out))
+    if not math.isnan(price):
+        asks += f", {price:,.2f} {step.outside['currency']}"
+    return Cost(None, None, 0, asks=asks)  # how fast the endpoint is, nobody knows
+
+
+def _requests(step: Step, facts: Facts) -> int | None:
+    """Passages that are asked about at most; None where documents were not counted yet."""
+    writer, made = step.settings["writer"], step.settings["generate"]
+    limits = [writer["limit"]]
+    if facts.data is not None and not step.files:
+        limits.append(facts.data.passages.count)
+    pairs = [each for each in (made.pairs, step.settings["limit"]) if each is not None]
+    if pairs:
+        others = sum(getattr(made, name) for name in GENERATORS)
+        share = writing.wanted(min(pairs), writer["share"], others)
+        limits.append(math.ceil(share / writer["queries"]))
+    return min((each for each in limits if each is not None), default=None)
 
 
 def train(step: Step, facts: Facts) -> Cost:
@@ -44,7 +86,7 @@ def train(step: Step, facts: Facts) -> Cost:
         return Cost()
     settings = step.settings["train"]
     cut = None if found is None else np.minimum(found[1], settings.max_length)
-    of = _training(step, geometry, cut)
+    of = replace(_training(step, geometry, cut), all_rows=0 if found is None else found[0])
     lower = f"train.batch_size={settings.batch_size} or train.max_length={settings.max_length}"
     if of.chunk is not None:
         lower = f"hardware.chunk={of.chunk}"

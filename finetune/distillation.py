@@ -110,8 +110,9 @@ def examples(rows: Sequence[Taught], batch_size: int, seed: int) -> Examples:
         "text": [row.text for row in rows], "label": np.stack([row.vector for row in rows]),
     })  # fmt: skip
     # Nothing in a batch can clash: no text is another's answer.
-    batches = BucketSampler([[row.text] for row in rows], [set()] * len(rows), batch_size, seed)
-    return Examples(dataset, batches, {}, [row.text for row in rows])
+    lengths = np.array([len(row.text) for row in rows], np.float64)
+    batches = BucketSampler(lengths, [()] * len(rows), lambda row: (), batch_size, seed)
+    return Examples(dataset, batches, {})
 
 
 def _rows(
@@ -122,7 +123,7 @@ def _rows(
     asked = list(dict.fromkeys(pair.query for pair in pairs))
     vectors, pool = vectors_of(encoded, asked)
     query, passage = (prompts.get(name) or "" for name in ("query", "passage"))
-    rows = [Taught(query + text, vector) for text, vector in zip(asked, vectors, strict=True)]
+    rows = [Taught(query + text, vector) for text, vector in zip(asked, vectors[:], strict=True)]
     rows += [Taught(passage + text, vector)
              for text, vector in zip(pool.texts, pool.vectors, strict=True)]  # fmt: skip
     # The pool begins with the positives.

@@ -1,16 +1,46 @@
-"""What the embed step keeps: unit vectors of training queries and of the passages to search."""
+"""What the embed step keeps: unit vectors of training queries and of the passages to search.
 
-from collections.abc import Sequence
+Texts and vectors stay on disk, written and read in parts.
+"""
+
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib import format as npy
 
-from finetune.mining import Pool
-from finetune.records import read_dicts
+from finetune.disk import Lookup, distinct, numbers, texts
+from finetune.inference import Encoder
+from finetune.inference.onnx import CHUNK
+from finetune.mining import Picked, Pool
+from finetune.progress import bar
+from finetune.records import write_jsonl
+
+# Texts whose vectors are in memory at once: whole chunks of the encoders, so that every text shares
+# its batch with the same others, and enough for several processes to share.
+PART = 16 * CHUNK
 
 
-def vectors_of(folder: Path, queries: Sequence[str]) -> tuple[NDArray[np.float32], Pool]:
+def embed(name: str, given: Iterable[str], encoder: Encoder, prompt: str, out: Path) -> None:
+    """Write the distinct texts as ``<name>.jsonl``, and their vectors as ``<name>.npy``."""
+    write_jsonl(out / f"{name}.jsonl", ({"text": text} for text in distinct(given)))
+    write_vectors(name, texts(out / f"{name}.jsonl"), encoder, prompt, out)
+
+
+def write_vectors(
+    name: str, given: Sequence[str], encoder: Encoder, prompt: str, out: Path
+) -> None:
+    """Encode texts into ``<name>.npy``, as `numpy.save` would write it."""
+    form = {"descr": npy.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False,
+            "shape": (len(given), encoder.dim)}  # fmt: skip
+    with bar(f"embed {name}", len(given)) as progress, (out / f"{name}.npy").open("wb") as file:
+        npy.write_array_header_1_0(file, form)
+        for start in range(0, len(given), PART):
+            part = given[start : start + PART]
+            file.write(encoder.encode(part, prompt, progress=progress).data)
+
+
+def vectors_of(folder: Path, queries: Iterable[str]) -> tuple[Picked, Pool]:
     """Read the vectors of some queries, and the pool.
 
     Args:
@@ -18,9 +48,9 @@ def vectors_of(folder: Path, queries: Sequence[str]) -> tuple[NDArray[np.float32
         queries: Texts, all among those that it encoded.
 
     Returns:
-        ``[n, dim]`` in the order of ``queries``, and the pool.
+        The vectors in the order of ``queries``, and the pool.
     """
-    row = {each["text"]: place for place, each in enumerate(read_dicts(folder / "queries.jsonl"))}
-    vectors = np.load(folder / "queries.npy")[[row[text] for text in queries]]
-    texts = [each["text"] for each in read_dicts(folder / "pool.jsonl")]
-    return vectors, Pool(texts, np.load(folder / "pool.npy", mmap_mode="r"))
+    rows = Lookup(numbers(texts(folder / "queries.jsonl"))).first(numbers(queries))
+    vectors = np.load(folder / "queries.npy", mmap_mode="r")
+    pool = Pool(texts(folder / "pool.jsonl"), np.load(folder / "pool.npy", mmap_mode="r"))
+    return Picked(vectors, rows), pool

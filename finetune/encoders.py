@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.records import read_dicts
+from finetune.disk import texts
 from finetune.script import KEEP
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def remembering(encoder: "Encoder", inputs: Inputs) -> "Encoder":
         return encoder
     from finetune.evaluation.remembered import Remembered
 
-    texts = [row["text"] for row in read_dicts(inputs["embed"] / "pool.jsonl")]
-    return Remembered(encoder, texts, np.load(inputs["embed"] / "pool.npy"))
+    vectors = np.load(inputs["embed"] / "pool.npy", mmap_mode="r")
+    return Remembered(encoder, texts(inputs["embed"] / "pool.jsonl"), vectors)
 
 
 def set_threads(settings: Settings) -> None:

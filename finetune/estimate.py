@@ -34,6 +34,9 @@ _MAPPED = 32 * MIB
 # Copies of the fp32 weights that are held at once (measured): while ONNX Runtime loads a graph, and
 # in an export without INT8 and with it (model, traced graph, its file, rounded weights).
 _LOADING = 1.6
+# A training row, whose texts stay on disk: its length, the numbers of its texts and of what answers
+# it, its place in the epoch (measured: `benchmarks/rows.py`).
+_PER_ROW = 200
 # Libraries and compiled kernels that are left of training and export when artifacts are scored.
 _LATE = 200 * MIB
 _EXPORT = {False: 6, True: 12}
@@ -54,6 +57,7 @@ class Training:
         adapter: What is trained; None: everything.
         chunk: Texts whose activations are held at once (GradCache); None: all of a batch's.
         uneven: Whether batches differ in their widths, as they do unless every text is cut.
+        all_rows: Rows in the set.
     """
 
     geometry: Geometry
@@ -66,6 +70,7 @@ class Training:
     adapter: Adapter | None = None
     chunk: int | None = None
     uneven: bool = True
+    all_rows: int = 0
 
     @property
     def mixed(self) -> bool:
@@ -87,6 +92,7 @@ class Memory:
         passing: What a layer computes and does not keep, or its gradients.
         logits: The loss's scores of every query with every text, and their gradients.
         holes: What the CPU's allocator cannot use again.
+        rows: What is known of all rows of the set, on a CPU.
     """
 
     process: int
@@ -97,6 +103,7 @@ class Memory:
     passing: int
     logits: int
     holes: int
+    rows: int
 
     @property
     def total(self) -> int:
@@ -123,6 +130,7 @@ def training(of: Training) -> Memory:
         passing=4 * _rows_at_once(of) * max(of.widths) * (5 * geometry.hidden + 2 * geometry.ffn),
         logits=3 * 4 * of.rows * of.rows * (len(of.widths) - 1),
         holes=int(_share_of_holes(of) * _held(of, in_heap=True)) if on_cpu else 0,
+        rows=_PER_ROW * of.all_rows if on_cpu else 0,
     )
 
 

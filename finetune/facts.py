@@ -149,6 +149,7 @@ class Facts:
         if data is None or generate.pairs is None:
             return None
         shares = sum(getattr(generate, name) > 0 for name in GENERATORS)
+        shares += step.settings.get("writer", {}).get("queries", 0)
         limits = [generate.pairs, step.settings["limit"]]
         if not step.files:  # else they are made from documents, which nobody has counted
             limits.append(shares * data.passages.count)

@@ -9,8 +9,9 @@ import numpy as np
 from finetune import estimate, rates
 from finetune.choices import Precision
 from finetune.config import artifact as artifact_name
-from finetune.costs import Cost, shared_rate, train
+from finetune.costs import Cost, generate, shared_rate, train
 from finetune.data.peek import Texts
+from finetune.embedded import PART
 from finetune.facts import Facts
 from finetune.geometry import Geometry, forward_flops
 from finetune.inference.batches import TOKEN_BUDGET
@@ -108,10 +109,11 @@ def _embed(step: Step, facts: Facts) -> Cost:
         data.passages,
     ]
     flops = sum(texts.count * _forward(texts, facts, geometry) for texts in read)
-    vectors = 4 * geometry.hidden * sum(texts.count for texts in read)
+    counts = [texts.count for texts in read]
+    held = 4 * geometry.hidden * min(PART, max(counts))
     return replace(
         cost, seconds=flops / _encoding_rate("base", step),
-        memory=(cost.memory or 0) + vectors, disk=vectors,
+        memory=(cost.memory or 0) + held, disk=4 * geometry.hidden * sum(counts),
     )  # fmt: skip
 
 
@@ -211,7 +213,7 @@ def _forward(texts: Texts, facts: Facts, geometry: Geometry) -> float:
 
 
 _HEAVY: Mapping[str, Callable[[Step, Facts], Cost]] = {
-    "base": _base, "student": _base, "export": _export, "embed": _embed, "mine": _mine,
-    "train": train, "distill": train, "merge": _merge, "evaluate": _evaluate,
+    "generate": generate, "base": _base, "student": _base, "export": _export, "embed": _embed,
+    "mine": _mine, "train": train, "distill": train, "merge": _merge, "evaluate": _evaluate,
     "evaluate_general": _evaluate_general,
 }  # fmt: skip

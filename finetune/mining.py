@@ -13,18 +13,22 @@ as good as the positive.
 """
 
 import dataclasses
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.disk import Lookup, number, numbers
 from finetune.inference import searcher
 from finetune.inference.search import QUERY_BLOCK, QUERY_BLOCKS
-from finetune.records import AnyRow, Mined, Pair, Scored, normalised
+from finetune.records import AnyRow, Mined, Pair, Scored, normalised, to_line
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class Audit:
     reasons: Mapping[str, int]
 
 
-# Pairs whose neighbours are in memory at once; as many as `top_k` takes at once, so that its
-# products are those of all pairs together.
+# Pairs whose vectors and neighbours are in memory at once; as many as `top_k` takes at once, so
+# that its products are those of all pairs together.
 _BLOCK = QUERY_BLOCKS * QUERY_BLOCK
 
 # The score of a query and a text read together, between 0 and 1.
@@ -66,11 +70,32 @@ class Pool:
     texts: Sequence[str]
     vectors: NDArray[np.floating]
 
+    def of(self, texts: Iterable[str]) -> "Picked":
+        """The vectors of some of its texts, in their order."""
+        return Picked(self.vectors, Lookup(numbers(self.texts)).first(numbers(texts)))
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Vectors in another order than they lie on disk; a slice of them is read when it is taken."""
+
+    vectors: NDArray[np.floating]
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> NDArray[np.floating]:
+        return self.vectors[self.rows[part]]
+
+
+Vectors = NDArray[np.floating] | Picked
+
 
 def mine(
     pairs: Sequence[Pair],
-    queries: NDArray[np.float32],
-    positives: NDArray[np.float32],
+    queries: Vectors,
+    positives: Vectors,
     pool: Pool,
     *,
     negatives: int,
@@ -100,84 +125,138 @@ def mine(
     Yields:
         The mined pair (None where too few negatives were left) and its audit, in order.
     """
-    answers = known_answers([*pairs, *others])
-    keys = [normalised(text) for text in pool.texts]
+    answers = known_answers(chain(pairs, others))
+    keys = numbers(map(normalised, pool.texts))
     find = searcher(pool.vectors, search, len(queries), folder)
-    positive_scores = np.einsum("nd,nd->n", queries, positives)
-    chance = queries @ pool.vectors.mean(axis=0)
-    limits = chance + (1 - relative_margin) * (positive_scores - chance)
-    for row, pair in enumerate(pairs):
-        if row % _BLOCK == 0:
-            scores, indices = find(queries[row : row + _BLOCK], candidates)
-        known = answers[normalised(pair.query)]
-        kept: list[tuple[str, float]] = []
-        dropped: list[tuple[str, float, str]] = []
-        too_close = _too_close(pair, cross_encoder)
-        for score, index in zip(
-            *(found[row % _BLOCK].tolist() for found in (scores, indices)), strict=True
-        ):
-            text = pool.texts[index]
-            reason = _reason(keys[index], known, score, float(limits[row]))
-            if reason:
-                dropped.append((text, score, reason))
-            elif len(kept) == negatives:
-                continue
-            elif too_close(text):
-                dropped.append((text, score, "too close by the cross-encoder"))
-            else:
-                kept.append((text, score))
-        audit = Audit(
-            pair.id, pair.query, pair.positive, float(positive_scores[row]), tuple(kept),
-            tuple(dropped[:10]), dict(Counter(reason for *_, reason in dropped)),
-        )  # fmt: skip
-        yield (_mined(pair, audit) if len(kept) == negatives else None), audit
+    centre = pool.vectors.mean(axis=0)
+    rows = iter(pairs)
+    for start in range(0, len(queries), _BLOCK):
+        asked, own = queries[start : start + _BLOCK], positives[start : start + _BLOCK]
+        scores, indices = find(asked, candidates)
+        positive_scores = np.einsum("nd,nd->n", asked, own)
+        chance = asked @ centre
+        limits = chance + (1 - relative_margin) * (positive_scores - chance)
+        for row, pair in enumerate(islice(rows, len(asked))):
+            yield _mine_one(
+                pair, float(positive_scores[row]), float(limits[row]), pool,
+                zip(scores[row].tolist(), indices[row].tolist(), keys[indices[row]].tolist(),
+                    strict=True),
+                set(answers[number(normalised(pair.query))].tolist()), negatives,
+                _too_close(pair, cross_encoder),
+            )  # fmt: skip
 
 
-def known_answers(rows: Iterable[AnyRow]) -> dict[str, set[str]]:
-    """What answers each text, all normalised: its positives, what it is a positive of, and itself.
+def _mine_one(
+    pair: Pair,
+    positive_score: float,
+    limit: float,
+    pool: Pool,
+    neighbours: Iterable[tuple[float, int, int]],
+    known: set[int],
+    negatives: int,
+    too_close: Callable[[str], bool],
+) -> tuple[Mined | None, Audit]:
+    """Judge the neighbours of one pair: score, place in the pool and number of each."""
+    kept: list[tuple[str, float]] = []
+    dropped: list[tuple[int, float, str]] = []
+    for score, index, key in neighbours:
+        reason = _reason(key, known, score, limit)
+        if reason:
+            dropped.append((index, score, reason))
+        elif len(kept) == negatives:
+            continue
+        elif too_close(text := pool.texts[index]):
+            dropped.append((index, score, "too close by the cross-encoder"))
+        else:
+            kept.append((text, score))
+    shown = tuple((pool.texts[index], score, reason) for index, score, reason in dropped[:10])
+    audit = Audit(
+        pair.id, pair.query, pair.positive, positive_score, tuple(kept), shown,
+        dict(Counter(reason for *_, reason in dropped)),
+    )  # fmt: skip
+    return (_mined(pair, audit) if len(kept) == negatives else None), audit
+
+
+def write(
+    pairs: Iterable[Pair],
+    mined: Iterable[tuple[Mined | None, Audit]],
+    others: Iterable[Pair],
+    out: Path,
+) -> Iterator[Audit]:
+    """Write pairs as they come; those without enough negatives are still known.
+
+    Args:
+        pairs: All of them.
+        mined: What `mine` yields of them.
+        others: Pairs that were known before.
+        out: Gets ``train.jsonl``, ``known.jsonl`` and ``audit.jsonl``.
+
+    Yields:
+        Each pair's audit, once it is written.
+    """
+    files = (out / f"{name}.jsonl" for name in ("train", "known", "audit"))
+    with ExitStack() as stack:
+        train, known, audits = (stack.enter_context(file.open("w", encoding="utf-8"))
+                                for file in files)  # fmt: skip
+        known.writelines(map(to_line, others))
+        for pair, (row, audit) in zip(pairs, mined, strict=True):
+            (known if row is None else train).write(to_line(row or pair))
+            audits.write(to_line(audit))
+            yield audit
+
+
+def known_answers(rows: Iterable[AnyRow]) -> Lookup:
+    """What answers each text, by number: its positives, what it is a positive of, and itself.
 
     In pairs of paraphrases a text is the query of one and the positive of another; it answers its
     own query then, and the pair holds in both directions. Where passages never are queries, this
-    comes to the positives alone. Of scored pairs no text answers another.
+    comes to the positives alone. Of scored pairs no text answers another. Numbers are those of
+    normalised texts; one that a text has several times says no more than one.
     """
-    answers: dict[str, set[str]] = {}
+    texts, answers = array("q"), array("q")
     for pair in (row for row in rows if not isinstance(row, Scored)):
-        query, positive = normalised(pair.query), normalised(pair.positive)
-        answers.setdefault(query, {query}).add(positive)
-        answers.setdefault(positive, {positive}).add(query)
-    return answers
+        query, positive = number(normalised(pair.query)), number(normalised(pair.positive))
+        texts.extend((query, query, positive, positive))
+        answers.extend((query, positive, positive, query))
+    return Lookup(np.array(texts, np.int64), np.array(answers, np.int64))
 
 
-def without_known(rows: Sequence[AnyRow], answers: Mapping[str, set[str]]) -> list[AnyRow]:
+def without_known(rows: Sequence[AnyRow], answers: Lookup) -> Iterator[AnyRow]:
     """Take known answers out of the rows' negatives; give all rows as many as the poorest has.
 
     Training takes a column for each negative, so that rows must have equally many. Scored pairs
     have none.
+
+    Args:
+        rows: Of one kind; gone through twice.
+        answers: As `known_answers` gives them.
     """
-    pairs = [row for row in rows if not isinstance(row, Scored)]
-    if len(pairs) < len(rows):
-        return list(rows)
-    kept = [
-        tuple(n for n in row.negatives if normalised(n) not in answers[normalised(row.query)])
-        for row in pairs
-    ]
-    fewest = min(map(len, kept), default=0)
-    return [
-        dataclasses.replace(row, negatives=own[:fewest])
-        for row, own in zip(pairs, kept, strict=True)
-    ]
+    fewest = min((len(_unknown(row, answers)) for row in rows), default=0)
+    for row in rows:
+        kept = _unknown(row, answers)[:fewest]
+        yield row if isinstance(row, Scored) else dataclasses.replace(row, negatives=kept)
 
 
-def summary(audits: Sequence[Audit], negatives: int) -> dict[str, int]:
+def _unknown(row: AnyRow, answers: Lookup) -> tuple[str, ...]:
+    """The negatives of a row that are not known to answer its query."""
+    if isinstance(row, Scored) or not row.negatives:
+        return ()
+    known = set(answers[number(normalised(row.query))].tolist())
+    return tuple(each for each in row.negatives if number(normalised(each)) not in known)
+
+
+def summary(audits: Iterable[Audit], negatives: int) -> dict[str, int]:
     """Counts for the report: pairs kept and dropped, neighbours left out by reason."""
-    short = sum(len(audit.kept) < negatives for audit in audits)
+    pairs = short = 0
     reasons: Counter[str] = Counter()
     for audit in audits:
+        pairs += 1
+        short += len(audit.kept) < negatives
         reasons.update(audit.reasons)
-    return {"pairs": len(audits) - short, "pairs without enough negatives": short, **reasons}
+    return {"pairs": pairs - short, "pairs without enough negatives": short, **reasons}
 
 
-def _reason(key: str, known: set[str], score: float, limit: float) -> str:
+def _reason(key: int, known: set[int], score: float, limit: float) -> str:
     if key in known:
         return "known positive"
     if score > limit:

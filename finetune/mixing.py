@@ -5,23 +5,29 @@ negatives are texts of the same set.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import SequentialSampler
 
-from finetune import processes
+from finetune import disk, processes
 from finetune.batching import BucketSampler
 from finetune.choices import Kind
 from finetune.config import Mixed
+from finetune.disk import Lookup, number
 from finetune.errors import UserError
 from finetune.mining import known_answers, without_known
-from finetune.records import AnyRow, Mined, Pair, Scored, normalised, read_jsonl
+from finetune.records import AnyRow, Mined, Pair, Scored, normalised
+
+_ROWS = 10_000  # written at once
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,21 @@ class Examples:
         dataset: Columns as the loss reads them, without prompts; of several sets, one each.
         batches: How the rows are dealt.
         prompts: By column; of several sets, by set and column.
-        texts: All texts with their prompts.
     """
 
     dataset: Dataset | DatasetDict
     batches: "Batches"
     prompts: dict[str, Any]
-    texts: Sequence[str]
+
+    @property
+    def texts(self) -> Iterator[str]:
+        """All texts with their prompts, row by row."""
+        several = isinstance(self.dataset, DatasetDict)
+        for name, dataset in self.dataset.items() if several else [("", self.dataset)]:
+            prompts = self.prompts[name] if several else self.prompts
+            for row in dataset:
+                texts = ((column, text) for column, text in row.items() if isinstance(text, str))
+                yield from (prompts.get(column, "") + text for column, text in texts)
 
 
 def read_parts(mix: Mapping[str, Mixed], folder: Path, loss: Mapping[str, Any]) -> list[Part]:
@@ -65,8 +79,8 @@ def read_parts(mix: Mapping[str, Mixed], folder: Path, loss: Mapping[str, Any]) 
     kinds: Mapping[Kind, type[Pair | Scored]] = {Kind.pairs: Pair, Kind.scored: Scored}
     parts = []
     for name, each in mix.items():
-        rows = list(read_jsonl(folder / name / "train.jsonl", kinds[each.kind]))
-        parts.append(Part(name, rows, each.loss or loss, each.weight, each.prompts))
+        own = disk.rows(folder / name / "train.jsonl", kinds[each.kind])
+        parts.append(Part(name, own, each.loss or loss, each.weight, each.prompts))
     return parts
 
 
@@ -76,6 +90,7 @@ def examples(
     prompts: Mapping[str, str | None],
     batch_size: int,
     seed: int,
+    folder: Path,
 ) -> Examples:
     """Make the rows ready for training.
 
@@ -86,25 +101,31 @@ def examples(
         prompts: The model's own, by name.
         batch_size: Rows in a batch.
         seed: Of the batches.
+        folder: Gets the columns as files, which must stay as long as the examples are used.
 
     Raises:
         UserError: There are fewer rows in a set than processes.
     """
     # A text that answers a query in one set is no negative of it in another.
-    known = known_answers([*(row for part in parts for row in part.rows), *others])
-    rows = {part.name: without_known(part.rows, known) for part in parts}
+    known = known_answers(chain(*(part.rows for part in parts), others))
+    datasets, samplers = {}, []
+    for part in parts:
+        if len(part.rows) < processes.count():
+            raise UserError(
+                f"only {len(part.rows)} training pairs of {part.name} for {processes.count()} "
+                "processes"
+            )
+        traits = _Traits()
+        rows = map(traits.noted, without_known(part.rows, known))
+        file = folder / f"{part.name}-{processes.rank()}.arrow"
+        datasets[part.name] = _dataset(rows, file)
+        samplers.append(traits.sampler(known, batch_size, seed))
     columns = {part.name: _columns(part.prompts or prompts) for part in parts}
-    samplers = [_sampler(part.name, rows[part.name], known, batch_size, seed) for part in parts]
-    texts = [
-        columns[name]["query" if prompt == "query" else "positive"] + text
-        for name, own in rows.items() for row in own for prompt, text in row.prompted
-    ]  # fmt: skip
     if len(parts) == 1:
-        (name,) = rows
-        return Examples(_dataset(rows[name]), samplers[0], columns[name], texts)
-    datasets = DatasetDict({name: _dataset(own) for name, own in rows.items()})
+        (name,) = datasets
+        return Examples(datasets[name], samplers[0], columns[name])
     mixed = MixedSampler(samplers, [part.weight for part in parts[1:]], seed)
-    return Examples(datasets, mixed, columns, texts)
+    return Examples(DatasetDict(datasets), mixed, columns)
 
 
 class MixedSampler(DefaultBatchSampler):
@@ -165,30 +186,50 @@ def _columns(prompts: Mapping[str, str | None]) -> dict[str, str]:
     return columns | {f"negative_{i}": passage for i in range(1, 33)}
 
 
-def _dataset(rows: Sequence[AnyRow]) -> Dataset:
+class _Traits:
+    """What the batches need to know of a set's rows, gathered as they go by."""
+
+    def __init__(self) -> None:
+        self._lengths, self._asked, self._brought = array("q"), array("q"), array("q")
+
+    def noted(self, row: AnyRow) -> AnyRow:
+        """Note a row; return it."""
+        texts = [normalised(text) for _, text in row.prompted]
+        self._lengths.append(sum(map(len, texts)))
+        # A text of a scored pair is no other pair's negative, so that any batch will do.
+        self._asked.append(0 if isinstance(row, Scored) else number(texts[0]))
+        self._brought.extend(map(number, texts[1:]))
+        return row
+
+    def sampler(self, known: Lookup, batch_size: int, seed: int) -> BucketSampler:
+        """Deal the rows noted so far into batches."""
+        asked, brought = np.array(self._asked), np.array(self._brought)
+        return BucketSampler(
+            np.array(self._lengths, np.float64), brought.reshape(len(asked), -1),
+            lambda row: known[asked[row]], batch_size, seed,
+        )  # fmt: skip
+
+
+def _dataset(rows: Iterable[AnyRow], file: Path) -> Dataset:
+    """Write rows as columns into a file that is mapped, so that a batch's rows alone are read."""
+    stream = iter(rows)
+    batches = map(_columned, iter(lambda: list(islice(stream, _ROWS)), []))
+    first = next(batches)
+    file.unlink(missing_ok=True)  # an earlier attempt may have it mapped still
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
+        for batch in chain([first], batches):
+            writer.write_batch(batch)
+    return Dataset.from_file(str(file))
+
+
+def _columned(rows: Sequence[AnyRow]) -> pa.RecordBatch:
     if isinstance(rows[0], Scored):
-        names = ("a", "b", "score")
-        return Dataset.from_dict({name: [getattr(row, name) for row in rows] for name in names})
-    pairs = cast(Sequence[Pair | Mined], rows)
-    columns = {"query": [row.query for row in pairs], "positive": [row.positive for row in pairs]}
-    for index in range(len(pairs[0].negatives)):
-        columns[f"negative_{index + 1}"] = [row.negatives[index] for row in pairs]
-    return Dataset.from_dict(columns)
-
-
-def _sampler(
-    name: str,
-    rows: Sequence[AnyRow],
-    known: Mapping[str, set[str]],
-    batch_size: int,
-    seed: int,
-) -> BucketSampler:
-    if len(rows) < processes.count():
-        raise UserError(
-            f"only {len(rows)} training pairs of {name} for {processes.count()} processes"
-        )
-    texts = [[normalised(text) for _, text in row.prompted] for row in rows]
-    # A text of a scored pair is no other pair's negative, so that any batch will do.
-    answers = [set() if isinstance(row, Scored) else known[text[0]]
-               for row, text in zip(rows, texts, strict=True)]  # fmt: skip
-    return BucketSampler(texts, answers, batch_size, seed)
+        columns = {name: [getattr(row, name) for row in rows] for name in ("a", "b", "score")}
+    else:
+        pairs = cast(Sequence[Pair | Mined], rows)
+        columns = {"query": [row.query for row in pairs],
+                   "positive": [row.positive for row in pairs]}  # fmt: skip
+        for index in range(len(pairs[0].negatives)):
+            columns[f"negative_{index + 1}"] = [row.negatives[index] for row in pairs]
+    kinds = {name: pa.float64() if name == "score" else pa.string() for name in columns}
+    return pa.RecordBatch.from_pydict(columns, pa.schema(kinds))

@@ -10,22 +10,22 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.disk import Lookup, number, numbers, rows
 from finetune.embedded import vectors_of
 from finetune.errors import UserError
-from finetune.mining import Pool, known_answers
+from finetune.mining import Pool, Vectors, known_answers
 from finetune.records import (
     Pair,
     normalised,
     read_dicts,
     read_json,
-    read_jsonl,
     read_known,
     write_json,
     write_jsonl,
@@ -50,12 +50,12 @@ def leave_out(cut: float, given: Path, embedded: Path, out: Path) -> None:
     Raises:
         UserError: Nothing is left.
     """
-    pairs, others = list(read_jsonl(given / "train.jsonl", Pair)), read_known(given)
-    queries, pool = vectors_of(embedded, [pair.query for pair in pairs])
+    pairs, others = rows(given / "train.jsonl", Pair), read_known(given)
+    queries, pool = vectors_of(embedded, (pair.query for pair in pairs))
     found = ranks(pairs, queries, pool, others)
-    kept = [pair for pair, rank in zip(pairs, found, strict=True) if rank >= cut]
+    kept = (pair for pair, rank in zip(pairs, found, strict=True) if rank >= cut)
     noise = [pair for pair, rank in zip(pairs, found, strict=True) if rank < cut]
-    if not kept:
+    if len(noise) == len(pairs):
         raise UserError(
             f"noise.cut={cut}: none of {len(pairs):,} pairs is left; the best has rank "
             f"{found.max():.3f}; lower it, or set noise=none"
@@ -69,7 +69,7 @@ def leave_out(cut: float, given: Path, embedded: Path, out: Path) -> None:
 
 
 def ranks(
-    pairs: Sequence[Pair], queries: NDArray[np.float32], pool: Pool, others: Sequence[Pair] = ()
+    pairs: Sequence[Pair], queries: Vectors, pool: Pool, others: Sequence[Pair] = ()
 ) -> NDArray[np.float64]:
     """Rank each pair's positive among the passages.
 
@@ -83,19 +83,17 @@ def ranks(
         ``[n]`` shares of the passages that are not known to answer the query and lie farther from
         it than the positive; ties count half. 1 where there is no other passage.
     """
-    answers = known_answers([*pairs, *others])
-    places: dict[str, list[int]] = {}
-    for place, text in enumerate(pool.texts):
-        places.setdefault(normalised(text), []).append(place)
-    row = {text: place for place, text in enumerate(pool.texts)}
+    answers = known_answers(chain(pairs, others))
+    places = Lookup(numbers(map(normalised, pool.texts)))
+    positives = pool.of(pair.positive for pair in pairs).rows
     found = np.ones(len(pairs))
     block = max(1, _BLOCK // len(pool.texts))
     for start in range(0, len(pairs), block):
         scores = queries[start : start + block] @ pool.vectors.T
         for own, line in enumerate(scores):
-            pair = pairs[start + own]
-            known = [p for key in answers[normalised(pair.query)] for p in places.get(key, ())]
-            found[start + own] = _rank(line, float(line[row[pair.positive]]), known)
+            asked = number(normalised(pairs[start + own].query))
+            known = [place for key in set(answers[asked].tolist()) for place in places[key]]
+            found[start + own] = _rank(line, float(line[positives[start + own]]), known)
     return found
 
 

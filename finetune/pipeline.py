@@ -27,6 +27,7 @@ from finetune import (
     sources,
     steps,
     tracking,
+    writing,
 )
 from finetune.check import target_problems
 from finetune.choices import Kind, Source, Use
@@ -180,12 +181,14 @@ def steps_of(config: Config) -> list[Step]:
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
              "mined": mined, "report": config.report}
             | script_steps.encoding(config)
+            | writing.prices(config.writer, config.evaluate.currency)
             | ({"distill": dataclasses.replace(config.distill, teacher=None)} if distilled else {}),
             {"data": own, "sets": "data", "pairs": pairs, "export": "export",
              "evaluate_base": "evaluate-base", "evaluate": "evaluate"} | mixed
             | rounds.outputs(config.mine.rounds, warm=warm)
             | (forgetting.OUTPUTS if general else {})
             | ({"noise": "noise"} if noisy else {})
+            | ({"written": "generate"} if generated and config.writer.asked else {})
             | ({"merge": "merge"} if merging else {})
             | {step.name: step.name for step in benchmark},
             files=sources.cards(config),
@@ -199,9 +202,10 @@ def _generate(config: Config) -> Step:
     return Step(
         "generate", steps.generate, 3,
         {"generate": config.generate, "domain": config.domain, "limit": config.limit,
-         "seed": config.seed},
+         "seed": config.seed} | writing.settings(config.writer, config.check.near),
         {"data": "data"},
         files={"documents": documents.expanduser()} if documents else {},
+        outside=writing.outside(config.writer, config.paths.cache, config.evaluate.currency),
     )  # fmt: skip
 
 

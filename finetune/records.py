@@ -226,16 +226,26 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            content = row if isinstance(row, dict) else dataclasses.asdict(row)
-            file.write(json.dumps(content, ensure_ascii=False) + "\n")
+            file.write(to_line(row))
             count += 1
     return count
+
+
+def to_line(row: Any) -> str:
+    """A row (a dataclass or a plain dict) as a line of JSON."""
+    content = row if isinstance(row, dict) else dataclasses.asdict(row)
+    return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def read_jsonl(path: Path, row: type[Row]) -> Iterator[Row]:
     """Read rows that `write_jsonl` wrote. User files go through `finetune.data.load` instead."""
     for content in read_dicts(path):
-        yield row(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        yield as_row(row, content)
+
+
+def as_row(row: type[Row], content: Mapping[str, Any]) -> Row:
+    """Make a row of a line that `write_jsonl` wrote."""
+    return row(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
 
 
 def read_dicts(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,11 +1,13 @@
 """The report step: gather what the other steps left, and have it measured, judged and written."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from finetune.records import only_set, read_json, read_set
 from finetune.script import KEEP
+from finetune.writing import cost
 
 Settings = Mapping[str, Any]
 Inputs = Mapping[str, Path]
@@ -27,6 +29,8 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     names, selected = [each.name for each in sets], only_set(data_folder / "select").name
     general = only_set(inputs["general"] / "report") if "general" in inputs else None
     more = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}
+    if "written" in inputs:
+        more["written"] = written(inputs["written"], settings["prices"])
     if "mixed" in inputs:
         more["mixed"] = mixed_in(inputs)
     if "augment" in inputs:
@@ -76,6 +80,13 @@ def _of_card(inputs: Inputs) -> dict[str, Any]:
 
     card = read_card(inputs["card"])
     return {"data_licences": card.licence_line, "data_flaws": card.known_flaws}
+
+
+def written(folder: Path, prices: Mapping[str, Any]) -> dict[str, Any]:
+    """What came of the queries that a model wrote, and what they cost by the tokens counted."""
+    told: dict[str, Any] = read_json(folder / "summary.json")["written"]
+    paid = cost(told["tokens in"], told["tokens out"], (prices["in"], prices["out"]))
+    return told if math.isnan(paid) else {**told, f"cost in {prices['currency']}": round(paid, 4)}
 
 
 def mixed_in(inputs: Inputs) -> dict[str, Any]:

@@ -6,12 +6,13 @@ modules are imported inside, so that a plan whose steps are all cached loads non
 
 import shutil
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from finetune import encoders
+from finetune import disk, encoders
 from finetune.processes import everywhere
 from finetune.records import (
     AnyRow,
@@ -23,11 +24,9 @@ from finetune.records import (
     ScoredSet,
     only_set,
     read_dicts,
-    read_jsonl,
     read_known,
     read_set,
     write_json,
-    write_jsonl,
     write_set,
 )
 from finetune.script import KEEP
@@ -46,9 +45,10 @@ def data(settings: Settings, inputs: Inputs, out: Path) -> None:
 def generate(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Make training pairs from documents, alone or beside the domain's own."""
     from finetune.data.generate import generate as make
+    from finetune.data.written import Writing
 
     make(settings["generate"], settings["domain"], inputs["data"], settings["limit"],
-         settings["seed"], out)  # fmt: skip
+         settings["seed"], out, Writing.of(settings))  # fmt: skip
 
 
 def base(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -89,22 +89,16 @@ def export(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Encode training queries, the pool that negatives come from, and the select half's queries."""
-    from finetune.progress import bar
+    from finetune.embedded import embed as encode
+    from finetune.embedded import write_vectors
 
     encoder = encoders.scoring("base", settings, inputs, out)
-    pairs = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
+    pairs = disk.rows(inputs["pairs"] / "train.jsonl", Pair)
     select = cast(EvaluationSet, _select(inputs["data"]))  # domains of pairs have this step
-    pool = list(dict.fromkeys([*(pair.positive for pair in pairs), *select.corpus.values()]))
-    asked = list(dict.fromkeys(pair.query for pair in pairs))
-    for name, texts in (("pool", pool), ("queries", asked)):
-        write_jsonl(out / f"{name}.jsonl", ({"text": text} for text in texts))
-    for name, texts, prompt in (
-        ("pool", pool, "passage"),
-        ("queries", asked, "query"),
-        ("select", list(select.queries.values()), "query"),
-    ):
-        with bar(f"embed {name}", len(texts)) as progress:
-            np.save(out / f"{name}.npy", encoder.encode(texts, prompt, progress=progress))
+    passages = chain((pair.positive for pair in pairs), select.corpus.values())
+    encode("pool", passages, encoder, "passage", out)
+    encode("queries", (pair.query for pair in pairs), encoder, "query", out)
+    write_vectors("select", list(select.queries.values()), encoder, "query", out)
 
 
 def noise(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -116,21 +110,18 @@ def noise(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Find hard negatives for the training pairs."""
-    from finetune import rounds
+    from finetune import mining, rounds
     from finetune.embedded import vectors_of
     from finetune.errors import UserError
-    from finetune.mining import mine as mine_pairs
-    from finetune.mining import summary
 
     mine_settings = settings["mine"]
-    pairs = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
+    pairs = disk.rows(inputs["pairs"] / "train.jsonl", Pair)
     others = read_known(inputs["pairs"])
-    queries, pool = vectors_of(inputs["embed"], [pair.query for pair in pairs])
-    row = {text: index for index, text in enumerate(pool.texts)}
-    mined = list(mine_pairs(
+    queries, pool = vectors_of(inputs["embed"], (pair.query for pair in pairs))
+    mined = mining.mine(
         pairs,
         queries,
-        pool.vectors[[row[pair.positive] for pair in pairs]],
+        pool.of(pair.positive for pair in pairs),
         pool,
         negatives=mine_settings.negatives,
         candidates=mine_settings.candidates,
@@ -139,19 +130,15 @@ def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
         cross_encoder=rounds.cross_encoder(settings, inputs),
         search=mine_settings.search.value,
         folder=out,
-    ))  # fmt: skip
-    kept = [pair for pair, _ in mined if pair is not None]
-    counts = summary([audit for _, audit in mined], mine_settings.negatives)
-    if not kept:
+    )
+    audits = mining.write(pairs, mined, others, out)
+    counts = mining.summary(audits, mine_settings.negatives)
+    if not counts["pairs"]:
         raise UserError(
             f"mine: no pair has {mine_settings.negatives} negatives left ({counts}); lower "
             f"mine.relative_margin={mine_settings.relative_margin}, raise mine.candidates="
             f"{mine_settings.candidates}, or train without mining: recipes=full"
         )
-    write_jsonl(out / "train.jsonl", kept)
-    short = [pair for pair, (row, _) in zip(pairs, mined, strict=True) if row is None]
-    write_jsonl(out / "known.jsonl", [*others, *short])
-    write_jsonl(out / "audit.jsonl", (audit for _, audit in mined))
     write_json(out / "summary.json", counts)
 
 
@@ -169,12 +156,12 @@ def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
     if isinstance(select, ScoredSet):
         write_set(out / select.name, sampled(select, max_texts=size, seed=settings["seed"]))
         return
-    texts = [row["text"] for row in read_dicts(inputs["embed"] / "pool.jsonl")]
     ids = {text: key for key, text in select.corpus.items()}
-    vectors = np.load(inputs["embed"] / "pool.npy")
-    rows = [index for index, text in enumerate(texts) if text in ids]
-    _, found = top_k(np.load(inputs["embed"] / "select.npy"), vectors[rows], 10)
-    base_top = [[ids[texts[rows[i]]] for i in line] for line in found.tolist()]
+    pool_texts = disk.texts(inputs["embed"] / "pool.jsonl")
+    there = [(row, ids[text]) for row, text in enumerate(pool_texts) if text in ids]
+    vectors = np.load(inputs["embed"] / "pool.npy", mmap_mode="r")[[row for row, _ in there]]
+    _, found = top_k(np.load(inputs["embed"] / "select.npy"), vectors, 10)
+    base_top = [[there[i][1] for i in line] for line in found.tolist()]
     small = pooled(select, base_top, max_texts=size, seed=settings["seed"])
     write_set(out / select.name, small)
 
@@ -186,7 +173,7 @@ def train(settings: Settings, inputs: Inputs, out: Path) -> None:
 
     scored = isinstance(only_set(inputs["select"]), ScoredSet)
     kind: type[AnyRow] = Scored if scored else Mined if settings["mined"] else Pair
-    chunks.train(list(read_jsonl(inputs["pairs"] / "train.jsonl", kind)), settings, inputs, out)
+    chunks.train(disk.rows(inputs["pairs"] / "train.jsonl", kind), settings, inputs, out)
 
 
 def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 CURVES = "curves.jsonl"
 RESULT = "training.json"
+ROWS = "rows"  # what is trained on, mapped while it is
 
 
 def train(
@@ -77,16 +78,17 @@ def train(
     if processes.once((out / RESULT).is_file):  # killed while tidying up
         if not processes.first():
             return {}
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        _tidy(out, checkpoints)
         return dict(read_json(out / RESULT))
     model = models.load(base, plan.device, plan.attention)
     model.model_card_data.generate_widget_examples = False
     _set_dropout(model, plan.train.dropout)
     window = model.max_seq_length or plan.train.max_length
     model.max_seq_length = min(window, plan.train.max_length)
+    (out / ROWS).mkdir(exist_ok=True)
     fed = rows if isinstance(rows, Examples) else examples(
         [Part(OWN, rows, plan.loss), *mixed], others, model.prompts, plan.train.batch_size,
-        plan.seed,
+        plan.seed, out / ROWS,
     )  # fmt: skip
     resume = processes.once(lambda: last_complete(checkpoints))
     guard = Guard(select, plan.precision, plan.encode_tokens)
@@ -135,13 +137,19 @@ def train(
         )
         shutil.copytree(base, out / "model", dirs_exist_ok=True)
     write_json(out / RESULT, result)
-    shutil.rmtree(checkpoints)
+    _tidy(out, checkpoints)
     return result
+
+
+def _tidy(out: Path, checkpoints: Path) -> None:
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    # A network file system keeps what other processes still map under another name, in the folder.
+    shutil.rmtree(out / ROWS, ignore_errors=True)
 
 
 def _attach(
     model: SentenceTransformer,
-    texts: Sequence[str],
+    texts: Iterable[str],
     select: AnySet,
     plan: Plan,
     out: Path,
@@ -153,7 +161,7 @@ def _attach(
     guarded = [prompts[name] + text for name, text in select.prompted]
     if not processes.first():
         guarded = []
-    reads = adapters.Reads(texts, guarded, plan.train.epochs, autocast(plan.precision), out)
+    reads = adapters.Reads(list(texts), guarded, plan.train.epochs, autocast(plan.precision), out)
     adapter: adapters.Adapter = instantiate(plan.adapter, _convert_="all")
     return adapter.attach(model, reads)
 

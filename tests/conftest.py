@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
+from endpoints import StandIn
 from tiny_models import CHARS, tiny_transformers
 
 
@@ -13,6 +14,15 @@ from tiny_models import CHARS, tiny_transformers
 def tiny_model(tmp_path_factory) -> Path:
     """A sentence-transformers folder: BERT of 2 layers, hidden 32, a vocabulary of characters."""
     return tiny_sentences(tmp_path_factory.mktemp("tiny"), layers=2)
+
+
+@pytest.fixture
+def endpoint_stand_in():
+    """An OpenAI-compatible endpoint on this machine (`endpoints.StandIn`)."""
+    stand_in = StandIn()
+    yield stand_in
+    stand_in.server.shutdown()
+    stand_in.server.server_close()
 
 
 @pytest.fixture(scope="session")

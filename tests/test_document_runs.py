@@ -2,6 +2,8 @@
 
 import pytest
 import tiny_runs
+from endpoints import completion
+from tiny_models import CHARS
 
 from finetune import pipeline
 from finetune.compose import compose
@@ -59,3 +61,29 @@ def test_simcse_needs_nothing_but_the_corpus(tiny_model, domain, work):
                  "train.epochs=1")  # fmt: skip
     assert report["data"]["sources"] == {"generated-identity": 64}
     assert report["training"]["steps"] == 8
+
+
+def test_a_model_writes_queries_and_the_report_says_what_they_cost(
+    tiny_model, domain, work, endpoint_stand_in, monkeypatch, caplog
+):
+    monkeypatch.setenv("THE_KEY", "sk-secret-of-the-test")
+    caplog.set_level("INFO")
+    asked = [f"{CHARS[2 * n]}{CHARS[2 * n + 1]}的事谁管" for n in range(12)]
+    endpoint_stand_in.answers = [(200, {}, completion(each)) for each in asked]
+    report = run(
+        tiny_model, domain, work, "documents", "domain.train=null", "train.epochs=1",
+        "generate.title=0", "generate.pairs=12", "generate.cloze=0", "generate.phrases=0",
+        "generate.question=0", "generate.heading=0", f"writer.url={endpoint_stand_in.url}",
+        "writer.model=m", "writer.key_env=THE_KEY", "writer.prompt='请提问：{passage}'",
+        "writer.price_in=1000", "writer.price_out=2000", "evaluate.currency=CNY",
+        "writer.concurrency=1", f"run_dir={work}/written",
+    )  # fmt: skip
+    told = report["data"]["written"]
+    assert (told["replies"], told["tokens in"], told["tokens out"]) == (12, 1200, 120)
+    assert told["cost in CNY"] == pytest.approx((1200 * 1000 + 120 * 2000) / 1e6)
+    assert set(report["data"]["sources"]) == {"generated-written"}
+    assert f"at most 12 requests to {endpoint_stand_in.url} of" in caplog.text
+    assert "cost in CNY" in (work / "written/report.html").read_text("utf-8")
+    files = [path for path in work.rglob("*") if path.is_file()]
+    assert all(b"sk-secret-of-the-test" not in path.read_bytes() for path in files)
+    assert "sk-secret-of-the-test" not in caplog.text

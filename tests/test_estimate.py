@@ -204,3 +204,11 @@ def test_an_export_holds_copies_of_the_weights_and_twice_as_many_with_int8():
     )
     assert without == estimate.PROCESS + 6 * SMALL.weights
     assert with_int8 - estimate.PROCESS == 2 * (without - estimate.PROCESS)
+
+
+def test_a_large_set_costs_numbers_a_row_and_no_texts():
+    few, many, gpu = (
+        estimate.training(Training(SMALL, 3, (5, 7), Precision.fp32, device, all_rows=rows))
+        for device, rows in (("cpu", 0), ("cpu", 1_000_000), ("cuda", 1_000_000))
+    )
+    assert many.total - few.total == many.rows == 200_000_000 and gpu.rows == 0

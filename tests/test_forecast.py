@@ -139,7 +139,7 @@ def test_training_by_hand(planned):
     cost = predicted(plan_, "train")
     assert count == len(lengths) and cost.seconds == pytest.approx(seconds)
     widths = tuple(lengths.max(axis=0).tolist())
-    of = Training(geometry, 8, widths, Precision.fp32, "cpu", uneven=False)  # texts of one length
+    of = Training(geometry, 8, widths, Precision.fp32, "cpu", uneven=False, all_rows=48)
     assert cost.memory == estimate.training(of).total
     assert cost.disk == 10 * geometry.weights
 
@@ -359,3 +359,34 @@ def test_pairs_to_be_made_are_counted_at_most(planned):
 
 def test_a_cross_encoder_leaves_the_time_of_mining_open(planned):
     assert predicted(planned("mine.filter=owner/name@main"), "mine") == Cost()
+
+
+def test_encoding_holds_the_vectors_of_a_part_and_writes_all(planned, monkeypatch):
+    whole = predicted(planned(), "embed")
+    asked = 48 + Facts(planned()).data.queries["select"]
+    assert whole.disk == 4 * 32 * (asked + 48 + 40)  # positives, passages
+    monkeypatch.setattr(forecast, "PART", 10)
+    assert whole.memory - predicted(planned(), "embed").memory == 4 * 32 * (asked - 10)
+
+
+def test_what_written_queries_cost_at_most(planned):
+    line = ["generate=documents", "generate.pairs=60", "writer.url=http://a/v1", "writer.model=m",
+            "writer.prompt='{passage}'"]  # fmt: skip
+
+    def asks(*more):
+        return predicted(planned(*line, *more, recipe="full"), "generate").asks
+
+    # A sixth of the pairs; passages in prompts of 9 characters, queries of 30.
+    length = sum(len(row[0]) for row in Facts(planned()).data.passages.sample) / 40
+    tokens = 0.65 * 10 * (9 + length), 0.65 * 10 * 30
+    total = float(f"{sum(tokens):.2g}")
+    assert asks() == f"at most 10 requests to http://a/v1 of {total:,.0f} tokens"
+    paid = (1e5 * tokens[0] + 2e5 * tokens[1]) / 1e6
+    priced = asks("writer.price_in=1e5", "writer.price_out=2e5", "evaluate.currency=CNY")
+    assert priced.endswith(f" tokens, {paid:,.2f} CNY")
+    assert "at most 5 requests" in asks("writer.queries=2")
+    assert "at most 3 requests" in asks("writer.limit=3")
+    assert "at most 40 requests" in asks("generate.pairs=6000")  # the passages that there are
+    cost = predicted(planned(*line, recipe="full"), "generate")
+    assert cost.seconds is None and cost.memory is None
+    assert predicted(planned("generate=documents", recipe="full"), "generate").asks == ""

@@ -24,8 +24,8 @@ from finetune.stage import plan
 
 
 def sampler(rows, batch_size=4, seed=0):
-    texts = [[f"{'长' * (n % 7)}{n}", f"答{n}"] for n in range(rows)]
-    return BucketSampler(texts, [{text[1]} for text in texts], batch_size, seed)
+    lengths = np.array([n % 7 + len(f"{n}答{n}") for n in range(rows)], np.float64)
+    return BucketSampler(lengths, [[n] for n in range(rows)], lambda row: {row}, batch_size, seed)
 
 
 def batches(mixed, epoch=0):
@@ -117,17 +117,33 @@ def test_each_loss_sees_its_own_set_under_its_own_prompts(tiny_model, select, ro
     assert set(Probe.seen["law"]) == {(row.query, f"法{row.positive}") for row in rows[:8]}
 
 
-def test_what_answers_a_query_in_one_set_is_no_negative_of_it_in_another():
+def test_what_answers_a_query_in_one_set_is_no_negative_of_it_in_another(tmp_path):
     own = [Pair("1", "甲", "乙", "s"), Pair("2", "丙", "丁", "s")]
     law = [Pair("3", "甲", "戊", "s", ("乙", "己")), Pair("4", "庚", "乙", "s", ("辛", "壬"))]
     known = [Pair("5", "庚", "壬", "s")]
     prompts = {"query": "问", "passage": ""}
-    fed = examples([Part("own", own, {}), Part("law", law, {}, 0.5)], known, prompts, 2, 0)
+    fed = examples(
+        [Part("own", own, {}), Part("law", law, {}, 0.5)], known, prompts, 2, 0, tmp_path
+    )
     assert fed.dataset["law"]["negative_1"] == ["己", "辛"]  # 乙 answers 甲, 壬 answers 庚
     assert "negative_2" not in fed.dataset["law"].column_names
     # 3 and 4 would bring 乙 into one batch as a negative of 甲
     assert sorted(map(len, batches(fed.batches))) == [1, 2]
-    assert fed.texts[:2] == ["问甲", "乙"] and len(fed.texts) == 10
+    texts = list(fed.texts)
+    assert texts[:2] == ["问甲", "乙"] and texts[4:7] == ["问甲", "戊", "己"] and len(texts) == 10
+
+
+def test_the_batches_of_a_seed_stay_what_they_were(tmp_path):
+    """A cached training must be the one that its key stands for, whoever made it."""
+    rows = [
+        Pair(str(n), f"问{n % 9}", "答" * (n * 7 % 11) + f"{n}", "s", (f"别{n}", f"{(n + 9) % 20}"))
+        for n in range(20)
+    ]
+    fed = examples([Part("domain", rows, {})], [], {}, 4, 3, tmp_path)
+    assert fed.dataset.column_names == ["query", "positive", "negative_1"]
+    assert batches(fed.batches, 1) == [
+        [9, 15, 1, 12], [7, 4, 10, 18], [0, 8, 5, 11], [2, 19, 16, 13], [6, 3, 17, 14],
+    ]  # fmt: skip
 
 
 def test_an_adapter_reads_the_texts_of_every_set(tiny_model, select, rows, tmp_path):

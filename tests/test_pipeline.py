@@ -304,6 +304,11 @@ OUTSIDE = {
     "paths.runs",  # where run directories go
     "hardware.name",  # device, precision and threads count
     "hardware.chunk",  # how many texts are held in memory at once; the gradients are the same
+    "writer.url",  # where the model is served, not which it is
+    "writer.key_env",
+    "writer.concurrency",  # how it is asked
+    "writer.timeout",
+    "writer.retries",
     "hardware.workers",  # who prepares the batches, not what is in them
     "tracking.kind",  # who watches
     "tracking.uri",
@@ -311,9 +316,9 @@ OUTSIDE = {
     "tracking.name",
     "tracking.parent",
 }
-CONTAINERS = {"paths", "domain", "generate", "check", "opencc", "encode", "model", "noise",
-              "mine", "augment", "distill", "train", "merge", "hardware", "export", "quantize",
-              "evaluate", "report", "tracking"}  # fmt: skip
+CONTAINERS = {"paths", "domain", "generate", "writer", "check", "opencc", "encode", "model",
+              "noise", "mine", "augment", "distill", "train", "merge", "hardware", "export",
+              "quantize", "evaluate", "report", "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
 
@@ -353,6 +358,7 @@ def other(key, value, copies):
         "hardware.chunk": 3, "script": "both", "evaluate.scripts": False,
         "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,
         "merge.weights": [0.5], "tracking.name": "x", "tracking.parent": "x",
+        "writer.key_env": "K", "writer.limit": 7, "writer.price_in": 1.0, "writer.price_out": 1.0,
         "mix": {"other": Mixed(copies["domain.train"], {}, Kind.pairs, 0.2, None, None)},
     }  # fmt: skip
     if key in special:
@@ -393,7 +399,7 @@ def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, c
         line = arguments("distill")
     else:
         line = [*arguments("contrastive", "merge=interpolate", "script=mix:0.5", "augment=all"),
-                "generate=documents"]  # fmt: skip
+                "generate=documents", "writer.url=http://a/v1", "writer.model=m"]  # fmt: skip
     config = compose(line)
     if key == "domain.source":
         pytest.importorskip("finetune.data.statutes")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.disk import Lookup, numbers
 from finetune.inference import Encoder
 
 
@@ -21,7 +22,7 @@ class Remembered:
         self, encoder: Encoder, texts: Sequence[str], vectors: NDArray[np.float32]
     ) -> None:
         self._encoder = encoder
-        self._rows = {text: row for row, text in enumerate(texts)}
+        self._places = Lookup(numbers(texts))
         self._vectors = vectors
 
     @property
@@ -39,7 +40,7 @@ class Remembered:
         """Encode texts; see `finetune.inference.Encoder.encode`."""
         if prompt != "passage":
             return self._encoder.encode(texts, prompt, progress=progress)
-        rows = np.array([self._rows.get(text, -1) for text in texts], np.int64)
+        rows = self._places.find(numbers(texts))
         unknown = np.flatnonzero(rows < 0)
         vectors = self._vectors[rows]
         if unknown.size:

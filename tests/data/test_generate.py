@@ -1,11 +1,14 @@
 import pytest
+from endpoints import completion
 from tiny_runs import write_rows
 
 from finetune.choices import Kind, Source, Use
+from finetune.compose import compose
 from finetune.config import Domain, Generate
 from finetune.data.generate import generate
-from finetune.data.leaks import LEAK
+from finetune.data.leaks import LEAK, NEAR_LEAK
 from finetune.data.synthesize import GENERATORS
+from finetune.data.written import Writing
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, read_json, read_jsonl, read_known, write_json
 
@@ -26,11 +29,11 @@ def data(tmp_path):
     return folder
 
 
-def make(data, out, use=Use.only, documents=None, limit=None, seed=0, **shares):
+def make(data, out, use=Use.only, documents=None, limit=None, seed=0, writing=None, **shares):
     out.mkdir()
     settings = Generate(use=use, pairs=100, **(dict.fromkeys(GENERATORS, 0.0) | shares))
     domain = Domain("law", Source.files, Kind.pairs, None, None, None, documents, {}, None, False)
-    summary = generate(settings, domain, data, limit, seed, out)
+    summary = generate(settings, domain, data, limit, seed, out, writing)
     assert summary == read_json(out / "summary.json")
     assert read_known(out) == read_known(data)
     return list(read_jsonl(out / "train.jsonl", Pair)), summary
@@ -80,3 +83,55 @@ def test_limit_lowers_the_number(data, tmp_path):
 def test_nothing_made_is_told_with_the_way_out(data, tmp_path):
     with pytest.raises(UserError, match=r"generate\.title=1: no pair made from 2 passages"):
         make(data, tmp_path / "out", title=1.0)
+
+
+# --- written by an endpoint ---
+
+
+@pytest.fixture
+def writing(endpoint_stand_in, data, tmp_path):
+    for part in ("select", "report"):
+        text = f"query-id\tcorpus-id\tscore\nq-{part}\tx\t1\n"
+        (data / part / "law/qrels.tsv").write_text(text, "utf-8")
+    line = ["recipes=documents", f"writer.url={endpoint_stand_in.url}", "writer.model=m",
+            "writer.concurrency=1"]  # fmt: skip
+    return Writing(compose(line).writer, 0.7, tmp_path / "replies.sqlite")
+
+
+def test_written_queries_have_their_share_beside_rules(data, tmp_path, writing, endpoint_stand_in):
+    asked = [(200, {}, completion(text)) for text in ("钱谁来付", "货交给谁")]
+    endpoint_stand_in.answers = list(asked)
+    pairs, summary = make(data, tmp_path / "one", writing=writing)
+    assert [(pair.query, pair.source) for pair in pairs] == [
+        ("钱谁来付", "generated-written"), ("货交给谁", "generated-written"),
+    ]  # fmt: skip
+    assert {pair.positive for pair in pairs} == {
+        "甲方应付款。乙方须交货物给他。",
+        "丙方不必付款。丁方须收货物吧。",
+    }
+    assert summary["written"] == {
+        "queries": 2, "replies": 2, "refused": 0, "left out": {},
+        "tokens in": 200, "tokens out": 20,
+    }  # fmt: skip
+    pairs, _ = make(data, tmp_path / "two", writing=writing, identity=1.0, limit=2)
+    assert [pair.source for pair in pairs] == ["generated-identity", "generated-written"]
+
+
+def test_a_written_query_near_an_evaluation_query_is_a_leak(
+    data, tmp_path, writing, endpoint_stand_in
+):
+    near = "乙方须交货物给他吗？"
+    asked = [(200, {}, completion(text)) for text in (near, "货交给谁")]
+    endpoint_stand_in.answers = asked
+    pairs, summary = make(data, tmp_path / "out", writing=writing)
+    assert [pair.query for pair in pairs] == ["货交给谁"]
+    (leak,) = read_jsonl(tmp_path / "out/dropped.jsonl", Dropped)
+    assert (leak.reason, leak.text, leak.collided_with) == (NEAR_LEAK, near, "law: query q-report")
+    assert summary["dropped"] == {NEAR_LEAK: 1} and summary["read"] == 2
+
+
+def test_nothing_written_is_told_with_what_was_left_out(data, tmp_path, writing, endpoint_stand_in):
+    endpoint_stand_in.answers = [(200, {}, completion("Who pays?"))] * 2
+    with pytest.raises(UserError, match="no pair made from 2 passages.*") as caught:
+        make(data, tmp_path / "out", writing=writing)
+    assert "'left out': {'not Chinese': 2}" in str(caught.value)

@@ -12,6 +12,7 @@ from finetune.data.script import (
     is_traditional,
     rewrite,
 )
+from finetune.disk import number
 from finetune.mining import known_answers
 from finetune.records import EvaluationSet, Mined, Pair, Scored, ScoredSet
 
@@ -96,7 +97,7 @@ def test_an_answer_in_the_other_script_is_no_negative(script):
     answers = known_answers([*result.rows, *result.known])
     wanted = {"合同终止后应当退还0", "合同終止後應當退還0", "另一个回答", "另一個回答"}
     for query in ("房东不退押金怎么办0", "房東不退押金怎麼辦0"):
-        assert wanted <= answers[query]
+        assert set(map(number, wanted)) <= set(answers[number(query)].tolist())
 
 
 def test_rows_that_do_not_come_back_stay_as_they_are_and_are_told():

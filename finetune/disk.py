@@ -1,0 +1,130 @@
+"""What need not be in memory: rows of a file, read as they are asked for, and texts by number.
+
+A number of eight bytes stands for a text. Of ten million texts any two share one with a probability
+of three in a million; of Python's strings and sets they would take some ten gigabytes.
+"""
+
+import hashlib
+import json
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.records import as_row
+
+Item = TypeVar("Item")
+
+
+class Rows(Sequence[Item], Generic[Item]):
+    """The rows of a JSON Lines file that the project wrote, which does not change meanwhile.
+
+    In memory are eight bytes a row, and pages of the file that the system takes back at need.
+
+    Args:
+        path: Of the file.
+        make: Makes an item of a row's content.
+    """
+
+    def __init__(self, path: Path, make: Callable[[dict[str, Any]], Item]) -> None:
+        self._path = path
+        self._make = make
+        with path.open("rb") as file:
+            lengths = np.fromiter(map(len, file), np.int64)
+            self._starts = np.concatenate([[0], np.cumsum(lengths)])
+            # An empty file cannot be mapped.
+            self._content = (
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if len(lengths) else b""
+            )
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | list[Item]:
+        places = range(len(self))[place]
+        if isinstance(places, range):
+            return [self[each] for each in places]
+        start, end = self._starts[places : places + 2].tolist()
+        return self._make(json.loads(self._content[start:end]))
+
+    def __iter__(self) -> Iterator[Item]:
+        with self._path.open("rb") as file:
+            yield from map(self._make, map(json.loads, file))
+
+
+def rows(path: Path, kind: type[Item]) -> Rows[Item]:
+    """The rows of a kind that `finetune.records.write_jsonl` wrote."""
+    return Rows(path, partial(as_row, kind))
+
+
+def texts(path: Path) -> Rows[str]:
+    """The texts of a file with a ``text`` a row."""
+    return Rows(path, itemgetter("text"))
+
+
+def number(text: str) -> int:
+    """The number that stands for a text, the same everywhere."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def numbers(texts: Iterable[str]) -> NDArray[np.int64]:
+    """The numbers of texts, ``[n]``."""
+    return np.fromiter(map(number, texts), np.int64)
+
+
+def distinct(texts: Iterable[str]) -> Iterator[str]:
+    """Yield each text once, in order."""
+    seen: set[int] = set()
+    for text in texts:
+        key = number(text)
+        if key not in seen:
+            seen.add(key)
+            yield text
+
+
+class Lookup:
+    """The values that each number has, in sixteen bytes an entry.
+
+    Args:
+        keys: ``[n]``, in any order, perhaps several times.
+        values: What each has, ``[n]``; None for its place.
+    """
+
+    def __init__(self, keys: NDArray[np.int64], values: NDArray[np.int64] | None = None) -> None:
+        order = np.argsort(keys, kind="stable")
+        self._keys = keys[order]
+        self._values = order if values is None else values[order]
+
+    def __getitem__(self, key: int) -> NDArray[np.int64]:
+        """All values of a number, in the order given; none where it is not there."""
+        start = np.searchsorted(self._keys, key, "left")
+        end = np.searchsorted(self._keys, key, "right")
+        return self._values[start:end]
+
+    def find(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first value of each number, ``[n]``; -1 where it is not there."""
+        if not len(self._keys):
+            return np.full(len(keys), -1)
+        places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[places] == keys, self._values[places], -1)
+
+    def first(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first value of each number, ``[n]``.
+
+        Raises:
+            KeyError: One is not there.
+        """
+        found = self.find(keys)
+        if (found < 0).any():
+            raise KeyError("a text that was looked up is not there")
+        return found
