@@ -22,7 +22,7 @@ from typing import Any
 from opencc import OpenCC
 from runs import RESULTS
 
-from finetune.checking import check, configuration
+from finetune.commands.checking import check, configuration
 from finetune.data.prepare import inspect, load_train
 from finetune.data.rows import DUPLICATE
 

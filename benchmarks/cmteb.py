@@ -27,11 +27,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from runs import RESULTS, ROOT
 
+from finetune.commands.scoring import read
 from finetune.evaluation import cmteb
 from finetune.evaluation.artifacts import score
 from finetune.inference import OnnxEncoder
 from finetune.records import AnySet, EvaluationSet, RerankingSet, ScoredSet, write_json
-from finetune.scoring import read
 
 BASE = "intfloat/multilingual-e5-small"
 PAIRS = {"ATEC": ("atec", "test"), "BQ": ("bq", "test"), "LCQMC": ("lcqmc", "test"),

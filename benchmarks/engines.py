@@ -60,7 +60,7 @@ def bundle(name: str, work: Path, data: Path) -> Path:
 def _starter(folder: Path, data: Path) -> None:
     """The embedded model as a run would publish it, fitted to texts of the domains."""
     from finetune import model as models
-    from finetune.compose import compose
+    from finetune.config.compose import compose
     from finetune.export import Origin, export_bundle
     from finetune.starter import build_starter
 
@@ -175,8 +175,8 @@ def machine() -> dict[str, Any]:
     import openvino
     import torch
 
-    from finetune import hardware
-    from finetune.compose import compose
+    from finetune.config.compose import compose
+    from finetune.machine import hardware
 
     config = compose(["recipes=full", "hardware=cpu"])
     return {

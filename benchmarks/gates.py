@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.compose import compose
 from finetune.config import Evaluate
+from finetune.config.compose import compose
 from finetune.evaluation.artifacts import read_outcome
 from finetune.evaluation.statistics import power
 from finetune.report.gates import Gate, Status, gain, general, int8

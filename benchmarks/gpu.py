@@ -7,9 +7,9 @@ Random texts, and random weights in the geometry of m3e-base: nothing is downloa
 learned; quality is the business of other benchmarks. Each run has a process of its own; its data,
 mining and student are made before the training is measured: pairs a second with the guard and the
 checkpoint, peak memory against the plan's estimate, and model-FLOPs use, which is the operations
-that the method needs (`finetune.geometry`) over what a large matrix product reaches here in the
-same precision. The plain sentence-transformers script trains on the same pairs. Goes on where it
-stopped; writes ``benchmarks/results/gpu.json`` by device, and prints a table.
+that the method needs (`finetune.machine.geometry`) over what a large matrix product reaches here in
+the same precision. The plain sentence-transformers script trains on the same pairs. Goes on where
+it stopped; writes ``benchmarks/results/gpu.json`` by device, and prints a table.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from typing import Any
 import yaml
 from randoms import LETTERS, build, texts, write_dev
 
-from finetune import rates
-from finetune.geometry import M3E_BASE, Geometry
+from finetune.machine import rates
+from finetune.machine.geometry import M3E_BASE, Geometry
 from finetune.records import read_json, write_json, write_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -122,10 +122,10 @@ def measure(asked: argparse.Namespace, recipe: str, precision: str, folder: Path
 def child(words: list[str]) -> dict[str, Any]:
     """Execute the steps before the training, then the training, and tell what that took."""
     from finetune import pipeline
-    from finetune.compose import compose
-    from finetune.facts import Facts
-    from finetune.forecast import predict
-    from finetune.geometry import Adapter, forward_flops, training_passes
+    from finetune.config.compose import compose
+    from finetune.machine.geometry import Adapter, forward_flops, training_passes
+    from finetune.planning.facts import Facts
+    from finetune.planning.forecast import predict
     from finetune.stage import execute, plan
 
     config = pipeline.resolve(compose(words))

@@ -29,12 +29,15 @@ from transformers import BertConfig, BertModel
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # this tree's, whatever is installed
 
-from finetune import hardware, losses, pipeline, training  # noqa: E402
 from finetune import model as models  # noqa: E402
-from finetune.choices import Precision  # noqa: E402
-from finetune.compose import compose  # noqa: E402
+from finetune import pipeline  # noqa: E402
 from finetune.config import Config  # noqa: E402
+from finetune.config.choices import Precision  # noqa: E402
+from finetune.config.compose import compose  # noqa: E402
+from finetune.machine import hardware  # noqa: E402
 from finetune.records import EvaluationSet, Pair, read_jsonl  # noqa: E402
+from finetune.training import losses  # noqa: E402
+from finetune.training import train as training  # noqa: E402
 
 GIB = 2**30
 MOST_MEMORY, MOST_DIFFERENCE = 6.0, 1e-5

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "benchmarks/results/lora.json"
 METHODS = ("full", "lora")
 # All that either method needs, so that both start from the same resident memory.
-IMPORTS = ("finetune.pipeline", "finetune.training", "finetune.adapter.lora", "onnxruntime")
+IMPORTS = ("finetune.pipeline", "finetune.training.train", "finetune.adapter.lora", "onnxruntime")
 MAX_COST, MAX_LOSS = 0.30, 0.005
 
 
@@ -53,7 +53,7 @@ def measure(asked: argparse.Namespace, method: str) -> dict[str, float]:
     for module in IMPORTS:
         importlib.import_module(module)
     from finetune import pipeline
-    from finetune.compose import compose
+    from finetune.config.compose import compose
     from finetune.stage import plan
 
     config = pipeline.resolve(compose([*command(asked, method), "until=train"]))

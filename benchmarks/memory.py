@@ -24,8 +24,8 @@ from typing import Any
 
 from randoms import LETTERS, build, texts, write_dev
 
-from finetune import estimate
-from finetune.geometry import Geometry
+from finetune.machine import estimate
+from finetune.machine.geometry import Geometry
 from finetune.records import read_json, write_json, write_jsonl
 from finetune.stage import Planned
 
@@ -178,15 +178,16 @@ def run(case: Case, folder: Path, part: str) -> dict[str, Any]:
 
 def child(case: Case, folder: Path, part: str) -> dict[str, Any]:
     """Execute the steps of a part that are not cached, and read their peaks; estimate all."""
-    from finetune import hardware, pipeline
-    from finetune.compose import compose
+    from finetune import pipeline
+    from finetune.config.compose import compose
+    from finetune.machine import hardware
     from finetune.stage import execute, plan
 
     config = pipeline.resolve(compose(overrides(case, folder)))
     planned = plan(pipeline.steps_of(config), config.paths.cache)
     answer: dict[str, Any] = {"peaks": {}}
     if part == "train":  # what a process holds before it loads a model
-        import finetune.training  # noqa: F401
+        import finetune.training.train  # noqa: F401
 
         answer["imports"] = status("VmRSS")
     done: dict[str, Path] = {}
@@ -209,8 +210,8 @@ def estimates(planned: Sequence[Planned]) -> dict[str, int | None]:
 
     Without a tokeniser texts are taken for words, which have fewer tokens than chance letters.
     """
-    from finetune.facts import Facts
-    from finetune.forecast import predict
+    from finetune.planning.facts import Facts
+    from finetune.planning.forecast import predict
 
     facts = Facts(planned)
     return {each.step.name: predict(each.step, facts).memory for each in planned}

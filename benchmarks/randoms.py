@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.geometry import Geometry
+from finetune.machine.geometry import Geometry
 from finetune.records import write_jsonl
 
 LETTERS = "".join(chr(0x4E00 + i) for i in range(20_000))  # of models with random weights

@@ -21,8 +21,8 @@ from checks import pairs
 from runs import RESULTS
 
 from finetune import disk
-from finetune.mixing import Part, examples
 from finetune.records import Mined, write_jsonl
+from finetune.training.mixing import Part, examples
 
 BATCH = 64
 

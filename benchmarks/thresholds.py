@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from runs import RESULTS, ROOT
 
+from finetune.commands.scoring import read
 from finetune.evaluation.sts import similarities
 from finetune.evaluation.thresholds import Matches, calibrate, quality
 from finetune.inference import OnnxEncoder
 from finetune.progress import bar
 from finetune.records import ScoredSet, write_json
-from finetune.scoring import read
 
 SETS = ("afqmc", "atec", "bq", "lcqmc", "pawsx_zh", "oppo_xiaobu")
 TRIALS = 200

@@ -36,7 +36,7 @@ def overrides(asked: argparse.Namespace) -> list[str]:
 def steps(asked: argparse.Namespace) -> dict[str, Path]:
     """Where each step's output lies, by step name."""
     from finetune import pipeline
-    from finetune.compose import compose
+    from finetune.config.compose import compose
     from finetune.stage import plan
 
     config = pipeline.resolve(compose(overrides(asked)))

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.logging import RichHandler
 
-from finetune import encoding, processes
+from finetune.commands import encoding
 from finetune.errors import UserError
+from finetune.machine import processes
 
 if TYPE_CHECKING:
     from finetune.config import Config
@@ -74,7 +75,7 @@ def guarded(work: Callable[[], int]) -> int:
 
 def usage() -> str:
     """Say what can be typed, with the recipes, domains and models there are."""
-    from finetune.compose import choices
+    from finetune.config.compose import choices
 
     return "\n".join([
         "usage: python train.py recipes=<recipe> domain=<domain> model=<model> [key=value ...]",
@@ -93,7 +94,7 @@ def usage() -> str:
 
 
 def _train(argv: Sequence[str]) -> int:
-    from finetune.compose import compose
+    from finetune.config.compose import compose
 
     if not argv:
         print(usage())
@@ -106,14 +107,14 @@ def _train(argv: Sequence[str]) -> int:
         raise UserError(f"command line: unknown option {flags}; write key=value, or -m for a sweep")
     if not flags:
         return _run(compose(overrides))[0]
-    from finetune import sweep
+    from finetune.commands import sweep
 
     return sweep.run(overrides, _job)
 
 
 def _job(overrides: Sequence[str]) -> tuple[int, Path | None]:
     """One job of a sweep, perhaps in a process of its own: its exit code and run directory."""
-    from finetune.compose import compose
+    from finetune.config.compose import compose
 
     run_dirs: list[Path | None] = []
 
@@ -128,7 +129,7 @@ def _job(overrides: Sequence[str]) -> tuple[int, Path | None]:
 def _tune(overrides: Sequence[str]) -> int:
     if find_spec("optuna") is None:
         raise UserError("finetune tune: optuna is not installed: pip install 'finetune[tune]'")
-    from finetune import ranges, tune
+    from finetune.commands import ranges, tune
 
     outcome = tune.run(ranges.read_search(overrides))
     tune.show(outcome)
@@ -193,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from finetune import checking
+    from finetune.commands import checking
     from finetune.records import write_json
     from finetune.report import checked, show
 
@@ -212,7 +213,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from finetune import scoring
+    from finetune.commands import scoring
 
     scores = scoring.evaluate(
         arguments.artifact, arguments.data, arguments.split, arguments.precision,
@@ -225,7 +226,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from finetune import comparison
+    from finetune.commands import comparison
     from finetune.report.comparison import compare, save, show
 
     if arguments.data:
@@ -242,8 +243,8 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from finetune.compose import compose
-    from finetune.doctor import findings
+    from finetune.commands.doctor import findings
+    from finetune.config.compose import compose
 
     named = any(each.startswith("recipes=") for each in arguments.overrides)
     config = compose([*([] if named else ["recipes=full"]), *arguments.overrides])

@@ -4,8 +4,8 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from finetune.choices import Hub
 from finetune.config import Model
+from finetune.config.choices import Hub
 from finetune.errors import UserError, first_line
 
 log = logging.getLogger(__name__)

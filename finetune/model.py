@@ -16,13 +16,14 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import PreTrainedModel
 
-from finetune import hardware, hub
+from finetune import hub
 from finetune.adapter.prefix import PrefixTransformer
-from finetune.choices import Hub
 from finetune.config import Model
+from finetune.config.choices import Hub
 from finetune.errors import UserError
 from finetune.inference import token_budget_batches
 from finetune.inference.encoder import check_texts
+from finetune.machine import hardware
 from finetune.records import read_json, write_json
 
 log = logging.getLogger(__name__)

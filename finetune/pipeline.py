@@ -10,30 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import (
-    augment_steps,
-    budget,
-    cmteb,
-    dims,
-    distill_steps,
-    forgetting,
-    hardware,
-    mix_steps,
-    processes,
-    publishing,
-    reporting,
-    rounds,
-    script_steps,
-    sources,
-    steps,
-    tracking,
-    writing,
-)
-from finetune.check import target_problems
-from finetune.choices import Kind, Source, Use
-from finetune.config import Config, Export, artifact
+from finetune import dims, publishing, sources, tracking
+from finetune.config import Config, Export, artifact, writing
+from finetune.config.check import target_problems
+from finetune.config.choices import Kind, Source, Use
 from finetune.errors import UserError, nearest
+from finetune.machine import hardware, processes
+from finetune.planning import budget
 from finetune.stage import Done, Planned, Step, execute, own_folder, plan
+from finetune.steps import augment as augment_steps
+from finetune.steps import cmteb, forgetting, reporting, rounds
+from finetune.steps import core as steps
+from finetune.steps import distill as distill_steps
+from finetune.steps import mix as mix_steps
+from finetune.steps import script as script_steps
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from finetune import cmteb
 from finetune.config import Config, to_dict
 from finetune.records import read_json, write_json
 from finetune.stage import Done, Planned, publish
+from finetune.steps import cmteb
 
 
 def results(done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config) -> dict[str, Any]:

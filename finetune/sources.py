@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from finetune.choices import Hub, Source, Use
-from finetune.compose import ROOT
 from finetune.config import Config
+from finetune.config.choices import Hub, Source, Use
+from finetune.config.compose import ROOT
 
 
 def data_files(config: Config) -> dict[str, Path]:

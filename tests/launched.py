@@ -10,10 +10,10 @@ from typing import Any
 
 import tiny_runs
 
-from finetune import processes
+from finetune.machine import processes
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["finetune.training"])
+FORKS.set_forkserver_preload(["finetune.training.train"])
 
 
 def free_port() -> int:
@@ -74,7 +74,7 @@ def run_together(arguments: list[str], mishap: str = "none") -> int:
 
 def fail_in_the_first() -> None:
     """Raise in the first process, in the middle of training."""
-    from finetune import training
+    from finetune.training import train as training
 
     def on_log(self: training.Curves, args: Any, state: Any, *_: Any, **__: Any) -> None:
         if processes.first() and state.global_step == 3:
@@ -87,7 +87,7 @@ MISHAPS: dict[str, Callable[[], None]] = {
     "none": lambda: None,
     # 24 steps in 3 epochs, a line every step, the guard (another line) and a checkpoint every 5
     "all killed in the second epoch": lambda: tiny_runs._on(
-        "finetune.training:Curves", "on_log", 15
+        "finetune.training.train:Curves", "on_log", 15
     ),
     "the first fails": fail_in_the_first,
 }

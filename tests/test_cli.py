@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from finetune import stage, steps
+from finetune import stage
 from finetune.cli import main, train, usage
-from finetune.compose import ROOT, choices, compose
+from finetune.commands.sweep import expand
+from finetune.config.compose import ROOT, choices, compose
 from finetune.inference import OnnxEncoder
-from finetune.sweep import expand
+from finetune.steps import core as steps
 
 DONE, BAD_INPUT, GATE_FAILED = 0, 2, 3
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_runs
 
 from finetune import pipeline, report
-from finetune.compose import compose
+from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.evaluation.artifacts import score
 from finetune.inference import OnnxEncoder

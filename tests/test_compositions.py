@@ -6,7 +6,7 @@ import tiny_runs
 from safetensors.torch import load_file
 
 from finetune import pipeline
-from finetune.compose import compose
+from finetune.config.compose import compose
 from finetune.inference import BundleInfo
 from finetune.records import read_dicts
 from finetune.stage import plan

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from finetune.choices import Hub
 from finetune.config import Model
+from finetune.config.choices import Hub
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = json.loads((Path(__file__).parent / "published_models.json").read_text("utf-8"))

@@ -13,12 +13,13 @@ from sentence_transformers import SentenceTransformer
 from sklearn.metrics import average_precision_score
 
 from finetune import model as models
-from finetune import pipeline, training
-from finetune.choices import Precision
-from finetune.compose import compose
+from finetune import pipeline
+from finetune.config.choices import Precision
+from finetune.config.compose import compose
 from finetune.data.beir import read_sts
 from finetune.records import Scored, half, read_dicts
 from finetune.stage import plan
+from finetune.training import train as training
 
 COSENT = {
     "_target_": "sentence_transformers.sentence_transformer.losses.CoSENTLoss",

@@ -6,12 +6,13 @@ from tiny_models import tiny_transformers
 from tiny_runs import overrides
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from finetune import pipeline, rounds
-from finetune.compose import compose
+from finetune import pipeline
+from finetune.config.compose import compose
 from finetune.crossencoder import load
 from finetune.errors import UserError
 from finetune.records import read_dicts, read_json
 from finetune.stage import plan
+from finetune.steps import rounds
 
 
 def cross_encoder(folder, outputs=1):

@@ -13,9 +13,10 @@ import tiny_runs
 from launched import free_port, in_processes, run_together
 from safetensors.torch import load_file
 
-from finetune import pipeline, training
-from finetune.compose import compose
+from finetune import pipeline
+from finetune.config.compose import compose
 from finetune.records import read_dicts
+from finetune.training import train as training
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]

@@ -6,7 +6,7 @@ from endpoints import completion
 from tiny_models import CHARS
 
 from finetune import pipeline
-from finetune.compose import compose
+from finetune.config.compose import compose
 from finetune.records import read_dicts, read_json, write_jsonl
 
 

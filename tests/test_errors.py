@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from finetune import cli, hub, pipeline, stage
-from finetune.check import GENERATORS
-from finetune.choices import BadRows, Hub, Kind, Source
-from finetune.compose import compose
+from finetune.commands.ranges import read_search
 from finetune.config import Domain, Model
+from finetune.config.check import GENERATORS
+from finetune.config.choices import BadRows, Hub, Kind, Source
+from finetune.config.compose import compose
 from finetune.data import beir
 from finetune.data.documents import read_documents
 from finetune.data.load import read_pairs
 from finetune.data.prepare import prepare
 from finetune.errors import UserError
 from finetune.model import build_base
-from finetune.ranges import read_search
 from finetune.records import half
 
 DOCS = (Path(__file__).parents[1] / "docs/errors.md").read_text(encoding="utf-8")

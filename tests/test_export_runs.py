@@ -6,9 +6,9 @@ import pytest
 import tiny_runs
 
 from finetune import cli, pipeline
-from finetune.check import PRECISIONS
-from finetune.compose import compose
 from finetune.config import artifact
+from finetune.config.check import PRECISIONS
+from finetune.config.compose import compose
 from finetune.inference import BundleInfo
 from finetune.records import read_json
 

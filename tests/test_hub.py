@@ -17,8 +17,8 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from finetune import hub
-from finetune.choices import Hub
-from finetune.compose import compose
+from finetune.config.choices import Hub
+from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.model import build_base, load
 

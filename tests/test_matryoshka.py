@@ -11,8 +11,9 @@ import tiny_runs
 from rich.console import Console
 from sentence_transformers import SentenceTransformer
 
-from finetune import cli, pipeline, report, scoring
-from finetune.compose import compose
+from finetune import cli, pipeline, report
+from finetune.commands import scoring
+from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.evaluation import retrieval
 from finetune.inference import BundleInfo, OnnxEncoder, shortened

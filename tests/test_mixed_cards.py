@@ -1,9 +1,10 @@
 """The licences of what is mixed in reach the report."""
 
-from finetune import reporting, sources
-from finetune.compose import compose
+from finetune import sources
+from finetune.config.compose import compose
 from finetune.data.card import read_card
 from finetune.records import write_json
+from finetune.steps import reporting
 
 
 def test_the_cards_of_mixed_sets_are_files_of_the_report(tmp_path):

@@ -13,8 +13,8 @@ from sentence_transformers.sentence_transformer.modules import Dense
 from transformers import AutoTokenizer, BertModel
 
 from finetune import model as models
-from finetune.choices import Hub
-from finetune.compose import compose
+from finetune.config.choices import Hub
+from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.model import TorchEncoder, build_base, load, save
 

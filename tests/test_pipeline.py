@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from finetune import pipeline
-from finetune.check import PRECISIONS
-from finetune.choices import Hub, Kind, Source
-from finetune.compose import ROOT, choices, compose, known_keys
 from finetune.config import Config, Mixed, to_dict
+from finetune.config.check import PRECISIONS
+from finetune.config.choices import Hub, Kind, Source
+from finetune.config.compose import ROOT, choices, compose, known_keys
 from finetune.data.card import Task, read_card
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder
@@ -97,7 +97,7 @@ def test_the_report_has_the_shape_of_the_contract(finished, domain):
 
 
 def test_what_each_query_got_stays_with_the_run_and_can_be_compared(finished):
-    from finetune import comparison
+    from finetune.commands import comparison
     from finetune.report.comparison import compare
 
     _, run_dir, report, _ = finished

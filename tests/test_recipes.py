@@ -4,8 +4,8 @@ import shlex
 import pytest
 import yaml
 
-from finetune.compose import GROUPS, ROOT, choices, compose, known_keys
 from finetune.config import to_dict
+from finetune.config.compose import GROUPS, ROOT, choices, compose, known_keys
 
 PATHS = sorted((ROOT / "recipes").glob("*.yaml"))
 each_recipe = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

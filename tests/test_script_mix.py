@@ -3,13 +3,14 @@
 import pytest
 import tiny_runs
 
-from finetune import chunks, pipeline
-from finetune.compose import compose
+from finetune import pipeline
+from finetune.config.compose import compose
 from finetune.data.script import is_traditional
 from finetune.inference.script import converter
 from finetune.mining import known_answers
 from finetune.records import Pair, Scored, read_json, read_jsonl, read_known
 from finetune.stage import plan
+from finetune.training import chunks
 
 THERE = converter("s2tw")
 PAIRS = [{"query": f"老板不发工资怎么办{n}", "positive": f"劳动报酬应当支付{n}"} for n in range(60)]

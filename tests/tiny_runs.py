@@ -101,7 +101,7 @@ def export_settings(*precisions: str, **floor: float) -> dict[str, object]:
 
     A ``floor`` replaces those of the precisions.
     """
-    from finetune.compose import compose
+    from finetune.config.compose import compose
 
     config = compose(["recipes=full"])
     floors = config.export.floors | (dict.fromkeys(precisions, floor) if floor else {})
@@ -117,7 +117,7 @@ def die() -> None:
 def run(arguments: list[str]) -> None:
     """Run a pipeline in this process."""
     from finetune import pipeline
-    from finetune.compose import compose
+    from finetune.config.compose import compose
 
     pipeline.run(compose(arguments))
 
@@ -159,7 +159,7 @@ def _while_deleting(folder_name: str) -> None:
 
 def _in_a_line(step: int) -> None:
     """Die when half of a line of the curves is written."""
-    from finetune import training
+    from finetune.training import train as training
 
     whole = training.Curves.write
 
@@ -180,25 +180,27 @@ def _on(module: str, name: str, calls: int = 1, before: bool = False) -> None:
 
 
 TRAINING = {
-    "guard before the first step": lambda: _on("finetune.training:Guard", "__call__"),
+    "guard before the first step": lambda: _on("finetune.training.train:Guard", "__call__"),
     # 48 steps in 6 epochs, a line every 2, the guard and a checkpoint every 10
-    "first epoch": lambda: _on("finetune.training:Curves", "on_log", 2),
-    "second epoch": lambda: _on("finetune.training:Curves", "on_log", 8),
-    "fourth epoch": lambda: _on("finetune.training:Curves", "on_log", 17),
+    "first epoch": lambda: _on("finetune.training.train:Curves", "on_log", 2),
+    "second epoch": lambda: _on("finetune.training.train:Curves", "on_log", 8),
+    "fourth epoch": lambda: _on("finetune.training.train:Curves", "on_log", 17),
     "half a line": lambda: _in_a_line(26),
     "checkpoint's model written": lambda: _on("finetune.model", "save", 2),
-    "checkpoint not marked": lambda: _on("finetune.training:MarkComplete", "on_save", 3, True),
+    "checkpoint not marked": lambda: _on(
+        "finetune.training.train:MarkComplete", "on_save", 3, True
+    ),
     "while an old checkpoint is deleted": lambda: _while_deleting("checkpoint-"),
-    "last checkpoint marked": lambda: _on("finetune.training:MarkComplete", "on_save", 5),
-    "before the result is written": lambda: _on("finetune.training", "write_json", 1, True),
+    "last checkpoint marked": lambda: _on("finetune.training.train:MarkComplete", "on_save", 5),
+    "before the result is written": lambda: _on("finetune.training.train", "write_json", 1, True),
     "while checkpoints are deleted": lambda: _while_deleting("checkpoints"),
     "manifest not written": lambda: _on("finetune.stage", "_write_manifest", 1, True),
     "manifest not renamed": lambda: _on("finetune.stage", "_write_manifest", 1),
 }
 AFTERWARDS = {
     "bundle not compared": lambda: _on("finetune.export.stage", "_check_models", 1, True),
-    "bundle published": lambda: _on("finetune.steps", "write_json", 1, True),
-    "baseline scored": lambda: _on("finetune.encoders", "own", 1, True),
+    "bundle published": lambda: _on("finetune.steps.core", "write_json", 1, True),
+    "baseline scored": lambda: _on("finetune.steps.encoders", "own", 1, True),
     "base timed": lambda: _on("finetune.evaluation.speed", "measure"),
     "tuned scored": lambda: _on("finetune.evaluation.artifacts", "write_outcome", 1),
     "graph scored": lambda: _on("finetune.evaluation.speed", "measure", 2, True),

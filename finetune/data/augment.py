@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from finetune.augmentation import Augment
-from finetune.choices import Leak
+from finetune.config.augmentation import Augment
+from finetune.config.choices import Leak
 from finetune.data import leaks
 from finetune.data.folding import folded
 from finetune.data.typos import Change

@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from finetune.compose import ROOT
+from finetune.config.compose import ROOT
 from finetune.data import frontmatter
 from finetune.data.frontmatter import UNKNOWN, is_text
 from finetune.errors import UserError, nearest

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from finetune.compose import ROOT
+from finetune.config.compose import ROOT
 from finetune.data import frontmatter
 from finetune.data.frontmatter import is_text
 from finetune.errors import UserError

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from finetune.config.writing import Writer
 from finetune.data.problems import printable
 from finetune.errors import UserError
-from finetune.writing import Writer
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ stay different. For comparison only: nothing folded is ever kept.
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
-from finetune.choices import Duplicates
+from finetune.config.choices import Duplicates
 from finetune.data.clean import comparable
 
 _HAN = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0x20000, 0x323B0))

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.choices import Leak, Source, Use
 from finetune.config import Domain, Generate
+from finetune.config.choices import Leak, Source, Use
+from finetune.config.writing import wanted
 from finetune.data import documents, leaks
 from finetune.data.folding import folded
 from finetune.data.leaks import DROPPED, LEAK
@@ -26,7 +27,6 @@ from finetune.records import (
     write_json,
     write_jsonl,
 )
-from finetune.writing import wanted
 
 log = logging.getLogger(__name__)
 

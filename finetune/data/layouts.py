@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from finetune.choices import Kind
+from finetune.config.choices import Kind
 from finetune.data.tables import Row, Table
 
 _NEGATIVE = re.compile(r"negative(_\d+)?")

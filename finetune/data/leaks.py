@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from finetune.choices import Leak
+from finetune.config.choices import Leak
 from finetune.data import near
 from finetune.data.folding import folded
 from finetune.data.loaded import sides

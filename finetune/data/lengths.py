@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.choices import Hub
 from finetune.config import Model
+from finetune.config.choices import Hub
 from finetune.data.findings import Example, Finding, place, short
 from finetune.data.loaded import Loaded, sides
 

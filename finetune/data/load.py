@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune.choices import BadRows, Duplicates, Kind
+from finetune.config.choices import BadRows, Duplicates, Kind
 from finetune.data import layouts
 from finetune.data.hub import is_hub_id, open_hub
 from finetune.data.judged import is_judged, open_judged

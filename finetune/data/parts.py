@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune.choices import Kind
+from finetune.config.choices import Kind
 from finetune.data import beir, clean, reranking
 from finetune.errors import UserError
 from finetune.records import AnySet, Question, ScoredSet, half

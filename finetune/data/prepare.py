@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune.choices import Source
 from finetune.config import Check, Domain
+from finetune.config.choices import Source
 from finetune.data import findings, leaks, parts
 from finetune.data.load import load_pairs
 from finetune.data.loaded import Loaded

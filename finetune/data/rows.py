@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.choices import BadRows, Duplicates, Kind
+from finetune.config.choices import BadRows, Duplicates, Kind
 from finetune.data import clean, folding
 from finetune.data.clean import BadRow
 from finetune.data.loaded import sides

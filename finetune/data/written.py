@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune.config.writing import PASSAGE, QUERIES, Writer
 from finetune.data import clean, near, texts
 from finetune.data.clean import BadRow, comparable
 from finetune.data.endpoint import Endpoint, Refused, Reply
@@ -25,7 +26,6 @@ from finetune.data.texts import Kind
 from finetune.errors import UserError
 from finetune.progress import bar
 from finetune.records import Pair, Passage
-from finetune.writing import PASSAGE, QUERIES, Writer
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from finetune.choices import Hub
 from finetune.config import Model
+from finetune.config.choices import Hub
 from finetune.records import Score
 from finetune.report import usage
 from finetune.report.facts import METRIC_NAMES, Facts, counted, is_cut

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.choices import Lang
 from finetune.config import Distill, Evaluate, Model
+from finetune.config.choices import Lang
+from finetune.config.script import KEEP
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
 from finetune.records import AnySet, EvaluationSet, RerankingSet, ScoredSet
-from finetune.script import KEEP
 
 # The metrics that decide: of retrieval sets, of scored sets, of reranking sets.
 MAIN = (EvaluationSet.main, ScoredSet.main, RerankingSet.main)
@@ -53,7 +53,7 @@ class Facts:
         distill: Of a student: then the base is its teacher.
         select: The folder with ``<artifact>/<set>.jsonl`` of the select half, and that half.
         tokens: What the tokenizer makes of the texts, as `finetune.data.tokens.report` tells it.
-        noise: Some pairs that were left out for their rank, as `finetune.noise.samples` gives them.
+        noise: Some pairs that were left out for their rank (`finetune.steps.noise.samples`).
         script: How the encoder converts texts before it tokenises them.
         cmteb: Rows of C-MTEB, as `finetune.evaluation.cmteb.rows` gathers them.
         lang: Of the page.

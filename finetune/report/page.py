@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from finetune.choices import Lang
+from finetune.config.choices import Lang
 from finetune.records import Score
 from finetune.report.examples import Example
 from finetune.report.facts import MAIN, METRIC_NAMES, Facts, counted, in_order, is_cut

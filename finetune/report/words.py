@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from finetune.choices import Lang
+from finetune.config.choices import Lang
 
 
 class Said(str):

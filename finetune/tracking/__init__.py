@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from finetune.choices import Tracker
 from finetune.config import Config, Tracking
+from finetune.config.choices import Tracker
 from finetune.errors import UserError
 
 _SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")

@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from finetune import model as models
-from finetune import training
-from finetune.choices import Precision
-from finetune.compose import compose
+from finetune.config.choices import Precision
+from finetune.config.compose import compose
 from finetune.data.beir import read_folder
 from finetune.records import Pair, half, read_dicts
+from finetune.training import train as training
 
 KINDS = {
     "bert": (BertConfig, BertModel),

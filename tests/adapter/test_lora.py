@@ -10,14 +10,15 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import BertModel
 
-from finetune import adapter, training
+from finetune import adapter
 from finetune import model as models
 from finetune.adapter import frozen
 from finetune.adapter.lora import Lora
-from finetune.choices import Precision
-from finetune.compose import compose
+from finetune.config.choices import Precision
+from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.records import read_dicts
+from finetune.training import train as training
 
 from .conftest import TEXTS
 

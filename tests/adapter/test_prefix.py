@@ -11,14 +11,15 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from finetune import adapter, training
+from finetune import adapter
 from finetune import model as models
 from finetune.adapter import prefix
-from finetune.choices import Precision
-from finetune.compose import compose
+from finetune.config.choices import Precision
+from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.export import Origin, export_bundle
 from finetune.inference import OnnxEncoder
+from finetune.training import train as training
 
 from .conftest import TEXTS
 

@@ -12,12 +12,12 @@ from sentence_transformers import SentenceTransformer
 from test_training import folder_of, killed_at, with_values, without
 
 from finetune import pipeline
-from finetune.check import target_problems
-from finetune.compose import compose
+from finetune.commands.scoring import evaluate
+from finetune.config.check import target_problems
+from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.inference import OnnxEncoder
 from finetune.model import TorchEncoder, load
-from finetune.scoring import evaluate
 
 # Of the 2-layer model with 32 channels: rank 16 in the upper layer; 16 places in both.
 TRAINED = {"lora": 4 * 16 * (32 + 32) + 2 * 16 * (32 + 64), "prefix": 2 * 2 * 16 * 32}

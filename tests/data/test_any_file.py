@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from finetune.choices import BadRows, Kind
+from finetune.config.choices import BadRows, Kind
 from finetune.data import beir
 from finetune.data.load import read_pairs
 from finetune.errors import UserError

@@ -5,14 +5,14 @@ from collections import Counter
 
 import pytest
 
-from finetune.choices import Leak
-from finetune.compose import compose
+from finetune.config.choices import Leak
+from finetune.config.compose import compose
 from finetune.data.augment import COLLISION, UNCHANGED, augment
 from finetune.data.leaks import LEAK, NEAR_LEAK
 from finetune.data.typos import CHANGES
 from finetune.mining import known_answers
-from finetune.mixing import Part, examples
 from finetune.records import EvaluationSet, Mined, Pair, Scored, normalised
+from finetune.training.mixing import Part, examples
 
 NONE = compose(["recipes=full"]).augment
 ROWS = [

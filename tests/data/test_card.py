@@ -6,8 +6,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from finetune.choices import Kind
 from finetune.config import Domain
+from finetune.config.choices import Kind
 from finetune.data.card import Allows, Card, Origin, read_card
 from finetune.errors import UserError
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from finetune.compose import compose
+from finetune.config.compose import compose
 from finetune.data.card import read_card
 from finetune.data.catalogue import FOLDER, Catalogue, PublicSet, find, read_catalogue
 from finetune.data.hub import is_hub_id

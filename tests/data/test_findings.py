@@ -1,6 +1,6 @@
 import pytest
 
-from finetune.compose import compose
+from finetune.config.compose import compose
 from finetune.data import findings, leaks
 from finetune.data.loaded import Loaded
 from finetune.records import Pair, Scored

@@ -1,7 +1,7 @@
 import pytest
 from opencc import OpenCC
 
-from finetune.choices import Duplicates
+from finetune.config.choices import Duplicates
 from finetune.data.folding import alike, folded, one_script_only
 from finetune.data.statutes import FOLDER
 from finetune.records import read_dicts

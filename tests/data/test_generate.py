@@ -2,9 +2,9 @@ import pytest
 from endpoints import completion
 from tiny_runs import write_rows
 
-from finetune.choices import Kind, Source, Use
-from finetune.compose import compose
 from finetune.config import Domain, Generate
+from finetune.config.choices import Kind, Source, Use
+from finetune.config.compose import compose
 from finetune.data.generate import generate
 from finetune.data.leaks import LEAK, NEAR_LEAK
 from finetune.data.synthesize import GENERATORS

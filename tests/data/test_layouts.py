@@ -4,7 +4,7 @@ import json
 import pytest
 from openpyxl import Workbook
 
-from finetune.choices import BadRows, Kind
+from finetune.config.choices import BadRows, Kind
 from finetune.data import rows as reasons
 from finetune.data.load import load_pairs
 from finetune.errors import UserError

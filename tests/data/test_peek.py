@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from finetune.compose import compose
+from finetune.config.compose import compose
 from finetune.data import peek
 from finetune.data.peek import Peek, Texts, look_at, look_for, rows_of
 from finetune.data.prepare import prepare

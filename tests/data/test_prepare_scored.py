@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from finetune.choices import Kind, Source
-from finetune.compose import compose
 from finetune.config import Domain
+from finetune.config.choices import Kind, Source
+from finetune.config.compose import compose
 from finetune.data.leaks import PAIR_LEAK
 from finetune.data.prepare import LIMIT, prepare
 from finetune.errors import UserError

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from finetune.choices import BadRows, Duplicates
+from finetune.config.choices import BadRows, Duplicates
 from finetune.data.hub import is_hub_id
 from finetune.data.load import load_pairs, read_pairs
 from finetune.errors import UserError

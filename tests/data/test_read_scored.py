@@ -7,7 +7,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from finetune.choices import BadRows, Duplicates, Kind
+from finetune.config.choices import BadRows, Duplicates, Kind
 from finetune.data.load import load_pairs, read_pairs
 from finetune.data.rows import DUPLICATE, OTHER_SCORE
 from finetune.errors import UserError

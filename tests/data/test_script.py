@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from finetune.compose import compose
+from finetune.config.compose import compose
 from finetune.data.script import (
     NO_RETURN,
     Scripts,

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune import check
+from finetune.config import check
 from finetune.data.clean import comparable
 from finetune.data.synthesize import GENERATORS, sentences, synthesize
 from finetune.records import Passage

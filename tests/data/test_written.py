@@ -13,12 +13,12 @@ from collections import Counter
 import pytest
 from endpoints import completion, passage
 
-from finetune.compose import compose
+from finetune.config.compose import compose
+from finetune.config.writing import Writer, cost, problems, read_prompt, settings, wanted
 from finetune.data import endpoint
 from finetune.data.written import Writing, _queries, write
 from finetune.errors import UserError
 from finetune.records import Pair, Passage
-from finetune.writing import Writer, cost, problems, read_prompt, settings, wanted
 
 PASSAGES = [
     Passage(f"p{n}", "租房", "押金", f"第{n}条，出租人应当在租期届满后退还押金。") for n in range(6)

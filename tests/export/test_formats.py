@@ -16,8 +16,8 @@ from sentence_transformers.base.modules import Dense
 from finetune import adapter
 from finetune import model as models
 from finetune.adapter import prefix
-from finetune.check import PRECISIONS
-from finetune.compose import compose
+from finetune.config.check import PRECISIONS
+from finetune.config.compose import compose
 from finetune.export import Origin, export_bundle
 from finetune.inference import BundleInfo, OnnxEncoder
 

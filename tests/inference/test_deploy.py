@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from finetune.compose import ROOT
+from finetune.config.compose import ROOT
 from finetune.inference import OnnxEncoder
 
 TEXTS = ["房东不退押金怎么办", "公司拖欠工资"]

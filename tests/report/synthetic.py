@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.compose import compose
+from finetune.config.compose import compose
 from finetune.evaluation.artifacts import Outcome
 from finetune.records import EvaluationSet, write_jsonl
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from finetune import report
-from finetune.choices import Hub
+from finetune.config.choices import Hub
 
 
 def card_of(facts, tmp_path) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 from synthetic import EVIL
 
 from finetune import report
-from finetune.choices import Lang
+from finetune.config.choices import Lang
 
 
 def built(facts, folder, **changes):

@@ -6,7 +6,7 @@ import pytest
 from browsing import chromium
 
 from finetune import report
-from finetune.choices import Lang
+from finetune.config.choices import Lang
 
 pytestmark = pytest.mark.browser
 

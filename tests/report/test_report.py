@@ -14,7 +14,7 @@ from rich.console import Console
 from synthetic import EVIL, make_set, write_outcomes
 
 from finetune import report
-from finetune.choices import Hub
+from finetune.config.choices import Hub
 from finetune.report.facts import Facts
 
 VOID = {"meta", "br", "circle", "line", "polyline", "rect", "link"}

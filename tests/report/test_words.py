@@ -9,7 +9,7 @@ import string
 import pytest
 
 from finetune import report
-from finetune.choices import Lang
+from finetune.config.choices import Lang
 from finetune.report.words import Said, say, table, translated
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")

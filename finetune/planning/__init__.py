@@ -1,0 +1,1 @@
+"""What a plan will take, told before any of it has run: time, memory, disk."""

@@ -1,0 +1,146 @@
+"""What a step is expected to take, and of training and written queries how that is worked out."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.config import writing
+from finetune.config.check import GENERATORS
+from finetune.config.choices import Precision
+from finetune.machine import estimate, processes, rates
+from finetune.machine.estimate import Training
+from finetune.machine.geometry import Adapter, Geometry, forward_flops, training_passes
+from finetune.planning.facts import Facts
+from finetune.stage import Step
+
+_PADDED = 1.1  # tokens of a length-bucketed batch with its padding, over those without
+# Tokens that a language model counts for a Chinese character: DeepSeek's documentation says 0.6,
+# that of Qwen 1.5 to 1.8 characters a token.
+_PER_CHARACTER = 0.65
+_PASSAGE, _QUERY = 300, 30  # characters, about, of documents that nobody has read yet and a query
+_CHECKPOINTS = 3  # on disk at once: the best, the last, and the one being written
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step is expected to take; None where it is not known.
+
+    Attributes:
+        seconds: Wall clock.
+        memory: Bytes at the peak, of the GPU where ``gpu``, else of the process.
+        disk: Bytes written, those of checkpoints that go again included.
+        gpu: Whether the memory is the GPU's.
+        lower: What to change where the memory is too much.
+        asks: What is asked of others, and its price, in words.
+    """
+
+    seconds: float | None = None
+    memory: int | None = None
+    disk: int | None = None
+    gpu: bool = False
+    lower: str = ""
+    asks: str = ""
+
+
+def generate(step: Step, facts: Facts) -> Cost:
+    """Forecast what written queries cost at most; rules take no time to speak of."""
+    writer = step.settings.get("writer")
+    if writer is None:
+        return Cost(0.0, None, 0)
+    endpoint, requests = step.outside["endpoint"], _requests(step, facts)
+    if requests is None:
+        return Cost()
+    passages = [] if step.files or facts.data is None else facts.data.passages.sample
+    length = np.mean([len(text) for (text,) in passages]) if passages else _PASSAGE
+    tokens_in = requests * _PER_CHARACTER * (len(writer["prompt"]) + float(length))
+    tokens_out = requests * _PER_CHARACTER * writer["queries"] * _QUERY
+    total = float(f"{tokens_in + tokens_out:.2g}")
+    asks = f"at most {requests:,} requests to {endpoint.url} of {total:,.0f} tokens"
+    price = writing.cost(tokens_in, tokens_out, (endpoint.price_in, endpoint.price_out))
+    if not math.isnan(price):
+        asks += f", {price:,.2f} {step.outside['currency']}"
+    return Cost(None, None, 0, asks=asks)  # how fast the endpoint is, nobody knows
+
+
+def _requests(step: Step, facts: Facts) -> int | None:
+    """Passages that are asked about at most; None where documents were not counted yet."""
+    writer, made = step.settings["writer"], step.settings["generate"]
+    limits = [writer["limit"]]
+    if facts.data is not None and not step.files:
+        limits.append(facts.data.passages.count)
+    pairs = [each for each in (made.pairs, step.settings["limit"]) if each is not None]
+    if pairs:
+        others = sum(getattr(made, name) for name in GENERATORS)
+        share = writing.wanted(min(pairs), writer["share"], others)
+        limits.append(math.ceil(share / writer["queries"]))
+    return min((each for each in limits if each is not None), default=None)
+
+
+def train(step: Step, facts: Facts) -> Cost:
+    """Forecast a training; where nobody has seen the data, its memory with the longest texts."""
+    geometry, found, guarded = facts.geometry_of(step), facts.rows(step), facts.guarded()
+    if geometry is None:
+        return Cost()
+    settings = step.settings["train"]
+    cut = None if found is None else np.minimum(found[1], settings.max_length)
+    of = replace(_training(step, geometry, cut), all_rows=0 if found is None else found[0])
+    lower = f"train.batch_size={settings.batch_size} or train.max_length={settings.max_length}"
+    if of.chunk is not None:
+        lower = f"hardware.chunk={of.chunk}"
+    cost = Cost(None, estimate.training(of).total, None, of.device == "cuda", lower)
+    if found is None or cut is None or guarded is None:
+        return cost
+    text = forward_flops(geometry, cut.ravel().tolist()) / cut.size
+    mixed = sum(each.weight for each in step.settings.get("mix", {}).values())  # of the batches
+    passes = training_passes(geometry, of.adapter, settings.epochs, chunked=of.chunk is not None)
+    texts = _PADDED * passes * found[0] * cut.shape[1] / (1 - mixed)
+    texts += (1 + settings.checkpoints) * guarded
+    rate = shared_rate("train", step, of.precision.value)
+    tokens = found[0] * float(cut.mean(axis=0).sum())
+    return replace(cost, seconds=texts * text / rate, disk=_disk(step, of, tokens))
+
+
+def _training(step: Step, geometry: Geometry, cut: NDArray[np.int64] | None) -> Training:
+    """What its memory depends on; ``cut`` are tokens of examples, ``[examples, columns]``."""
+    settings = step.settings["train"]
+    widths = [settings.max_length] * 2 if cut is None else cut.max(axis=0).tolist()
+    if step.settings.get("mix"):  # nobody has looked at the texts of the other sets
+        widths[:2] = [settings.max_length] * 2
+    rows = -(-settings.batch_size // step.settings["processes"])
+    chunk = step.outside.get("chunk")
+    chunked = chunk is not None and chunk < rows * len(widths) and _splits(step.settings["loss"])
+    return Training(
+        geometry, rows, tuple(widths), Precision(step.settings["precision"]),
+        step.settings["device"], attention=step.settings["attention"],
+        dropout=settings.dropout > 0, adapter=Adapter.of(step.settings["adapter"], geometry),
+        chunk=chunk if chunked else None,
+        uneven=cut is None or bool((cut.min(axis=0) < cut.max(axis=0)).any()),
+    )  # fmt: skip
+
+
+def _splits(loss: Mapping[str, Any]) -> bool:
+    """Whether a loss can work in chunks; as `finetune.training.losses.in_chunks`, without torch."""
+    name = str(loss["_target_"]).rpartition(".")[2]
+    wrapped = name == "MatryoshkaLoss" and _splits(loss["loss"])
+    return wrapped or name == "MultipleNegativesRankingLoss"
+
+
+def _disk(step: Step, of: Training, tokens: float) -> int:
+    """Bytes of the model, and of what lies beside it meanwhile: checkpoints, LoRA's activations."""
+    if of.adapter is None:
+        return (_CHECKPOINTS * 3 + 1) * of.geometry.weights  # with Adam's two moments
+    known = tokens * of.geometry.hidden * (2 if of.mixed else 4)
+    limit = float(step.settings["adapter"].get("cache_gb", 0)) * 1e9
+    return of.geometry.weights + int(min(limit, known) if step.settings["train"].epochs > 1 else 0)
+
+
+def shared_rate(work: str, step: Step, precision: str = "fp32") -> float:
+    """Rate of all processes of the run: on a CPU those of one machine share its threads."""
+    device = step.settings["device"]
+    on_cpu = device == "cpu" or work.startswith("onnx")
+    many = processes.count() // (processes.on_this_machine() if on_cpu else 1)
+    return many * rates.rate(work, device, step.settings["threads"], precision)

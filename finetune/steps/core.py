@@ -1,0 +1,242 @@
+"""What each step of a plan does: read its inputs, choose an encoder, call one module, write.
+
+Every function takes ``(settings, inputs, out)`` as `finetune.stage.Step` describes. Heavy
+modules are imported inside, so that a plan whose steps are all cached loads none of them.
+"""
+
+import shutil
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from finetune import disk
+from finetune.config.script import KEEP
+from finetune.machine.processes import everywhere
+from finetune.records import (
+    AnyRow,
+    AnySet,
+    EvaluationSet,
+    Mined,
+    Pair,
+    Scored,
+    ScoredSet,
+    only_set,
+    read_dicts,
+    read_known,
+    read_set,
+    write_json,
+    write_set,
+)
+from finetune.steps import encoders
+
+Settings = Mapping[str, Any]
+Inputs = Mapping[str, Path]
+
+
+def data(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Load, check and split the domain's data."""
+    from finetune.data.prepare import prepare
+
+    prepare(settings["domain"], settings["check"], settings["limit"], settings["seed"], out)
+
+
+def generate(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Make training pairs from documents, alone or beside the domain's own."""
+    from finetune.data.generate import generate as make
+    from finetune.data.written import Writing
+
+    make(settings["generate"], settings["domain"], inputs["data"], settings["limit"],
+         settings["seed"], out, Writing.of(settings))  # fmt: skip
+
+
+def base(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Bring the base model into one layout."""
+    from finetune.model import build_base
+
+    build_base(settings["model"], out / "model")
+
+
+def export(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Export a model to ONNX; nothing is published that does not agree with torch."""
+    from finetune import hub
+    from finetune import model as models
+    from finetune.export import Origin, draw, export_bundle
+    from finetune.inference.script import converted
+
+    facts, quantize = settings["model"], settings.get("quantize")  # the base has no INT8 form
+    way = settings.get("script", KEEP)
+    loaded = models.load(inputs["model"] / "model")
+    texts = _sample(inputs["data"], settings["export"].parity_texts, settings["seed"])
+    fitted = max(quantize.weight_texts, quantize.range_texts) if quantize else 0
+    encoders.set_threads(settings)
+    parity = export_bundle(
+        loaded,
+        converted(models.TorchEncoder(loaded), way),
+        texts,
+        out / "bundle",
+        Origin(settings["name"], facts.id or str(facts.path or facts.name),
+               hub.pinned(facts) or "unknown", facts.licence, way),
+        settings["export"],
+        settings["threads"],
+        settings.get("dims", ()),
+        quantize=quantize,
+        calibration=draw(_texts(inputs["data"]), fitted, settings["seed"], texts),
+    )  # fmt: skip
+    write_json(out / "parity.json", parity)
+
+
+def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Encode training queries, the pool that negatives come from, and the select half's queries."""
+    from finetune.embedded import embed as encode
+    from finetune.embedded import write_vectors
+
+    encoder = encoders.scoring("base", settings, inputs, out)
+    pairs = disk.rows(inputs["pairs"] / "train.jsonl", Pair)
+    select = cast(EvaluationSet, _select(inputs["data"]))  # domains of pairs have this step
+    passages = chain((pair.positive for pair in pairs), select.corpus.values())
+    encode("pool", passages, encoder, "passage", out)
+    encode("queries", (pair.query for pair in pairs), encoder, "query", out)
+    write_vectors("select", list(select.queries.values()), encoder, "query", out)
+
+
+def noise(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Leave out pairs whose positive is no answer, by the base model."""
+    from finetune.steps.noise import leave_out
+
+    leave_out(settings["noise"].cut, inputs["pairs"], inputs["embed"], out)
+
+
+def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Find hard negatives for the training pairs."""
+    from finetune import mining
+    from finetune.embedded import vectors_of
+    from finetune.errors import UserError
+    from finetune.steps import rounds
+
+    mine_settings = settings["mine"]
+    pairs = disk.rows(inputs["pairs"] / "train.jsonl", Pair)
+    others = read_known(inputs["pairs"])
+    queries, pool = vectors_of(inputs["embed"], (pair.query for pair in pairs))
+    mined = mining.mine(
+        pairs,
+        queries,
+        pool.of(pair.positive for pair in pairs),
+        pool,
+        negatives=mine_settings.negatives,
+        candidates=mine_settings.candidates,
+        relative_margin=mine_settings.relative_margin,
+        others=others,
+        cross_encoder=rounds.cross_encoder(settings, inputs),
+        search=mine_settings.search.value,
+        folder=out,
+    )
+    audits = mining.write(pairs, mined, others, out)
+    counts = mining.summary(audits, mine_settings.negatives)
+    if not counts["pairs"]:
+        raise UserError(
+            f"mine: no pair has {mine_settings.negatives} negatives left ({counts}); lower "
+            f"mine.relative_margin={mine_settings.relative_margin}, raise mine.candidates="
+            f"{mine_settings.candidates}, or train without mining: recipes=full"
+        )
+    write_json(out / "summary.json", counts)
+
+
+def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Make the guard's set: pairs of the select half, or its golds and the top of base and BM25."""
+    from finetune.evaluation.guard import guard_texts, pooled, sampled
+    from finetune.inference import top_k
+
+    select = _select(inputs["data"])
+    texts_trained = sum(
+        2 + len(row.get("negatives", ())) for row in read_dicts(inputs["pairs"] / "train.jsonl")
+    )
+    size = guard_texts(texts_trained, settings["guard_share"], settings["epochs"],
+                       settings["checkpoints"])  # fmt: skip
+    if isinstance(select, ScoredSet):
+        write_set(out / select.name, sampled(select, max_texts=size, seed=settings["seed"]))
+        return
+    ids = {text: key for key, text in select.corpus.items()}
+    pool_texts = disk.texts(inputs["embed"] / "pool.jsonl")
+    there = [(row, ids[text]) for row, text in enumerate(pool_texts) if text in ids]
+    vectors = np.load(inputs["embed"] / "pool.npy", mmap_mode="r")[[row for row, _ in there]]
+    _, found = top_k(np.load(inputs["embed"] / "select.npy"), vectors, 10)
+    base_top = [[there[i][1] for i in line] for line in found.tolist()]
+    small = pooled(select, base_top, max_texts=size, seed=settings["seed"])
+    write_set(out / select.name, small)
+
+
+@everywhere
+def train(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Train, guarded by the select half."""
+    from finetune.training import chunks
+
+    scored = isinstance(only_set(inputs["select"]), ScoredSet)
+    kind: type[AnyRow] = Scored if scored else Mined if settings["mined"] else Pair
+    chunks.train(disk.rows(inputs["pairs"] / "train.jsonl", kind), settings, inputs, out)
+
+
+def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Score artifacts on the report half, and time them.
+
+    On the select half too, all but the baselines: from which cosine on texts match is chosen there.
+    """
+    from finetune import dims
+    from finetune.evaluation.artifacts import evaluate as evaluate_artifact
+    from finetune.evaluation.artifacts import lexical, write_outcome
+    from finetune.evaluation.lengths import at_lengths
+
+    sets = [read_set(folder) for folder in sorted((inputs["data"] / "report").iterdir())]
+    speeds = {}
+    outcomes, select = out / "outcomes", out / "select"
+    artifacts, lengths = dims.split(settings["artifacts"])
+    for artifact in artifacts:
+        if artifact == "bm25":
+            (outcomes / artifact).mkdir(parents=True)
+            for each in (each for each in sets if isinstance(each, EvaluationSet)):
+                path = outcomes / artifact / f"{each.name}.jsonl"
+                write_outcome(path, lexical(each))
+            continue
+        if artifact not in ("base", "tuned") and not encoders.bundled(artifact, inputs).is_dir():
+            continue  # not published, which the report tells
+        if artifact == "onnx-fp32" and settings["device"] == "cpu":
+            for folder in (*outcomes.glob("tuned*"), *select.glob("tuned*")):
+                # Scored by this very graph.
+                shutil.copytree(folder, folder.with_name(folder.name.replace("tuned", artifact)))
+        else:
+            encoder = encoders.scoring(artifact, settings, inputs, out)
+            encoder = encoders.remembering(encoder, inputs)
+            half = None if artifact == "base" else (_select(inputs["data"]), select)
+            for suffix, shorter in at_lengths(encoder, lengths):
+                evaluate_artifact(artifact + suffix, shorter, sets, outcomes, half)
+        speeds[artifact] = timed(artifact, settings, inputs)
+    write_json(out / "speed.json", speeds)
+
+
+def timed(artifact: str, settings: Settings, inputs: Inputs) -> dict[str, float]:
+    """Time the artifact itself on the report half's queries and some passages, and weigh it."""
+    from finetune.evaluation import speed
+
+    first = read_set(min((inputs["data"] / "report").iterdir()))
+    queries = [question[0] for question in first.questions.values()]
+    passages = _sample(inputs["data"], settings["speed_texts"], settings["seed"])
+    measured = speed.measure(encoders.own(artifact, settings, inputs), queries, passages)
+    return {**measured.told, "bytes": encoders.size(artifact, inputs)}
+
+
+def _select(data_folder: Path) -> AnySet:
+    return only_set(data_folder / "select")
+
+
+def _sample(data_folder: Path, count: int, seed: int) -> list[str]:
+    """Draw texts of the select half, seeded."""
+    texts = _texts(data_folder)
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(texts), min(count, len(texts)), replace=False)
+    return [texts[index] for index in sorted(chosen.tolist())]
+
+
+def _texts(data_folder: Path) -> list[str]:
+    return [text for _, text in _select(data_folder).prompted]

@@ -1,0 +1,208 @@
+"""What tuning costs outside the domain: steps that measure it, and one that merges against it.
+
+The general set is a BEIR-shaped folder of questions that are not the domain's. Keys of what the
+base gets on it hold nothing of the domain, so that all runs of one base share these scores, whose
+encoding takes minutes.
+"""
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from finetune.config import Config
+from finetune.config.choices import Precision, Source
+from finetune.config.script import KEEP
+from finetune.errors import UserError
+from finetune.records import EvaluationSet, half, only_set, write_json, write_set
+from finetune.stage import Step
+from finetune.steps import core as steps
+from finetune.steps.encoders import Inputs, Settings, scoring
+
+log = logging.getLogger(__name__)
+
+# What the report reads of these steps.
+OUTPUTS = {"general": "general", "evaluate_base_general": "evaluate-base-general",
+           "evaluate_general": "evaluate-general"}  # fmt: skip
+
+
+def folder_of(config: Config) -> Path | None:
+    """Return the folder of the general set; None where there is none.
+
+    The default, ``<paths.data>/general``, need not be there, and does not count where it is the
+    domain's own evaluation folder.
+
+    Raises:
+        UserError: A folder that was named cannot be used.
+    """
+    folder = config.evaluate.general
+    if folder is None:
+        return None
+    default = str(folder) in ("None/general", f"{config.paths.data}/general")
+    folder = folder.expanduser()
+    own = [path.expanduser() for path in (config.domain.dev, config.domain.test) if path]
+    if default and (not folder.is_dir() or folder.resolve() in [path.resolve() for path in own]):
+        return None
+    from finetune.data import beir
+
+    if not folder.is_dir() or beir.kind(folder) != "beir":
+        what = "is a similarity set" if folder.is_dir() else "no such folder"
+        raise UserError(
+            f"evaluate.general={folder}: {what}; expected a folder with corpus.jsonl, "
+            "queries.jsonl and qrels.tsv, or evaluate.general=null"
+        )
+    taken = [path.resolve().name for path in own]
+    if config.domain.source is Source.statutes:
+        taken = ["statutes", "statutes-traditional"]
+    if folder.resolve().name in taken:
+        raise UserError(
+            f"evaluate.general={folder}: the domain's own set is called {folder.resolve().name} "
+            "too, and scores go by name; rename the folder, or switch it off: evaluate.general=null"
+        )
+    return folder
+
+
+def read_step(folder: Path) -> Step:
+    """The step that reads the general set; first of all, so that its mistakes are told at once."""
+    return Step("general", general, 1, {"name": folder.resolve().name}, files={"folder": folder})
+
+
+def base_steps(export: Settings, machine: Settings) -> list[Step]:
+    """The steps that score the base on the general set.
+
+    They export it once more: the other export is compared with torch on texts of the domain, and
+    its key would make every domain, seed and limit encode the general set anew.
+    """
+    return [
+        Step("export-base-general", steps.export, 3, {**export, "seed": 0},
+             {"model": "base", "data": "general"}),
+        Step("evaluate-base-general", evaluate_general, 2, {"artifact": "base", **machine},
+             {"model": "base", "export": "export-base-general", "general": "general"}),
+    ]  # fmt: skip
+
+
+def tuned_step(tuned: str, machine: Settings) -> Step:
+    """The step that scores the tuned model on the general set."""
+    return Step(
+        "evaluate-general", evaluate_general, 2, {"artifact": "tuned", **machine},
+        {"model": tuned, "export": "export", "general": "general"},
+    )  # fmt: skip
+
+
+def merge_step(config: Config, trained: str, machine: Settings, folder: Path | None) -> Step:
+    """The step that merges the model that training made with the base."""
+    settings = {
+        "weights": config.merge.weights, "keep_gain": config.merge.keep_gain,
+        "general_texts": config.merge.general_texts, "max_drop": config.evaluate.max_general_drop,
+        "precision": config.hardware.precision, "seed": config.seed, **machine,
+    }  # fmt: skip
+    inputs = {"model": "base", "tuned": trained, "select": "pool"}
+    if folder:
+        inputs |= {"general": "general", "evaluate_base": "evaluate-base-general"}
+    return Step("merge", merge, 1, settings, inputs)
+
+
+def general(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Read the general set and split its queries into halves."""
+    from finetune.data import beir
+
+    found = dataclasses.replace(beir.read_folder(inputs["folder"]), name=settings["name"])
+    for part in ("select", "report"):
+        kept = found.only({query for query in found.queries if half(query) == part})
+        if not kept.queries:
+            raise UserError(
+                f"evaluate.general: none of the {len(found.queries)} queries of {found.name} falls "
+                f"into the {part} half; add queries, or switch it off: evaluate.general=null"
+            )
+        write_set(out / part / found.name, kept)
+
+
+def evaluate_general(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Score the base or the tuned model on both halves of the general set.
+
+    The exported artifacts are not scored here: parity holds them to the tuned model and the INT8
+    gate judges them on the domain, and each would take the minutes that the corpus takes.
+    """
+    from finetune.evaluation import retrieval
+    from finetune.evaluation.artifacts import outcome, write_outcome
+    from finetune.progress import bar
+
+    artifact = settings["artifact"]
+    encoder = scoring(artifact, settings, inputs, out)
+    halves = {part: _half(inputs, part) for part in ("select", "report")}
+    corpus = halves["report"].corpus
+    with bar(f"{artifact}: encode {halves['report'].name}", len(corpus)) as progress:
+        vectors = encoder.encode(list(corpus.values()), progress=progress)
+    for part, folder in (("select", "select"), ("report", "outcomes")):
+        each = halves[part]
+        path = out / folder / artifact / f"{each.name}.jsonl"
+        path.parent.mkdir(parents=True)
+        ranking = retrieval.rank(encoder, each, corpus=vectors)
+        write_outcome(path, outcome(ranking, each.qrels))
+
+
+def _half(inputs: Inputs, part: str) -> EvaluationSet:
+    """A half of the general set, which `folder_of` found to be BEIR-shaped."""
+    return cast(EvaluationSet, only_set(inputs["general"] / part))
+
+
+def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Merge the tuned model with its base: score each weight on the select halves, publish one."""
+    from finetune.data.script import convert_set
+    from finetune.inference.script import converter
+    from finetune.training import merging
+    from finetune.training.train import Guard
+
+    base, tuned = inputs["model"] / "model", inputs["tuned"] / "model"
+    merging.check(base, tuned)
+    if merging.same_weights(base, tuned):
+        shutil.copytree(tuned, out / "model")
+        why = "nothing, for the guard kept the base"
+        write_json(out / "merge.json", {"weight": 1.0, "why": why, "sets": [], "table": []})
+        return
+    sets = [only_set(inputs["select"])]
+    if "general" in inputs:
+        # The domain's questions are converted as encoders will convert them; these here.
+        sets.append(convert_set(_pool(settings, inputs), converter(settings.get("script", KEEP))))
+    precision, tokens = Precision(settings["precision"]), settings["encode_tokens"]
+    guards = [Guard(each, precision, tokens) for each in sets]
+    weights = sorted({0.0, *settings["weights"], 1.0})
+    candidates = [_score(weight, base, tuned, guards, settings, out) for weight in weights]
+    choice = merging.choose(candidates, settings["keep_gain"], settings["max_drop"])
+    log.info("merge: %s", choice.why)
+    merging.interpolate(base, tuned, choice.weight, out / "model")
+    write_json(out / "merge.json", merging.told(candidates, choice, [each.name for each in sets]))
+
+
+def _score(
+    weight: float, base: Path, tuned: Path, guards: Sequence[Any], settings: Settings, out: Path
+) -> Any:
+    import torch
+
+    from finetune import model as models
+    from finetune.training import merging
+
+    torch.set_num_threads(settings["threads"])
+    merging.interpolate(base, tuned, weight, out / "model")
+    model = models.load(out / "model", settings["device"])
+    values = [guard.values(model) for guard in guards]
+    means = [f"{guard.select.name} {each.mean():.4f}"
+             for guard, each in zip(guards, values, strict=True)]  # fmt: skip
+    log.info("merge: weight %g: %s", weight, ", ".join(means))
+    return merging.Candidate(weight, *values)
+
+
+def _pool(settings: Settings, inputs: Inputs) -> EvaluationSet:
+    """A small corpus for the general set's select half, as the guard has one for the domain's."""
+    from finetune.evaluation.artifacts import read_outcome
+    from finetune.evaluation.guard import pooled
+
+    select = _half(inputs, "select")
+    known = read_outcome(inputs["evaluate_base"] / "select" / "base" / f"{select.name}.jsonl")
+    top = dict(zip(known.queries, known.top, strict=True))
+    return pooled(
+        select, [top[query] for query in select.queries],
+        max_texts=settings["general_texts"], seed=settings["seed"],
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""The report step: gather what the other steps left, and have it measured, judged and written."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune.config.script import KEEP
+from finetune.config.writing import cost
+from finetune.records import only_set, read_json, read_set
+
+Settings = Mapping[str, Any]
+Inputs = Mapping[str, Path]
+
+_NOISE = 8  # pairs that were left out, shown
+
+
+def report(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Put the scores, their uncertainty and the gates together."""
+    from finetune.data import tokens
+    from finetune.evaluation import cmteb
+    from finetune.report import Facts, build
+    from finetune.report.scripts import is_converted
+    from finetune.steps import rounds
+    from finetune.steps.noise import samples
+
+    data_folder = inputs["sets"]
+    sets = [read_set(folder) for folder in sorted((data_folder / "report").iterdir())]
+    names, selected = [each.name for each in sets], only_set(data_folder / "select").name
+    general = only_set(inputs["general"] / "report") if "general" in inputs else None
+    more = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}
+    if "written" in inputs:
+        more["written"] = written(inputs["written"], settings["prices"])
+    if "mixed" in inputs:
+        more["mixed"] = mixed_in(inputs)
+    if "augment" in inputs:
+        more["augment"] = read_json(inputs["augment"] / "summary.json")["augment"]
+    if "script" in inputs:
+        more["script"] = read_json(inputs["script"] / "summary.json")["script"]
+    given = [each for each in sets if not is_converted(each.name)]
+    told = [*given, general] if general else given
+    build(
+        Facts(
+            recipe=settings["recipe"],
+            domain=settings["domain"],
+            model=settings["model"],
+            evaluate=settings["evaluate"],
+            seed=settings["seed"],
+            lang=settings["report"].lang,
+            **_of_card(inputs),
+            adapter=rounds.adapted(inputs) and settings.get("distill") is None,
+            distill=settings.get("distill"),
+            outcomes=[inputs[name] / "outcomes" for name in inputs if name.startswith("evaluate")],
+            speeds=read_json(inputs["evaluate_base"] / "speed.json")
+            | read_json(inputs["evaluate"] / "speed.json"),
+            data_summary=read_json(inputs["data"] / "summary.json") | more,
+            mining=rounds.mining(inputs) if settings["mined"] else None,
+            training=rounds.training(inputs),
+            curves=rounds.curves(inputs, out),
+            parity=read_json(inputs["export"] / "parity.json"),
+            sets=[*sets, general] if general else sets,
+            domain_set=selected if selected in names else names[0],  # that of domain.test
+            general_set=general.name if general else None,
+            merge=read_json(inputs["merge"] / "merge.json") if "merge" in inputs else None,
+            select=(inputs["evaluate"] / "select", only_set(data_folder / "select")),
+            tokens=tokens.of_run(inputs, told, settings["model"].max_length, settings["domain"]),
+            script=settings.get("script", KEEP),
+            noise=samples(inputs["noise"], _NOISE) if "noise" in inputs else (),
+            cmteb=cmteb.rows(inputs, settings["model"], read_json(inputs["data"] / "summary.json")),
+        ),
+        out,
+    )
+
+
+def _of_card(inputs: Inputs) -> dict[str, Any]:
+    """What the data card says that a model card must say too."""
+    if "card" not in inputs:
+        return {}
+    from finetune.data.card import read_card
+
+    card = read_card(inputs["card"])
+    return {"data_licences": card.licence_line, "data_flaws": card.known_flaws}
+
+
+def written(folder: Path, prices: Mapping[str, Any]) -> dict[str, Any]:
+    """What came of the queries that a model wrote, and what they cost by the tokens counted."""
+    told: dict[str, Any] = read_json(folder / "summary.json")["written"]
+    paid = cost(told["tokens in"], told["tokens out"], (prices["in"], prices["out"]))
+    return told if math.isnan(paid) else {**told, f"cost in {prices['currency']}": round(paid, 4)}
+
+
+def mixed_in(inputs: Inputs) -> dict[str, Any]:
+    """What was read of the sets mixed in, with the licences that their data cards name."""
+    from finetune.data.card import read_card
+
+    return {
+        name: each | {"licences": read_card(inputs[f"card-{name}"]).licence_line}
+        if f"card-{name}" in inputs
+        else each
+        for name, each in read_json(inputs["mixed"] / "summary.json").items()
+    }

