@@ -24,12 +24,12 @@ from runs import RESULTS, ROOT, run
 from finetune import pipeline
 from finetune.commands.scoring import read
 from finetune.config.compose import compose
-from finetune.config.script import is_mixed
 from finetune.data.script import Scripts, in_scripts
 from finetune.evaluation.artifacts import Outcome, score
 from finetune.inference import OnnxEncoder
 from finetune.progress import bar
 from finetune.report.scripts import sections
+from finetune.script import is_mixed
 from finetune.stage import plan
 
 FOLDER = RESULTS / "script"

@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from finetune import model as models
-from finetune.config.script import KEEP
 from finetune.data import tokens
 from finetune.errors import UserError
 from finetune.inference.script import converter
+from finetune.script import KEEP
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-import test_vocabulary
 import tiny_runs
 import torch
 from sentence_transformers import SentenceTransformer
-from test_vocabulary import SIZES, saved, scored
+from tiny_tokenizers import SCORED, SIZES, saved, scored
 from tokenizers.processors import RobertaProcessing
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
@@ -76,13 +75,12 @@ def test_nothing_to_add_changes_nothing(tiny_model):
     assert model.tokenizer.backend_tokenizer.to_str() == before
 
 
-def test_pieces_with_scores_take_rows_that_the_model_has_to_spare(tmp_path, monkeypatch):
-    pieces = [*test_vocabulary.SCORED, "财", "产"]
-    monkeypatch.setattr(test_vocabulary, "SCORED", pieces)
+def test_pieces_with_scores_take_rows_that_the_model_has_to_spare(tmp_path):
+    pieces = [*SCORED, "财", "产"]
     torch.manual_seed(0)
     rows = len(pieces) + 1
     config = XLMRobertaConfig(vocab_size=rows, pad_token_id=1, **SIZES)
-    tokenizer = scored(RobertaProcessing(("</s>", 2), ("<s>", 0)))
+    tokenizer = scored(RobertaProcessing(("</s>", 2), ("<s>", 0)), pieces)
     model = models.load(saved(tmp_path, XLMRobertaModel(config), tokenizer))
     assert add_characters(model, ["财产"]) == {"財": "财", "產": "产"}
     assert models.inner(model).config.vocab_size == rows + 1  # one of the two was there

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from finetune import stage
+from finetune import embedded, stage
 from finetune.cli import main, train, usage
 from finetune.commands.sweep import expand
 from finetune.config.compose import ROOT, choices, compose
 from finetune.inference import OnnxEncoder
-from finetune.steps import core as steps
 
 DONE, BAD_INPUT, GATE_FAILED = 0, 2, 3
 
@@ -172,7 +171,7 @@ def test_a_full_disk(capsys, line, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(steps, "write_jsonl", full)
+    monkeypatch.setattr(embedded, "write_jsonl", full)
     arguments = line(f"paths.cache={tmp_path}/cache", f"run_dir={tmp_path}/run", "until=embed")
     assert train(arguments) == BAD_INPUT
     (error,) = told(capsys)
@@ -186,7 +185,7 @@ def test_other_failures_are_not_taken_for_the_users(line, monkeypatch, tmp_path)
     def broken(*args):
         raise PermissionError(13, "no")
 
-    monkeypatch.setattr(steps, "write_jsonl", broken)
+    monkeypatch.setattr(embedded, "write_jsonl", broken)
     with pytest.raises(PermissionError):
         train(line(f"paths.cache={tmp_path}", f"run_dir={tmp_path}/run", "until=embed"))
 

@@ -17,7 +17,8 @@ def test_wheel_outside_a_clone(tmp_path):
         archive.extractall(site)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
-        "from finetune import cli, compose;"
+        "from finetune import cli;"
+        "from finetune.config import compose;"
         "print(compose.ROOT); print(cli.usage());"
         "print(compose.compose(['recipes=contrastive', 'domain=legal']).model.name);"
         "from finetune.data.card import read_card; print(read_card('legal').name)"

@@ -21,8 +21,8 @@ from finetune.config.choices import (
     Tracker,
     Use,
 )
-from finetune.config.script import Encode, OpenCC
 from finetune.config.writing import Writer
+from finetune.script import Encode, OpenCC
 
 
 @dataclass(frozen=True)

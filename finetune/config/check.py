@@ -10,7 +10,8 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from finetune.config import Config, Generate, augmentation, script, writing
+from finetune import script
+from finetune.config import Config, Generate, augmentation, writing
 from finetune.config.choices import Kind, Use
 from finetune.errors import first_line, nearest
 

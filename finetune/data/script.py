@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from finetune.config.script import BACK, BOTH, KEEP, OpenCC, is_mixed, share
 from finetune.data.clean import comparable
 from finetune.data.folding import one_script_only
 from finetune.data.terms import around, read_dictionary, swapped
 from finetune.inference.script import Convert, converter
 from finetune.records import AnyRow, AnySet, EvaluationSet, Pair, Scored, ScoredSet
+from finetune.script import BACK, BOTH, KEEP, OpenCC, is_mixed, share
 
 Row = TypeVar("Row", bound=AnyRow)
 

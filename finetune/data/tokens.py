@@ -14,11 +14,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from finetune.config.script import BACK
 from finetune.data.findings import Finding
 from finetune.inference.bundle import TOKENIZER_FILE
 from finetune.inference.script import converter
 from finetune.records import AnySet, read_dicts, read_json
+from finetune.script import BACK
 
 SCRIPTS = {"simplified": "t2s", "traditional": "s2tw"}
 _SAMPLE = 2_000  # texts of each set whose tokens are counted

@@ -12,13 +12,13 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
 from finetune.config import Export, Quantize
-from finetune.config.script import KEEP
 from finetune.errors import UserError
 from finetune.export.onnx import export_onnx, inner_model, pooling_name
 from finetune.export.parity import Comparison, misses, told
 from finetune.export.quantized import FORMS, Quantizer
 from finetune.inference import BundleFile, BundleInfo, Encoder, OnnxEncoder
 from finetune.inference.bundle import MODEL_FILE, TOKENIZER_FILE, sha256
+from finetune.script import KEEP
 
 log = logging.getLogger(__name__)
 

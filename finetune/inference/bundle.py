@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.config.script import KEEP, THERE
 from finetune.errors import UserError
+from finetune.script import KEEP, THERE
 
 FORMAT = 1
 FILE = "bundle.json"

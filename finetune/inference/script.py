@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.config.script import KEEP
 from finetune.errors import UserError
 from finetune.inference.encoder import Encoder, check_texts
+from finetune.script import KEEP
 
 Convert = Callable[[str], str]
 

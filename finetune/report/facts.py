@@ -7,10 +7,10 @@ from typing import Any
 
 from finetune.config import Distill, Evaluate, Model
 from finetune.config.choices import Lang
-from finetune.config.script import KEEP
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
 from finetune.records import AnySet, EvaluationSet, RerankingSet, ScoredSet
+from finetune.script import KEEP
 
 # The metrics that decide: of retrieval sets, of scored sets, of reranking sets.
 MAIN = (EvaluationSet.main, ScoredSet.main, RerankingSet.main)

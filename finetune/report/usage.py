@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from finetune.config.script import KEEP
 from finetune.report import exports
 from finetune.report.facts import Facts
+from finetune.script import KEEP
 
 _QUERY, _PASSAGE = "如何申请退款？", "……"
 # What a precision is for, and what it needs beside onnxruntime.

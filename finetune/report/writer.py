@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import Distill, to_dict
-from finetune.config.script import KEEP
 from finetune.evaluation.slices import slices
 from finetune.evaluation.statistics import smallest_difference
 from finetune.records import EvaluationSet, Score, digest, write_json
@@ -28,6 +27,7 @@ from finetune.report.scores import measure, paired, speed_rows
 from finetune.report.similarity import calibrated, false_neighbours, similarity
 from finetune.report.verdict import verdict
 from finetune.report.words import Said
+from finetune.script import KEEP
 
 
 def build(facts: Facts, out: Path) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.config import Config
-from finetune.config.script import KEEP
 from finetune.errors import nearest
 from finetune.evaluation import cmteb
+from finetune.script import KEEP
 from finetune.stage import Done, Step, publish
 from finetune.steps import encoders
 from finetune.steps.core import Inputs, Settings

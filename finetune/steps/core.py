@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 
 from finetune import disk
-from finetune.config.script import KEEP
 from finetune.machine.processes import everywhere
 from finetune.records import (
     AnyRow,
@@ -30,6 +29,7 @@ from finetune.records import (
     write_json,
     write_set,
 )
+from finetune.script import KEEP
 from finetune.steps import encoders
 
 Settings = Mapping[str, Any]

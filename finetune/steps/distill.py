@@ -9,10 +9,10 @@ from statistics import median
 
 from finetune.config import Config
 from finetune.config.choices import Hub
-from finetune.config.script import KEEP
 from finetune.errors import UserError
 from finetune.machine.processes import everywhere
 from finetune.records import read_json, write_json
+from finetune.script import KEEP
 from finetune.stage import Step
 from finetune.steps import core as steps
 from finetune.steps.core import Inputs, Settings

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.config.script import KEEP
 from finetune.disk import texts
+from finetune.script import KEEP
 
 if TYPE_CHECKING:
     from finetune.inference import Encoder

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.config.script import KEEP
 from finetune.config.writing import cost
 from finetune.records import only_set, read_json, read_set
+from finetune.script import KEEP
 
 Settings = Mapping[str, Any]
 Inputs = Mapping[str, Path]

@@ -16,7 +16,6 @@ from typing import Any
 
 from finetune.config import Config
 from finetune.config.choices import Kind
-from finetune.config.script import KEEP, WHOLE, is_mixed
 from finetune.records import (
     AnyRow,
     Mined,
@@ -31,6 +30,7 @@ from finetune.records import (
     write_jsonl,
     write_set,
 )
+from finetune.script import KEEP, WHOLE, is_mixed
 from finetune.stage import Step
 
 log = logging.getLogger(__name__)

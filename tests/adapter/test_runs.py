@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_runs
+from killed_runs import folder_of, killed_at, with_values, without
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from test_training import folder_of, killed_at, with_values, without
 
 from finetune import pipeline
 from finetune.commands.scoring import evaluate

@@ -13,7 +13,7 @@ from finetune.records import read_dicts, read_json
 from finetune.stage import plan
 from finetune.steps import augment as augment_steps
 
-DOCS = (Path(__file__).parents[1] / "docs/errors.md").read_text("utf-8")
+DOCS = (Path(__file__).parents[2] / "docs/errors.md").read_text("utf-8")
 # The tiny domain's queries are too short for a character to go.
 SOME = ("augment.share=0.5", "augment.homophone=1", "augment.punctuation=1")
 

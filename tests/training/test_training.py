@@ -1,6 +1,4 @@
 import json
-import multiprocessing
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_runs
 import torch
+from killed_runs import FORKS, folder_of, killed_at, with_values, without
 from safetensors.torch import load_file
 
 from finetune import model as models
@@ -17,13 +16,10 @@ from finetune.config.choices import Precision
 from finetune.config.compose import compose
 from finetune.data.beir import read_folder
 from finetune.records import Mined, Pair, half, read_dicts
-from finetune.stage import plan
 from finetune.training import checkpoints
 from finetune.training import train as training
 from finetune.training.batching import BucketSampler
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["finetune.training.train", "finetune.export", "tiny_runs"])
 LOSS = {
     "_target_": "sentence_transformers.sentence_transformer.losses.MultipleNegativesRankingLoss",
     "scale": 50.0,
@@ -437,33 +433,6 @@ def uninterrupted(tiny_model, domain, tmp_path_factory):
     )
     pipeline.run(compose(arguments))
     return arguments, work
-
-
-def without(work: Path, target: Path, steps: list[str]) -> list[str]:
-    """Copy a cache, but for some kinds of steps; return the changed keys of the command line."""
-    shutil.copytree(work / "cache", target / "cache", copy_function=shutil.copy2,
-                    ignore=lambda folder, names: [
-                        name for name in names
-                        if Path(folder) == work / "cache" and name in steps])  # fmt: skip
-    return [f"paths.cache={target}/cache", f"run_dir={target}/run"]
-
-
-def killed_at(point: str, arguments: list[str]) -> None:
-    child = FORKS.Process(target=tiny_runs.run_until_killed, args=(arguments, point))
-    child.start()
-    child.join(60)
-    assert child.exitcode == -9, f"{point}: ended with {child.exitcode}"
-
-
-def folder_of(step: str, arguments: list[str]) -> Path:
-    config = pipeline.resolve(compose(arguments))
-    planned = plan(pipeline.steps_of(config), config.paths.cache)
-    return next(each.folder for each in planned if each.step.name == step)
-
-
-def with_values(arguments: list[str], changes: list[str]) -> list[str]:
-    keys = {change.split("=")[0] for change in changes}
-    return [a for a in arguments if a.split("=")[0] not in keys] + changes
 
 
 @pytest.mark.parametrize("point", tiny_runs.TRAINING)

@@ -1,17 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling
-from tokenizers import Tokenizer, pre_tokenizers
+from tiny_tokenizers import SCORED, SIZES, saved, scored
+from tokenizers import Tokenizer
 from tokenizers import models as pieces
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from transformers import (
     BertConfig,
     BertModel,
     BertTokenizer,
-    PreTrainedTokenizerFast,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
@@ -20,21 +17,8 @@ from finetune import model as models
 from finetune.errors import UserError
 from finetune.training.vocabulary import shrink
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "intermediate_size": 64, "max_position_embeddings": 64}  # fmt: skip
 WORDS = ["[unused1]", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "法", "律", "##法", "b", "##a",
          "##d", "good", "##ness", "bad", "##ly", "##l", "##y", "rare"]  # fmt: skip
-SCORED = ["<s>", "<pad>", "</s>", "<unk>", "▁", "法律", "押金", "法", "律", "房东", "▁good", "押",
-          "金", "<0x41>", "<mask>"]  # fmt: skip
-
-
-def saved(folder, transformer, tokenizer):
-    transformer.save_pretrained(folder / "plain")
-    tokenizer.save_pretrained(folder / "plain")
-    module = Transformer(str(folder / "plain"), max_seq_length=32)
-    pooling = Pooling(module.get_embedding_dimension(), pooling_mode="mean")
-    models.save(SentenceTransformer(modules=[module, pooling], device="cpu"), folder / "model")
-    return folder / "model"
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +30,6 @@ def bert(tmp_path_factory):
     return saved(tmp_path_factory.mktemp("bert"), transformer, tokenizer)
 
 
-def scored(processor):
-    backend = Tokenizer(pieces.Unigram([(piece, -1.0 - i / 100) for i, piece in enumerate(SCORED)],
-                                       unk_id=3))  # fmt: skip
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.post_processor = processor
-    special = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>",
-               "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}  # fmt: skip
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-
-
 @pytest.fixture(scope="module")
 def roberta(tmp_path_factory):
     """Pieces with scores, as XLM-R has; positions are counted from the padding id."""
@@ -63,7 +37,7 @@ def roberta(tmp_path_factory):
     transformer = XLMRobertaModel(XLMRobertaConfig(vocab_size=len(SCORED), **SIZES))
     ends = [("<s>", 0), ("</s>", 2)]
     processor = TemplateProcessing("<s> $A </s>", "<s> $A </s> </s> $B </s>", ends)
-    return saved(tmp_path_factory.mktemp("roberta"), transformer, scored(processor))
+    return saved(tmp_path_factory.mktemp("roberta"), transformer, scored(processor, SCORED))
 
 
 def student(teacher, size, texts, out):
