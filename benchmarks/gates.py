@@ -4,12 +4,13 @@ python benchmarks/gates.py [--gate script]
 python benchmarks/gates.py [--gate script] --collect runs/contrastive-legal-starter-1a2b3c4d legal
 
 What every query got before and after, in real runs, lies in ``results/gates/values.json``
-(``--collect`` adds a run's): before and after tuning, before and after INT8, and, of a run with
-``evaluate.scripts=true`` (or one that mixes or converts scripts), in Simplified and in Traditional
-by the tuned model, as the script gate has it. A simulated set draws n queries from it, with
-replacement, and shifts what they got after, so that the true change is a loss of 2 points, or none.
-The shares of 400 such sets that each gate fails and passes stand beside what theory says of so many
-queries with such a spread; the exit code is 1 where the gates are not what they should be.
+(``--collect`` adds a run's): before and after tuning, before and after INT8, and in Simplified and
+in Traditional by the tuned model, as the script gate has it (of a run with
+``evaluate.scripts=true`` or one that mixes or converts scripts, and of ``statutes``, whose
+questions are there in both). A simulated set draws n queries from it, with replacement, and shifts
+what they got after, so that the true change is a loss of 2 points, or none. The shares of 400 such
+sets that each gate fails and passes stand beside what theory says of so many queries with such a
+spread; the exit code is 1 where the gates are not what they should be.
 
 ``--gate`` tries one gate anew, and keeps what ``results/gates.json`` has of the others; with
 ``--collect`` it adds only what that gate is tried on.
@@ -133,10 +134,12 @@ def collect(run: Path, name: str, gates: Collection[str]) -> None:
     """Add what a run's queries got on a set, before and after what these gates are tried on."""
     wanted = {kind for gate in gates for kind in judges(SETTINGS)[gate].kinds}
     known = json.loads(VALUES.read_text(encoding="utf-8")) if VALUES.is_file() else {}
+    either = [f"tuned/{name}{end}" for end in ("+traditional", "-traditional")]
+    converted = next((e for e in either if (run / f"outcomes/{e}.jsonl").is_file()), either[0])
     changes = {
         TUNED: (f"base/{name}", f"tuned/{name}"),
         INT8: (f"onnx-fp32/{name}", f"onnx-int8-dynamic/{name}"),
-        SCRIPT: (f"tuned/{name}", f"tuned/{name}+traditional"),
+        SCRIPT: (f"tuned/{name}", converted),
     }
     for kind, outcomes in changes.items():
         if kind not in wanted:
