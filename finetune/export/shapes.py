@@ -9,8 +9,8 @@ from onnx import NodeProto, numpy_helper
 def keep_leading(graph: onnx.GraphProto) -> None:
     """Let reshapes of ``[batch, sequence, …]`` keep both sizes, instead of asking for each.
 
-    The exporter makes a target shape of six nodes (Shape, Gather, Unsqueeze, …, Concat): together
-    a twentieth of the time of one short text. A 0 in a constant shape says the same: as it was.
+    The exporter makes a target shape of six nodes (Shape, Gather, Unsqueeze, …, Concat), which a
+    single short text waits for. A 0 in a constant shape says the same: as it was.
     Meant for graphs in which all that is reshaped begins with batch and sequence, as in BERT.
     """
     nodes = {name: node for node in graph.node for name in node.output}

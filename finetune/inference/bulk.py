@@ -3,33 +3,16 @@
 import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
-
-
-class Once(Generic[Made]):
-    """Makes a thing when it is first asked for, once, whoever asks."""
-
-    def __init__(self, make: Callable[[], Made]) -> None:
-        self._make = make
-        self._made: list[Made] = []
-        self._lock = threading.Lock()
-
-    def __call__(self) -> Made:
-        """Return it."""
-        with self._lock:
-            if not self._made:
-                self._made.append(self._make())
-            return self._made[0]
 
 
 def run_all(run: Callable[[Item], None], items: Iterator[Item], workers: int) -> None:
     """Run every item on one of some threads; each takes the next as soon as it is done.
 
-    One thread to a batch beats all threads on one: no operator waits for the slowest part of the
-    one before, and the next batch is made ready meanwhile.
+    No operator waits for the slowest thread of the one before, and the next batch is made ready
+    meanwhile.
 
     Args:
         run: Called once with each item, by several threads at a time.

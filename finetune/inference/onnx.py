@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from finetune.errors import UserError
 from finetune.inference.batches import TOKEN_BUDGET, token_budget_batches
-from finetune.inference.bulk import Once, run_all
+from finetune.inference.bulk import run_all
 from finetune.inference.bundle import TOKENIZER_FILE, BundleInfo, sha256
 from finetune.inference.encoder import check_texts, shortened
 from finetune.inference.machine import cpus, settings
@@ -73,7 +73,7 @@ class OnnxEncoder:
         self._tokenizer = tokenizer
         self._session = session
         self._budget = budget
-        self._bulk = Once(bulk) if bulk and threads > 1 else None
+        self._bulk = bulk if threads > 1 else None
         self._threads = threads
         self._convert = converter(info.script)
 
@@ -111,7 +111,7 @@ class OnnxEncoder:
         gpu = on_gpu(precision, device)
         threads, budget = settings(folder, precision, model_sha, threads, budget, gpu=gpu)
         session = _start(model, precision, threads, gpu=gpu, required=device == "cuda")
-        bulk = None if gpu or _own_runtime(precision) else partial(_start_session, model, 1)
+        bulk = None if gpu or _own_runtime(precision) else cache(partial(_start_session, model, 1))
         return cls(info, tokenizer, session, budget, dim, bulk, threads)
 
     def running(self, model: Path, threads: int | None = None) -> "OnnxEncoder":

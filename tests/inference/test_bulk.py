@@ -9,7 +9,7 @@ import pytest
 from finetune.errors import UserError
 from finetune.inference import OnnxEncoder
 from finetune.inference import onnx as module
-from finetune.inference.bulk import Once, run_all
+from finetune.inference.bulk import run_all
 
 
 def test_every_item_once_by_several_threads():
@@ -47,17 +47,6 @@ def test_what_the_items_raise_is_raised():
         run_all(lambda item: None, items(), workers=3)
 
 
-def test_a_thing_is_made_once_for_all_threads():
-    made: list[object] = []
-    once = Once(lambda: made.append(object()) or made[-1])
-    threads = [threading.Thread(target=once) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(made) == 1 and once() is made[0]
-
-
 @pytest.mark.parametrize("precision", ["fp32", "int8-dynamic"])
 def test_vectors_are_those_of_one_thread(tiny_bundle, precision, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 500)
@@ -70,6 +59,22 @@ def test_vectors_are_those_of_one_thread(tiny_bundle, precision, monkeypatch):
     counts: list[int] = []
     np.testing.assert_array_equal(many.encode(texts, progress=counts.append), alone.encode(texts))
     assert sum(counts) == len(texts)
+
+
+def test_many_batches_run_on_one_session_of_single_threads(tiny_bundle, monkeypatch):
+    started: list[int] = []
+    start = module._start_session
+
+    def counted(model, threads, **options):
+        started.append(threads)
+        return start(model, threads, **options)
+
+    monkeypatch.setattr(module, "_start_session", counted)
+    encoder = OnnxEncoder.load(tiny_bundle, "fp32", threads=3)
+    assert started == [3]
+    for _ in range(2):
+        encoder.encode(["房东不退押金怎么办"] * 2000)
+    assert started == [3, 1]
 
 
 def test_few_batches_start_no_second_session(tiny_bundle, monkeypatch):
