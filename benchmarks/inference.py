@@ -6,7 +6,8 @@ python benchmarks/inference.py --data ../shared/data [--parts grid,gemm,…] [--
 Parts, each in processes of its own:
 
 - ``grid``: one batch of 1x16, 1x64, 32x64 and 32x256 random tokens through torch fp32, ONNX Runtime
-  fp32, INT8 dynamic and static, and OpenVINO INT8, in turn; medians.
+  fp32, INT8 dynamic and static, and OpenVINO INT8, in turn; medians. Each runtime has a process of
+  its own, as in a service: within one process their threads disturb each other.
 - ``gemm``: the peak of the machine's products, u8 x s8 and fp32, as ONNX Runtime reaches it.
 - ``profile``: where the time of INT8 dynamic goes, by operator, and what the products would take at
   that peak.
@@ -29,29 +30,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peak
+from apart import Apart, batch
 from bars import bars
-from engines import (
-    MODELS,
-    ROOT,
-    RUNTIMES,
-    bundle,
-    child,
-    flops_per_token,
-    interleaved,
-    machine,
-    runners,
-    texts_of,
-)
-from sizes import VOCABULARY
+from engines import MODELS, ROOT, RUNTIMES, bundle, child, flops_per_token, machine, texts_of
 
 RESULTS = ROOT / "benchmarks/results/inference.json"
 SHAPES = ((1, 16), (1, 64), (32, 64), (32, 256))
+LARGE = 2e11  # operations of a batch that torch takes seconds for
 # Operations a second and thread that the forecast counts on; measured ones go into the results.
 ASSUMED = {"torch-fp32": 5e10, "onnx-fp32": 1e11, "onnx-int8-dynamic": 2.5e11,
            "onnx-int8-static": 2.5e11, "openvino-int8": 3e11}  # fmt: skip
@@ -146,24 +136,23 @@ def in_child(part: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
     return run
 
 
-def batch(rows: int, length: int) -> dict[str, Any]:
-    """Random tokens, without padding."""
-    ids = np.random.default_rng(0).integers(5, VOCABULARY, (rows, length))
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+def grid(asked: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds by model, threads, shape and runtime."""
+    return {name: {str(threads): in_turn(asked, name, threads) for threads in asked.threads}
+            for name in asked.models}  # fmt: skip
 
 
-# --- in a process of its own ---
-
-
-def grid(asked: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
+def in_turn(asked: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
     """Milliseconds by shape and runtime, and how many times as fast as torch and as fp32."""
-    engines = runners(bundle(name, asked.work, asked.data), threads)
+    made = bundle(name, asked.work, asked.data)
+    engines = {each: Apart(made, each, threads) for each in RUNTIMES}
     found = {}
     for rows, length in SHAPES[: asked.shapes]:
-        feed = batch(rows, length)
-        seconds = interleaved(
-            {each: partial(engines[each], feed) for each in RUNTIMES}, asked.rounds
-        )
+        samples: dict[str, list[float]] = {each: [] for each in engines}
+        for _ in range(rounds_of(asked.rounds, rows * length * flops_per_token(name))):
+            for each, engine in engines.items():
+                samples[each].append(engine.seconds(rows, length))
+        seconds = {each: statistics.median(values) for each, values in samples.items()}
         found[f"{rows}x{length}"] = {
             each: {
                 "ms": round(1000 * value, 3),
@@ -173,7 +162,17 @@ def grid(asked: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
             }
             for each, value in seconds.items()
         }
+    for engine in engines.values():
+        engine.end()
     return found
+
+
+def rounds_of(asked: int, flops: float) -> int:
+    """Rounds of a shape: three where the slowest takes seconds."""
+    return min(asked, 3) if flops > LARGE else asked
+
+
+# --- in a process of its own ---
 
 
 def gemm(asked: argparse.Namespace, name: str, threads: int) -> dict[str, float]:
@@ -282,10 +281,10 @@ def memory(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 CHILDREN: dict[str, Callable[[argparse.Namespace, str, int], Any]] = {
-    "grid": grid, "gemm": gemm, "profile": profile, "whole": whole
+    "gemm": gemm, "profile": profile, "whole": whole
 }  # fmt: skip
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
-    **{part: in_child(part) for part in CHILDREN}, "cold": cold, "memory": memory
+    "grid": grid, **{part: in_child(part) for part in CHILDREN}, "cold": cold, "memory": memory
 }  # fmt: skip
 
 

@@ -1,10 +1,7 @@
 """The encoder that runs a bundle with ONNX Runtime."""
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +12,6 @@ from tokenizers import Tokenizer
 
 from finetune.errors import UserError
 from finetune.inference.batches import TOKEN_BUDGET, token_budget_batches
-from finetune.inference.bulk import run_all
 from finetune.inference.bundle import TOKENIZER_FILE, BundleInfo, sha256
 from finetune.inference.encoder import check_texts, shortened
 from finetune.inference.machine import cpus, settings
@@ -27,10 +23,6 @@ log = logging.getLogger(__name__)
 # size; at this length sorting already leaves under 1 % padding. Part of what makes results
 # repeatable, because it decides which texts share a batch.
 CHUNK = 8192
-
-# Batches from which on each thread has one of its own, on a session that is then started: some
-# tenths of a second and the model's memory once more, which a few batches would not bring back.
-BULK = 16
 
 _GPU = "CUDAExecutionProvider"
 DEVICES = ("auto", "cpu", "cuda")
@@ -51,8 +43,8 @@ class OnnxEncoder:
     """Encodes texts with one model of a bundle.
 
     Safe to call from several threads at once: nothing of a call is kept, and the tokeniser and the
-    session are only read. A few batches are run one after the other, all threads on each; many are
-    run side by side, a thread on each, to the same vectors.
+    session are only read. The session's own threads work on one batch together and are shared by
+    the callers.
 
     With dynamic INT8 a text's vector depends a little (cosine > 0.999) on the texts that share its
     batch, since activations are scaled by batch; the same input always gives the same output.
@@ -65,16 +57,12 @@ class OnnxEncoder:
         session: Session,
         budget: int = TOKEN_BUDGET,
         dim: int | None = None,
-        bulk: Callable[[], Session] | None = None,
-        threads: int = 1,
     ) -> None:
         self.info = info
         self.dim = info.length(dim)
         self._tokenizer = tokenizer
         self._session = session
         self._budget = budget
-        self._bulk = bulk if threads > 1 else None
-        self._threads = threads
         self._convert = converter(info.script)
 
     @classmethod
@@ -111,8 +99,7 @@ class OnnxEncoder:
         gpu = on_gpu(precision, device)
         threads, budget = settings(folder, precision, model_sha, threads, budget, gpu=gpu)
         session = _start(model, precision, threads, gpu=gpu, required=device == "cuda")
-        bulk = None if gpu or _own_runtime(precision) else cache(partial(_start_session, model, 1))
-        return cls(info, tokenizer, session, budget, dim, bulk, threads)
+        return cls(info, tokenizer, session, budget, dim)
 
     def running(self, model: Path, threads: int | None = None) -> "OnnxEncoder":
         """Return an encoder of the same texts that runs another graph, on ONNX Runtime."""
@@ -134,23 +121,11 @@ class OnnxEncoder:
             ValueError: A text holds a lone surrogate.
         """
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        told = threading.Lock()
-
-        def run(session: Session, item: tuple[NDArray[np.int64], Feed]) -> None:
-            indices, batch = item
-            found = session.run(None, batch)[0]
+        for indices, batch in self.batches(texts, prompt):
+            found = self._session.run(None, batch)[0]
             vectors[indices] = found if self.dim == self.info.dim else shortened(found, self.dim)
             if progress is not None:
-                with told:
-                    progress(len(indices))
-
-        batches = self.batches(texts, prompt)
-        first = list(islice(batches, BULK)) if self._bulk else []
-        if self._bulk and len(first) == BULK:
-            run_all(partial(run, self._bulk()), chain(first, batches), self._threads)
-        else:
-            for item in chain(first, batches):
-                run(self._session, item)
+                progress(len(indices))
         return vectors
 
     def batches(
@@ -238,15 +213,11 @@ def on_gpu(precision: str, device: str) -> bool:
 
 def _start(model: Path, precision: str, threads: int, *, gpu: bool, required: bool) -> Session:
     """Start the runtime that a precision is made for."""
-    if _own_runtime(precision):
+    if precision.startswith("openvino"):
         from finetune.inference.openvino import OpenVinoSession
 
         return OpenVinoSession(model, threads)
     return _start_session(model, threads, gpu=gpu, required=required)
-
-
-def _own_runtime(precision: str) -> bool:
-    return precision.startswith("openvino")
 
 
 def _start_session(
