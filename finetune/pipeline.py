@@ -136,7 +136,7 @@ def steps_of(config: Config) -> list[Step]:
         *([noise] if noisy else []),
         *([mine] if mined else []),
         Step(
-            "pool", steps.pool, 1,
+            "pool", steps.pool, 2,
             {"guard_share": config.train.guard_share, "epochs": config.train.epochs,
              "checkpoints": config.train.checkpoints, "seed": config.seed},
             {"data": "data", "pairs": pairs} | searched,
@@ -158,7 +158,7 @@ def steps_of(config: Config) -> list[Step]:
             {"model": tuned, "data": "data"},
         ),
         Step(
-            "evaluate-base", steps.evaluate, 2,
+            "evaluate-base", steps.evaluate, 3,
             _evaluate_settings(config, ["base"] if scored else ["bm25", "base"]) | encoding,
             {"model": "base", "export": "export-base", "data": "data"} | searched,
         ),

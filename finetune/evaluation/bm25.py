@@ -1,4 +1,8 @@
-"""The lexical baseline: BM25 on character bigrams, default parameters."""
+"""The lexical baseline: BM25 on characters and character bigrams, default parameters.
+
+Bigrams alone find 0.6 to 4.1 points NDCG@10 less on the four domains, and a baseline that is easily
+beaten proves nothing.
+"""
 
 import logging
 from collections.abc import Iterable
@@ -65,5 +69,11 @@ def bigrams(text: str) -> list[str]:
     return [plain[i : i + 2] for i in range(len(plain) - 1)] or [plain]
 
 
+def grams(text: str) -> list[str]:
+    """Characters and character bigrams of the normalised text."""
+    plain = normalised(text)
+    return [*plain, *bigrams(text)] if len(plain) > 1 else [plain]
+
+
 def _tokens(texts: Iterable[str]) -> list[list[str]]:
-    return [bigrams(text) for text in texts]
+    return [grams(text) for text in texts]

@@ -22,6 +22,13 @@ def test_bigrams(text, expected):
     assert bm25.bigrams(text) == expected
 
 
+def test_single_characters_count_too():
+    assert bm25.grams("押金法") == ["押", "金", "法", "押金", "金法"]
+    assert bm25.grams("法") == ["法"] and bm25.grams("？！") == [""]
+    ranking = found({"q": "金额"}, {"a": "押一付三", "b": "定金"})
+    assert ranking.documents[0][0] == "b" and ranking.scores[0, 0] > 0
+
+
 CORPUS = {
     "a": "房东应当退还押金",
     "b": "公司应当支付工资",
