@@ -156,12 +156,13 @@ def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.training.train import Guard
 
     base, tuned = inputs["model"] / "model", inputs["tuned"] / "model"
-    merging.check(base, tuned)
     if merging.same_weights(base, tuned):
         shutil.copytree(tuned, out / "model")
         why = "nothing, for the guard kept the base"
         write_json(out / "merge.json", {"weight": 1.0, "why": why, "sets": [], "table": []})
         return
+    base = merging.as_saved(base, out / "base")
+    merging.check(base, tuned)
     sets = [only_set(inputs["select"])]
     if "general" in inputs:
         # The domain's questions are converted as encoders will convert them; these here.
@@ -173,6 +174,7 @@ def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
     choice = merging.choose(candidates, settings["keep_gain"], settings["max_drop"])
     log.info("merge: %s", choice.why)
     merging.interpolate(base, tuned, choice.weight, out / "model")
+    shutil.rmtree(base)
     write_json(out / "merge.json", merging.told(candidates, choice, [each.name for each in sets]))
 
 

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from finetune import model as models
 from finetune.errors import UserError
 from finetune.records import read_json
 
@@ -60,7 +61,17 @@ def check(base: Path, tuned: Path) -> None:
 
 def same_weights(base: Path, tuned: Path) -> bool:
     """True when the guard kept the base: there is nothing to merge."""
-    return all(filecmp.cmp(base / name, tuned / name, shallow=False) for name in _files(tuned))
+    return all((base / name).is_file() and filecmp.cmp(base / name, tuned / name, shallow=False)
+               for name in _files(tuned))  # fmt: skip
+
+
+def as_saved(base: Path, out: Path) -> Path:
+    """Write the base as training writes what it tuned, and return the folder.
+
+    Models of other versions of sentence-transformers name the same modules otherwise.
+    """
+    models.save(models.load(base), out)
+    return out
 
 
 def interpolate(base: Path, tuned: Path, weight: float, out: Path) -> None:

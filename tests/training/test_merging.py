@@ -10,7 +10,15 @@ from sentence_transformers.base.modules import Dense
 
 from finetune import model as models
 from finetune.errors import UserError
-from finetune.training.merging import Candidate, check, choose, interpolate, same_weights, told
+from finetune.training.merging import (
+    Candidate,
+    as_saved,
+    check,
+    choose,
+    interpolate,
+    same_weights,
+    told,
+)
 
 
 def moved(folder, out, by=None):
@@ -170,6 +178,21 @@ def test_the_libraries_that_wrote_them_may_differ(tiny_model, tuned, tmp_path):
     edit(tmp_path / "newer", "config_sentence_transformers.json",
          lambda content: content.update(__version__={"torch": "9"}))  # fmt: skip
     check(tiny_model, tmp_path / "newer")
+
+
+def test_a_base_of_an_older_layout_merges(tiny_model, tmp_path):
+    tuned = moved(as_saved(tiny_model, tmp_path / "saved"), tmp_path / "tuned")
+    older = tmp_path / "older"
+    shutil.copytree(tiny_model, older)
+    path = older / "modules.json"
+    modules = json.loads(path.read_text())
+    for module in modules:
+        module["type"] = "sentence_transformers.models." + module["type"].rpartition(".")[2]
+    path.write_text(json.dumps(modules))
+    with pytest.raises(UserError, match="differ in modules.json"):
+        check(older, tuned)
+    check(as_saved(older, tmp_path / "base"), tuned)
+    assert not same_weights(older, tuned)
 
 
 # --- the choice ---
