@@ -465,8 +465,7 @@ def test_the_plan_is_a_pure_function_of_the_configuration(arguments):
 def test_steps_read_only_steps_before_them(arguments):
     for recipe in choices("recipes"):
         seen = set()
-        # What a recipe mixes in lies under paths.data, which tests do without.
-        for step in pipeline.steps_of(compose([*arguments(recipe), "mix=none"])):
+        for step in pipeline.steps_of(compose(arguments(recipe))):
             assert set(step.inputs.values()) <= seen and step.name not in seen
             seen.add(step.name)
         assert {"data", "train", "export", "evaluate", "report"} <= seen
