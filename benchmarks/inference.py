@@ -74,7 +74,8 @@ def main() -> int:
     kept = json.loads(asked.out.read_text("utf-8")) if asked.out.is_file() else {}
     for part in asked.parts:
         print(part, flush=True)
-        kept |= {"machine": machine(), part: PARTS[part](asked)}
+        # Of a part, what other models were found to need stays.
+        kept |= {"machine": machine(), part: kept.get(part, {}) | PARTS[part](asked)}
         print(json.dumps(kept[part], ensure_ascii=False, indent=1), flush=True)
         asked.out.parent.mkdir(exist_ok=True)
         asked.out.write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", "utf-8")
