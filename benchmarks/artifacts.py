@@ -103,7 +103,7 @@ def main() -> int:
               "evaluate.general=null"]  # fmt: skip
     results = {}
     for name, words in KINDS.items():
-        if name.startswith(asked.only):
+        if name.startswith(asked.only) or (FOLDER / f"{name}.json").is_file():
             own = [f"model.path={with_dense(ROOT / '.cache/dense')}"] if name == "dense" else [
                 "model=starter"]  # fmt: skip
             found = run(name, [*words, *own, *common, *more], FOLDER)

@@ -17,8 +17,8 @@ Parts, each in processes of its own:
 - ``memory``: peak resident memory while encoding real texts at the default token budget.
 
 Models of the geometry of the m3e family have random weights, the starter its own. Bundles are made
-once, in ``--work``. Writes ``benchmarks/results/inference.json`` after each part; a machine that
-does nothing else, please.
+once, in ``--work``. Writes ``benchmarks/results/inference.json`` after each part, beside what the
+same machine showed for other parts and models; a machine that does nothing else, please.
 """
 
 import argparse
@@ -59,7 +59,7 @@ MANY = FIRST + (
 
 
 def main() -> int:
-    """Measure the parts asked for; keep the others' results."""
+    """Measure the parts asked for; keep the results of others on the same machine."""
     asked = parse()
     if asked.child:
         part, name, threads = asked.child
@@ -74,14 +74,20 @@ def main() -> int:
     kept = json.loads(asked.out.read_text("utf-8")) if asked.out.is_file() else {}
     for part in asked.parts:
         print(part, flush=True)
-        # Of a part, what other models were found to need stays.
-        kept |= {"machine": machine(), part: kept.get(part, {}) | PARTS[part](asked)}
+        kept = joined(kept, {"machine": machine(), part: PARTS[part](asked)})
         print(json.dumps(kept[part], ensure_ascii=False, indent=1), flush=True)
         asked.out.parent.mkdir(exist_ok=True)
         asked.out.write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", "utf-8")
     for name, value, limit, met in bars(kept):
         print(f"{'met   ' if met else 'MISSED'}  {name}: {value} (bar {limit})")
     return 0
+
+
+def joined(kept: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Put a part's new results beside those of other models and parts, if of the same machine."""
+    if kept.get("machine") != found["machine"]:
+        return found
+    return kept | {part: kept.get(part, {}) | values for part, values in found.items()}
 
 
 def parse() -> argparse.Namespace:

@@ -46,7 +46,7 @@ def run(name: str, overrides: Sequence[str], folder: Path) -> dict[str, Any] | N
         return None
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
     result = {
-        "command": "python train.py " + " ".join(overrides),
+        "command": " ".join(["python train.py", *map(_told, overrides)]),
         "seconds": round(time.monotonic() - start, 1),
         "peak_bytes": usage.ru_maxrss * 1024,
         **{key: report[key] for key in _KEPT if key in report},
@@ -54,6 +54,15 @@ def run(name: str, overrides: Sequence[str], folder: Path) -> dict[str, Any] | N
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def _told(word: str) -> str:
+    """An override as anybody could give it: no folder of this machine."""
+    key, _, value = word.partition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return word
+    return f"{key}={path.relative_to(ROOT) if path.is_relative_to(ROOT) else '<folder>'}"
 
 
 def table(

@@ -1,10 +1,12 @@
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks/gpu.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPT = BENCHMARKS / "gpu.py"
 
 
 def test_the_gpu_benchmark_runs_where_there_is_none(tmp_path):
@@ -23,3 +25,31 @@ def test_the_gpu_benchmark_runs_where_there_is_none(tmp_path):
     share = lora["flops_a_pair"] * lora["pairs_per_second"] / device["matmul_flops"]["fp32"]
     assert 0 < share < 1 and f"{share:.0%} |" in lines[-1]
     assert "lora-fp32, 50,000 pairs, an epoch:" in done.stdout
+
+
+def test_results_of_one_machine_stay_when_another_model_is_measured(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    joined = importlib.import_module("inference").joined
+    here = {"cpu": "one", "cpus": 2}
+    kept = {"machine": here, "cold": {"small": 1, "base": 2}, "gemm": {"any": 3}}
+    found = {"machine": here, "cold": {"base": 4, "large": 5}}
+    cold = {"small": 1, "base": 4, "large": 5}
+    assert joined(kept, found) == {"machine": here, "cold": cold, "gemm": {"any": 3}}
+    elsewhere = {"machine": {"cpu": "two", "cpus": 2}, "cold": {"small": 6}}
+    assert joined(kept, elsewhere) == elsewhere
+
+
+def test_a_kept_command_names_no_folder_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    runs = importlib.import_module("runs")
+
+    report = tmp_path / "runs" / f"{tmp_path.name}-one"
+    report.mkdir(parents=True)
+    (report / "report.json").write_text("{}", "utf-8")
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    made = subprocess.Popen
+    monkeypatch.setattr(runs.subprocess, "Popen", lambda _: made([sys.executable, "-c", ""]))
+    words = ["seed=1", "paths.data=/far/away", f"model.path={tmp_path}/.cache/dense"]
+    kept = runs.run("one", words, tmp_path)
+    told = "python train.py seed=1 paths.data=<folder> model.path=.cache/dense"
+    assert kept["command"] == told
