@@ -1,4 +1,4 @@
-import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -27,9 +27,17 @@ def test_the_gpu_benchmark_runs_where_there_is_none(tmp_path):
     assert "lora-fp32, 50,000 pairs, an epoch:" in done.stdout
 
 
+def benchmark(name, monkeypatch):
+    """A benchmark's module under a name of its own: `tests` has folders that are called alike."""
+    monkeypatch.syspath_prepend(BENCHMARKS)  # for what it imports
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_results_of_one_machine_stay_when_another_model_is_measured(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    joined = importlib.import_module("inference").joined
+    joined = benchmark("inference", monkeypatch).joined
     here = {"cpu": "one", "cpus": 2}
     kept = {"machine": here, "cold": {"small": 1, "base": 2}, "gemm": {"any": 3}}
     found = {"machine": here, "cold": {"base": 4, "large": 5}}
@@ -40,9 +48,7 @@ def test_results_of_one_machine_stay_when_another_model_is_measured(monkeypatch)
 
 
 def test_a_kept_command_names_no_folder_of_the_machine(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    runs = importlib.import_module("runs")
-
+    runs = benchmark("runs", monkeypatch)
     report = tmp_path / "runs" / f"{tmp_path.name}-one"
     report.mkdir(parents=True)
     (report / "report.json").write_text("{}", "utf-8")
