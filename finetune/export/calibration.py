@@ -42,7 +42,7 @@ def observe(fp32: Path, tensors: Iterable[str], feeds: Iterable[Feed]) -> dict[s
     Args:
         fp32: The graph.
         tensors: Names of tensors ``[..., k]`` inside it.
-        feeds: Batches to run.
+        feeds: Batches to run; some 50 texts (4,000 tokens) tell enough.
 
     Returns:
         What was seen over all batches, by tensor; nothing if there are no batches, or no tensors.
