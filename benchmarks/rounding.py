@@ -13,7 +13,7 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,12 @@ def exported(folder: Path) -> Path:
 
 def measured(bundle: Path, data: Path, counts: list[int]) -> list[dict[str, Any]]:
     """Parity on one domain, by number of texts."""
+    from finetune.config.compose import compose
     from finetune.data.beir import read_folder
     from finetune.export import draw
     from finetune.export.int8 import Form, quantize
     from finetune.export.parity import Comparison
-    from finetune.export.weights import prepare
+    from finetune.export.quantized import Quantizer
     from finetune.inference import OnnxEncoder
 
     dev = read_folder(data)
@@ -53,14 +54,14 @@ def measured(bundle: Path, data: Path, counts: list[int]) -> list[dict[str, Any]
     judged = chance.sample(documents, DOCUMENTS) + chance.sample(questions, QUESTIONS)
     encoder = OnnxEncoder.load(bundle, "fp32")
     comparison = Comparison(encoder, judged)
-    fp32, found = bundle / "fp32/model.onnx", []
+    settings = compose(["recipes=full"]).quantize
+    fp32, trial, found = bundle / "fp32/model.onnx", bundle / "trial.onnx", []
     for count in counts:
         start = time.perf_counter()
         texts = draw([*documents, *questions], count, 0, judged)
-        halves = (texts[::2], "query"), (texts[1::2], "passage")
-        feeds = [feed for half, name in halves for _, feed in encoder.batches(half, name)]
-        trial = bundle / "trial.onnx"
-        quantize(fp32, trial, prepare(fp32, feeds), Form.dynamic)
+        quantizer = Quantizer(fp32, encoder, texts, replace(settings, weight_texts=count),
+                              comparison, static=False, threads=None)  # fmt: skip
+        quantize(fp32, trial, quantizer.prepared, Form.dynamic)
         seconds = time.perf_counter() - start
         parity = asdict(comparison(encoder.running(trial)))
         found.append({"domain": data.name, "weight_texts": count, **parity,
