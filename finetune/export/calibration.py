@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from finetune.export.affine import Affine
 from finetune.inference.onnx import Feed
 
 
@@ -20,19 +21,30 @@ class Observed:
     Attributes:
         least: Of each channel, ``[k]``.
         most: Of each channel, ``[k]``.
+        mean: Of each channel, ``[k]``.
         gram: ``aᵀa``, ``[k, k]``.
         rows: How many rows of k there were.
     """
 
     least: NDArray[np.float32]
     most: NDArray[np.float32]
+    mean: NDArray[np.float64]
     gram: NDArray[np.float64]
     rows: int
 
     def __add__(self, other: "Observed") -> "Observed":
+        rows = self.rows + other.rows
         return Observed(
             np.minimum(self.least, other.least), np.maximum(self.most, other.most),
-            self.gram + other.gram, self.rows + other.rows,
+            (self.rows * self.mean + other.rows * other.mean) / rows, self.gram + other.gram, rows,
+        )  # fmt: skip
+
+    def shifted(self, shift: NDArray[np.floating]) -> "Observed":
+        """What ``a - shift`` held; `shift` is ``[k]``."""
+        crossed = np.outer(self.mean, shift)
+        gram = self.gram + self.rows * (np.outer(shift, shift) - crossed - crossed.T)
+        return Observed(
+            self.least - shift, self.most - shift, self.mean - shift, gram, self.rows
         )  # fmt: skip
 
 
@@ -55,57 +67,52 @@ def observe(fp32: Path, tensors: Iterable[str], feeds: Iterable[Feed]) -> dict[s
     for feed in feeds:
         found = iter(session.run([f"{name}/{what}" for name in names for what in _CHANNELS], feed))
         for name in names:
-            least, most, gram, shape = (next(found) for _ in _CHANNELS)
-            now = Observed(least, most, gram.astype(np.float64), int(shape[0]))
+            least, most, mean, gram, shape = (next(found) for _ in _CHANNELS)
+            now = Observed(least, most, mean.astype(np.float64), gram.astype(np.float64),
+                           int(shape[0]))  # fmt: skip
             seen[name] = seen[name] + now if name in seen else now
     return seen
 
 
-def ranges(
-    fp32: Path,
-    tensors: Sequence[str],
-    divisors: Mapping[str, NDArray[np.float32]],
-    feeds: Iterable[Feed],
-    percentile: float,
-) -> dict[str, tuple[float, float]]:
-    """Find the values between which tensors stay, a few tokens apart.
+def extremes(
+    fp32: Path, maps: Mapping[str, Affine], feeds: Iterable[Feed]
+) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Find each token's least and largest value of some tensors, as INT8 will see them.
 
-    A token's least and largest value are looked at, not each of its values: a range that leaves
-    out one value in ten thousand would cut into every second token of a wide layer.
+    A token's ends are looked at, not each of its values: a range that leaves out one value in ten
+    thousand would cut into every second token of a wide layer.
 
     Args:
         fp32: The graph.
-        tensors: Names of tensors ``[..., k]`` inside it.
-        divisors: By tensor, what its channels are divided by first; not every tensor has one.
+        maps: Names of tensors ``[..., k]`` inside it, and what is done to each first.
         feeds: Batches to run.
-        percentile: Of the tokens' largest (and least) values; 100 takes the extremes.
 
     Returns:
-        Least and largest value by tensor.
+        By tensor, least and largest value of each token, ``[tokens]`` twice; padding is left out.
+        Nothing if there are no batches, or no tensors.
     """
-    names = list(tensors)
-    nodes = [node for name in names for node in _tokens(name, divisors)]
+    feeds = list(feeds)
+    if not maps or not feeds:
+        return {}
+    nodes = [node for name, each in maps.items() for node in _tokens(name, each)]
     constants = {
-        f"{name}/factors": (1 / divisors[name]).astype(np.float32)
-        for name in names if name in divisors
+        constant: values for name, each in maps.items()
+        for constant, values in each.constants(name).items()
     }  # fmt: skip
     session = _session(fp32, nodes, constants)
-    seen: dict[str, list[NDArray[np.float32]]] = {f"{n}/{w}": [] for n in names for w in _ENDS}
+    seen: dict[str, list[NDArray[np.float32]]] = {f"{n}/{w}": [] for n in maps for w in _ENDS}
     for feed in feeds:
         real = feed["attention_mask"].ravel() > 0 if "attention_mask" in feed else None
         for name, found in zip(seen, session.run(list(seen), feed), strict=True):
             tokens = real is not None and len(real) == len(found)  # else one row a text
             seen[name].append(found[real] if tokens else found)
     return {
-        name: (
-            float(np.percentile(np.concatenate(seen[f"{name}/least"]), 100 - percentile)),
-            float(np.percentile(np.concatenate(seen[f"{name}/most"]), percentile)),
-        )
-        for name in names
+        name: (np.concatenate(seen[f"{name}/least"]), np.concatenate(seen[f"{name}/most"]))
+        for name in maps
     }
 
 
-_CHANNELS = ("least", "most", "gram", "shape")
+_CHANNELS = ("least", "most", "mean", "gram", "shape")
 _ENDS = ("least", "most")
 
 
@@ -116,19 +123,20 @@ def _channels(name: str) -> list[NodeProto]:
         helper.make_node("Flatten", [name], [rows], axis=-1),
         helper.make_node("ReduceMin", [rows], [f"{name}/least"], axes=[0], keepdims=0),
         helper.make_node("ReduceMax", [rows], [f"{name}/most"], axes=[0], keepdims=0),
+        helper.make_node("ReduceMean", [rows], [f"{name}/mean"], axes=[0], keepdims=0),
         helper.make_node("Transpose", [rows], [turned], perm=[1, 0]),
         helper.make_node("MatMul", [turned, rows], [f"{name}/gram"]),
         helper.make_node("Shape", [rows], [f"{name}/shape"]),
     ]
 
 
-def _tokens(name: str, divisors: Mapping[str, NDArray[np.float32]]) -> list[NodeProto]:
-    """``<name>/least`` and ``<name>/most`` of each row, after its channels were divided."""
-    divided, rows = f"{name}/divided", f"{name}/rows"
-    divide = [helper.make_node("Mul", [name, f"{name}/factors"], [divided])]
+def _tokens(name: str, affine: Affine) -> list[NodeProto]:
+    """``<name>/least`` and ``<name>/most`` of each row, after its map."""
+    nodes, source = affine.nodes(name)
+    rows = f"{name}/rows"
     return [
-        *(divide if name in divisors else []),
-        helper.make_node("Flatten", [divided if name in divisors else name], [rows], axis=-1),
+        *nodes,
+        helper.make_node("Flatten", [source], [rows], axis=-1),
         helper.make_node("ReduceMin", [rows], [f"{name}/least"], axes=[1], keepdims=0),
         helper.make_node("ReduceMax", [rows], [f"{name}/most"], axes=[1], keepdims=0),
     ]

@@ -30,6 +30,26 @@ def lookups(graph: onnx.GraphProto) -> list[NodeProto]:
     return [n for n in graph.node if n.op_type == "Gather" and n.input[0] in large]
 
 
+def biases(graph: onnx.GraphProto) -> dict[str, tuple[NodeProto, int]]:
+    """Return, by product, the addition of a constant vector that alone reads what it gives.
+
+    Products are called by `name_of`; beside the addition stands which of its inputs is the vector.
+    """
+    vectors = {each.name for each in graph.initializer if len(each.dims) == 1}
+    readers: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in set(node.input):
+            readers[name].append(node)
+    found = {}
+    for product in products(graph):
+        reading = readers[product.output[0]]
+        if len(reading) == 1 and reading[0].op_type == "Add":
+            for at, name in enumerate(reading[0].input):
+                if name in vectors:
+                    found[name_of(product)] = reading[0], at
+    return found
+
+
 def groups(graph: onnx.GraphProto) -> list[str]:
     """Return the tensors that INT8 is decided by: activations that products read, and tables.
 

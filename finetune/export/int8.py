@@ -4,11 +4,12 @@ What is quantised, and how (measured on CPUs with VNNI):
 
 - MatMuls whose right side is a constant matrix, that is the projections and the feed-forward
   layers, where nearly all of the time and of the weights is. Weights are int8, symmetric, one scale
-  a column; activations uint8, asymmetric, with one scale for all readers (`Form`).
+  a column; activations uint8, asymmetric, with one scale for all readers (`Form`), or one a token
+  where a few tokens stand out.
 - Rows of large embedding tables, int8 with one scale a row: a table is read a few rows at a time,
   so this costs no time and saves three quarters of what is the larger half of a small model.
-- Outliers among the channels of an activation are moved into the weight first (`smooth`), and
-  weights are rounded so that their errors cancel (`rounding`).
+- Channels of an activation are shifted to their middle and their outliers moved into the weight
+  first (`smooth`), and weights are rounded so that their errors cancel (`rounding`).
 
 Everything else stays fp32: Softmax, LayerNorm, Gelu, additions and the two products inside
 attention are a small part of the time and most of the error.
@@ -26,7 +27,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from finetune.export.graph import lookups, matrices, name_of, products
+from finetune.export.graph import biases, lookups, matrices, name_of, products
+from finetune.export.smooth import RowScale
 from finetune.export.weights import Prepared, Rounded
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class Int8Plan:
         embeddings: Tables whose rows are now int8.
         kept_fp32: MatMul, Gemm and Gather nodes with a constant weight that stayed.
         smoothed: Activations whose outliers were moved into the weights.
+        shifted: Activations whose channels were moved to their middle.
+        by_row: Activations whose tokens have a scale each.
         activation_quantizers: Nodes that quantise an activation; fewer than `matmuls`, because
             query, key and value share one.
     """
@@ -66,6 +70,8 @@ class Int8Plan:
     embeddings: tuple[QuantizedNode, ...]
     kept_fp32: tuple[str, ...]
     smoothed: tuple[str, ...]
+    shifted: tuple[str, ...]
+    by_row: tuple[str, ...]
     activation_quantizers: int
 
 
@@ -107,6 +113,7 @@ class _Rewrite:
         self.matrices = matrices(graph)
         self.products = {name_of(n) for n in products(graph) if n.input[0] not in keep}
         self.lookups = {name_of(n) for n in lookups(graph) if n.input[0] not in keep}
+        self.biases = biases(graph)
         self.added: set[str] = set()
         # Of each activation, the names of its uint8 form, scale and zero point.
         self.activations: dict[str, tuple[str, str, str]] = {}
@@ -132,11 +139,14 @@ class _Rewrite:
         del self.graph.node[:]
         self.graph.node.extend(nodes)
         self._drop_unused()
+        maps = self.prepared.maps
         return Int8Plan(
             matmuls=tuple(matmuls),
             embeddings=tuple(embeddings),
             kept_fp32=tuple(kept),
-            smoothed=tuple(name for name in self.prepared.divisors if name in self.activations),
+            smoothed=tuple(name for name in self.activations if maps[name].divisor is not None),
+            shifted=tuple(name for name in self.activations if maps[name].shift is not None),
+            by_row=tuple(name for name in self.activations if self._row_scale(name)),
             activation_quantizers=len(self.activations),
         )
 
@@ -151,8 +161,23 @@ class _Rewrite:
         activation, weight = node.input
         nodes = self._quantize_activation(activation)
         a, w = self.activations[activation], self._constant(weight, self.prepared.weights[weight])
-        product = _dynamic_product if self.form is Form.dynamic else _static_product
+        self._make_up(node)
+        product = _static_product
+        if self.form is Form.dynamic:
+            product = _row_product if self._row_scale(activation) else _dynamic_product
         return [*nodes, *product(name_of(node), a, w, node.output[0])]
+
+    def _make_up(self, product: NodeProto) -> None:
+        """Add to a product's bias what its activation's shift took."""
+        name = name_of(product)
+        if name in self.prepared.added:
+            addition, at = self.biases[name]
+            bias = next(each for each in self.graph.initializer if each.name == addition.input[at])
+            self._add(f"{name}/bias", numpy_helper.to_array(bias) + self.prepared.added[name])
+            addition.input[at] = f"{name}/bias"
+
+    def _row_scale(self, activation: str) -> RowScale | None:
+        return self.prepared.rows.get(activation) if self.form is Form.dynamic else None
 
     def _embedding(self, node: NodeProto) -> list[NodeProto]:
         """``table[ids]`` -> ``float(int8 table[ids]) * scales[ids]``."""
@@ -174,11 +199,12 @@ class _Rewrite:
             return []
         uint8, scale, zero = f"{name}/uint8", f"{name}/uint8/scale", f"{name}/uint8/zero"
         self.activations[name] = uint8, scale, zero
-        nodes, source = [], name
-        if name in self.prepared.divisors:
-            source = f"{name}/smooth"
-            self._add(f"{name}/factors", 1 / self.prepared.divisors[name])
-            nodes = [helper.make_node("Mul", [name, f"{name}/factors"], [source], source)]
+        affine = self.prepared.maps[name]
+        nodes, source = affine.nodes(name)
+        for constant, values in affine.constants(name).items():
+            self._add(constant, values)
+        if rows := self._row_scale(name):
+            return [*nodes, *self._quantize_rows(name, source, rows)]
         if self.form is Form.dynamic:
             kind, inputs, outputs = "DynamicQuantizeLinear", [source], [uint8, scale, zero]
         else:
@@ -187,6 +213,23 @@ class _Rewrite:
             self._add(zero, middle)
             kind, inputs, outputs = "QuantizeLinear", [source, scale, zero], [uint8]
         return [*nodes, helper.make_node(kind, inputs, outputs, f"{name}/quantize")]
+
+    def _quantize_rows(self, name: str, source: str, rows: RowScale) -> list[NodeProto]:
+        """Return the nodes that round each row of a tensor by its own scale."""
+        uint8, scale, zero = self.activations[name]
+        constants = {"share": 1 / (255 - rows.zero), "floor": rows.floor, "one": 1}
+        for constant, value in constants.items():
+            self._add(f"{name}/{constant}", np.array(value, np.float32))
+        self._add(zero, np.array(rows.zero, np.uint8))
+        most, step, divided = f"{name}/most", f"{name}/step", f"{name}/divided"
+        return [
+            helper.make_node("ReduceMax", [source], [most], most, axes=[-1]),
+            helper.make_node("Mul", [most, f"{name}/share"], [step], step),
+            helper.make_node("Max", [step, f"{name}/floor"], [scale], scale),
+            helper.make_node("Div", [source, scale], [divided], divided),
+            helper.make_node("QuantizeLinear", [divided, f"{name}/one", zero], [uint8],
+                             f"{name}/quantize"),
+        ]  # fmt: skip
 
     def _constant(self, name: str, rounded: Rounded) -> tuple[str, str]:
         """Add an int8 matrix and its scales; return their names."""
@@ -229,6 +272,18 @@ def _dynamic_product(
         _to_float(f"{name}/int32", f"{name}/float"),
         helper.make_node("Mul", [a[1], w[1]], [f"{name}/scale"], f"{name}/scale"),
         helper.make_node("Mul", [f"{name}/float", f"{name}/scale"], [output], f"{name}/rescale"),
+    ]
+
+
+def _row_product(
+    name: str, a: tuple[str, str, str], w: tuple[str, str], output: str
+) -> list[NodeProto]:
+    columns = f"{name}/columns"
+    return [
+        helper.make_node("MatMulInteger", [a[0], w[0], a[2]], [f"{name}/int32"], name),
+        _to_float(f"{name}/int32", f"{name}/float"),
+        helper.make_node("Mul", [f"{name}/float", w[1]], [columns], columns),
+        helper.make_node("Mul", [columns, a[1]], [output], f"{name}/rescale"),
     ]
 
 

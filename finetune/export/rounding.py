@@ -3,7 +3,8 @@
 Rounding each weight to the nearest step is best for the weight, not for ``a @ w``: activations are
 correlated, so what one row loses the rows after it can make up. GPTQ (Frantar et al. 2023,
 arXiv:2210.17323) rounds row after row and spreads each row's error over the rows still to come, by
-the inverse of ``H = aᵀa``, gathered on some texts. Nothing changes at run time.
+the inverse of ``H = aᵀa``, gathered on some texts. Rows of large activations come first, while
+there are many left to make up for them. Nothing changes at run time.
 """
 
 import numpy as np
@@ -26,8 +27,9 @@ def round_columns(
     """
     largest = np.abs(weight).max(axis=0)
     scale = np.where(largest > 0, largest / 127, 1)
-    spread = _spread(gram)
-    rest = weight.astype(np.float64)
+    order = np.argsort(-np.diag(gram), kind="stable")
+    spread = _spread(gram[np.ix_(order, order)])
+    rest = weight[order].astype(np.float64)
     rounded = np.empty(weight.shape, np.int8)
     for start in range(0, len(rest), _BLOCK):
         end = min(start + _BLOCK, len(rest))
@@ -37,7 +39,7 @@ def round_columns(
             errors[row - start] = (rest[row] - rounded[row] * scale) / spread[row, row]
             rest[row + 1 : end] -= np.outer(spread[row, row + 1 : end], errors[row - start])
         rest[end:] -= spread[start:end, end:].T @ errors
-    return rounded, scale.astype(np.float32)
+    return rounded[np.argsort(order)], scale.astype(np.float32)
 
 
 def _spread(gram: NDArray[np.float64]) -> NDArray[np.float64]:

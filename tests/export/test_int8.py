@@ -150,6 +150,62 @@ def test_smoothing_helps_where_a_channel_stands_out(tmp_path):
     assert errors[1] < errors[0] / 2
 
 
+@pytest.fixture
+def leaning(tmp_path):
+    """`y = x @ w + b` with channels of x on either side, far from zero."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((64, 32)).astype(np.float32), "b": rng.normal(size=32)}
+    weights["b"] = weights["b"].astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["product"]),
+        helper.make_node("Add", ["b", "product"], ["y"]),
+    ]
+    x = rng.standard_normal((200, 64)) + np.where(np.arange(64) % 2, 9, -9)
+    return network(tmp_path, weights, nodes, 64), x.astype(np.float32), weights
+
+
+@pytest.mark.parametrize("form", Form)
+def test_the_bias_makes_up_for_a_shift(leaning, form):
+    file, x, weights = leaning
+    exact = x @ weights["w"] + weights["b"]
+    out = file.with_name("int8.onnx")
+    plan = quantize(file, out, prepare(file, [{"x": x}], [{"x": x}]), form)
+    assert plan.shifted == ("x",)
+    error = np.abs(run(out, x) - exact).mean()
+    plain = quantize(file, out, prepare(file, (), [{"x": x}]), form)
+    assert plain.shifted == ()
+    assert error < np.abs(run(out, x) - exact).mean() / 2
+    assert [node.op_type for node in onnx.load(out).graph.node].count("Add") == 1
+
+
+def test_nothing_is_shifted_that_stays_in_fp32(leaning):
+    file, x, weights = leaning
+    out = file.with_name("int8.onnx")
+    plan = quantize(file, out, prepare(file, [{"x": x}]), Form.dynamic, ["x"])
+    assert plan.shifted == () and plan.kept_fp32
+    np.testing.assert_allclose(run(out, x), x @ weights["w"] + weights["b"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_token_that_stands_out_costs_the_others_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 32)).astype(np.float32)
+    x = np.maximum(rng.standard_normal((3, 40, 64)), -0.2).astype(np.float32)
+    x[:, 0] = np.maximum(100 * x[:, 0], -0.2)  # the first token of three texts
+    nodes = [
+        helper.make_node("Identity", ["x"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    file = network(tmp_path, {"w": weight}, nodes, 64)
+    x = x.reshape(120, 64)
+    errors = []
+    for feeds in ([{"x": x}], ()):
+        out = tmp_path / "int8.onnx"
+        plan = quantize(file, out, prepare(file, feeds), Form.dynamic)
+        assert plan.by_row == (("h",) if feeds else ())
+        errors.append(np.abs(run(out, x) - x @ weight)[1:40].mean())
+    assert errors[0] < errors[1] / 20
+
+
 def test_a_weight_that_serves_two_activations_is_not_smoothed(tmp_path):
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((64, 64)).astype(np.float32)

@@ -3,14 +3,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from finetune.export.calibration import Observed, observe, ranges
-from finetune.export.smooth import expected_error, smoothing
+from finetune.export.affine import Affine
+from finetune.export.calibration import Observed, extremes, observe
+from finetune.export.smooth import RowScale, affine, expected_error, row_scale, smoothing
 from finetune.export.weights import quantize_columns
 
 
 def seen(activations):
     a = np.asarray(activations, np.float32)
-    return Observed(a.min(axis=0), a.max(axis=0), (a.T @ a).astype(np.float64), len(a))
+    a64 = a.astype(np.float64)
+    return Observed(a.min(axis=0), a.max(axis=0), a64.mean(axis=0), a64.T @ a64, len(a))
 
 
 def test_the_expected_error_worked_by_hand():
@@ -57,6 +59,43 @@ def test_an_outlier_is_divided_and_nothing_is_made_larger():
     assert smooth < plain / 4
 
 
+def test_what_a_shift_leaves_is_what_would_have_been_seen():
+    a = np.random.default_rng(0).normal(2, 1, (50, 6)).astype(np.float32)
+    shift = np.linspace(-1, 3, 6).astype(np.float32)
+    moved, expected = seen(a).shifted(shift), seen(a - shift)
+    for name in ("least", "most", "mean", "gram"):
+        np.testing.assert_allclose(getattr(moved, name), getattr(expected, name), rtol=1e-5)
+    both = seen(a[:20]) + seen(a[20:])
+    np.testing.assert_allclose(both.mean, seen(a).mean)
+
+
+def test_channels_on_one_side_are_shifted_to_their_middle():
+    rng = np.random.default_rng(0)
+    sides = np.where(np.arange(64) % 2, 8, -8)
+    a = rng.uniform(-1, 1, (200, 64)) + sides
+    weight = rng.standard_normal((64, 8)).astype(np.float32)
+    found = affine(seen(a), weight, biased=True)
+    np.testing.assert_allclose(found.shift, sides, atol=0.1)
+    assert affine(seen(a), weight, biased=False).shift is None
+
+
+def test_values_that_are_mostly_zero_are_not_shifted():
+    rng = np.random.default_rng(0)
+    a = np.maximum(rng.standard_normal((200, 64)) - 1, 0)
+    weight = rng.standard_normal((64, 8)).astype(np.float32)
+    assert affine(seen(a), weight, biased=True).shift is None
+
+
+def test_rows_of_which_few_stand_out_have_scales_of_their_own():
+    # Nine rows reach from -.2 to .8, one to 9.8: the mean range is 1.9, of which .2 lies below 0.
+    least, most = np.full(10, -0.2, "f4"), np.array([0.8] * 9 + [9.8], "f4")
+    assert row_scale(least, most) == RowScale(27, pytest.approx(0.2 / 27))
+    assert row_scale(least, np.full(10, 0.8, "f4")) is None  # none stands out
+    assert row_scale(-most, -least) is None  # the other way round: nothing bounds them
+    assert row_scale(np.zeros(10, "f4"), most).zero == 0
+    assert row_scale(np.zeros(3, "f4"), np.zeros(3, "f4")) is None
+
+
 @pytest.fixture
 def doubling(tmp_path):
     """`hidden = table[input_ids]`, `out = hidden * 2`."""
@@ -85,28 +124,34 @@ def test_ends_and_products_are_of_all_batches(doubling):
     assert found["hidden"].gram.tolist() == [[10, -11], [-11, 29]]
 
 
-def test_ranges_are_of_tokens(doubling):
+def ends(file, feeds, affine=None):
+    least, most = extremes(file, {"hidden": affine or Affine()}, feeds)["hidden"]
+    return least.tolist(), most.tolist()
+
+
+def test_extremes_are_of_tokens(doubling):
     feeds = [{"input_ids": np.array([[1, 2, 0], [2, 0, 0]])}]
-    assert ranges(doubling, ["hidden"], {}, feeds, 100) == {"hidden": (-5, 2)}
-    divided = {"hidden": np.array([1, 5], np.float32)}
-    assert ranges(doubling, ["hidden"], divided, feeds, 100) == {"hidden": (-3, 1)}
-    # Largest values of the six tokens: 1, 2, 0, 2, 0, 0; their median is .5, of the least -1.5.
-    assert ranges(doubling, ["hidden"], {}, feeds, 50) == {"hidden": (-1.5, 0.5)}
+    assert ends(doubling, feeds) == ([-5, -3, 0, -3, 0, 0], [1, 2, 0, 2, 0, 0])
+    divided = Affine(None, np.array([1, 5], np.float32))
+    found = ends(doubling, feeds[:1], divided)
+    assert found[0] == pytest.approx([-1, -3, 0, -3, 0, 0])
+    assert found[1] == pytest.approx([1, 0.4, 0, 0.4, 0, 0])
+    shifted = Affine(np.array([0, -5], np.float32), np.array([1, 5], np.float32))
+    assert ends(doubling, feeds[:1], shifted)[1] == pytest.approx([1, 1.4, 1, 1.4, 1, 1])
 
 
-def test_ranges_leave_out_padding(doubling):
+def test_extremes_leave_out_padding(doubling):
     model = onnx.load(doubling)
     mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["b", "s"])
     model.graph.input.append(mask)
     onnx.save(model, doubling)
     feed = {"input_ids": np.array([[1, 2], [1, 2]]), "attention_mask": np.array([[1, 1], [1, 0]])}
-    assert ranges(doubling, ["hidden"], {}, [feed], 100) == {"hidden": (-5, 2)}
-    feed["attention_mask"][0, 0] = feed["attention_mask"][1, 0] = 0
-    assert ranges(doubling, ["hidden"], {}, [feed], 100) == {"hidden": (-3, 2)}
+    assert ends(doubling, [feed]) == ([-5, -3, -5], [1, 2, 1])
 
 
 def test_no_batches_no_maxima(doubling):
     assert observe(doubling, ["hidden"], []) == {}
+    assert extremes(doubling, {"hidden": Affine()}, []) == {}
 
 
 def test_no_tensors_no_maxima(doubling):

@@ -1,0 +1,43 @@
+"""What is done to each channel of an activation before it is rounded."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, helper
+
+
+@dataclass(frozen=True)
+class Affine:
+    """The map ``(a - shift) / divisor`` of an activation ``[..., k]``.
+
+    The weight that reads it makes up for the divisor, the bias behind it for the shift.
+
+    Attributes:
+        shift: ``[k]``; None for 0.
+        divisor: ``[k]``; None for 1.
+    """
+
+    shift: NDArray[np.float32] | None = None
+    divisor: NDArray[np.float32] | None = None
+
+    def nodes(self, name: str) -> tuple[list[NodeProto], str]:
+        """Return the nodes that apply it to a tensor, and the name of what they give."""
+        nodes, source = [], name
+        for kind, constant in zip(("Sub", "Mul"), self._names(name), strict=True):
+            if constant in self.constants(name):
+                target = f"{source}/{kind.lower()}"
+                nodes.append(helper.make_node(kind, [source, constant], [target], target))
+                source = target
+        return nodes, source
+
+    def constants(self, name: str) -> dict[str, NDArray[np.float32]]:
+        """Return what those nodes read beside the tensor, by name."""
+        shift, factors = self._names(name)
+        found = {} if self.shift is None else {shift: self.shift}
+        if self.divisor is not None:
+            found[factors] = (1 / self.divisor).astype(np.float32)
+        return found
+
+    def _names(self, name: str) -> tuple[str, str]:
+        return f"{name}/shift", f"{name}/factors"
