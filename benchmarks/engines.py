@@ -81,7 +81,7 @@ def _starter(folder: Path, data: Path) -> None:
 
 
 def adapted(fp32: Path, prepared: "Prepared") -> "Prepared":
-    """Every activation shifted and smoothed by next to nothing, a scale a token wherever it may be."""
+    """Every activation shifted and smoothed by next to nothing, a scale a token where it may be."""
     import onnx
 
     from finetune.export.affine import Affine
