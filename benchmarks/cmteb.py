@@ -31,7 +31,8 @@ from finetune.commands.scoring import read
 from finetune.evaluation import cmteb
 from finetune.evaluation.artifacts import score
 from finetune.inference import OnnxEncoder
-from finetune.records import AnySet, EvaluationSet, RerankingSet, ScoredSet, write_json
+from finetune.records import write_json
+from finetune.sets import AnySet, EvaluationSet, RerankingSet, ScoredSet
 
 BASE = "intfloat/multilingual-e5-small"
 PAIRS = {"ATEC": ("atec", "test"), "BQ": ("bq", "test"), "LCQMC": ("lcqmc", "test"),

@@ -35,8 +35,8 @@ from runs import RESULTS, ROOT, run
 from finetune.commands import scoring
 from finetune.data.beir import read_folder
 from finetune.evaluation.artifacts import Outcome, lexical, read_outcome
-from finetune.records import AnySet, EvaluationSet, write_set
 from finetune.report.scores import measure
+from finetune.sets import AnySet, EvaluationSet, write_set
 from finetune.starter import build_starter
 
 FOLDER = RESULTS / "domains"

@@ -35,7 +35,8 @@ from finetune.config import Config  # noqa: E402
 from finetune.config.choices import Precision  # noqa: E402
 from finetune.config.compose import compose  # noqa: E402
 from finetune.machine import hardware  # noqa: E402
-from finetune.records import EvaluationSet, Pair, read_jsonl  # noqa: E402
+from finetune.records import Pair, read_jsonl  # noqa: E402
+from finetune.sets import EvaluationSet  # noqa: E402
 from finetune.training import losses  # noqa: E402
 from finetune.training import train as training  # noqa: E402
 

@@ -26,7 +26,8 @@ from finetune.evaluation.sts import similarities
 from finetune.evaluation.thresholds import Matches, calibrate, quality
 from finetune.inference import OnnxEncoder
 from finetune.progress import bar
-from finetune.records import ScoredSet, write_json
+from finetune.records import write_json
+from finetune.sets import ScoredSet
 
 SETS = ("afqmc", "atec", "bq", "lcqmc", "pawsx_zh", "oppo_xiaobu")
 TRIALS = 200

@@ -13,7 +13,8 @@ from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.evaluation.artifacts import score
 from finetune.inference import OnnxEncoder
-from finetune.records import Scored, ScoredSet
+from finetune.records import Scored
+from finetune.sets import ScoredSet
 
 pytest.importorskip("mteb")  # of the extra `cmteb`
 

@@ -17,7 +17,8 @@ from finetune import pipeline
 from finetune.config.choices import Precision
 from finetune.config.compose import compose
 from finetune.data.beir import read_sts
-from finetune.records import Scored, half, read_dicts
+from finetune.records import Scored, read_dicts
+from finetune.sets import half
 from finetune.stage import plan
 from finetune.training import train as training
 

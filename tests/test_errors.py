@@ -20,7 +20,7 @@ from finetune.data.load import read_pairs
 from finetune.data.prepare import prepare
 from finetune.errors import UserError
 from finetune.model import build_base
-from finetune.records import half
+from finetune.sets import half
 
 DOCS = (Path(__file__).parents[1] / "docs/errors.md").read_text(encoding="utf-8")
 GOOD = b'{"query": "\xe9\x97\xae", "positive": "\xe7\xad\x94"}\n'

@@ -17,7 +17,7 @@ from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.evaluation import retrieval
 from finetune.inference import BundleInfo, OnnxEncoder, shortened
-from finetune.records import read_set
+from finetune.sets import read_set
 
 DIMS = ("", "@16", "@4")
 EXPORTED = ("tuned", "onnx-fp32", "onnx-int8-dynamic")

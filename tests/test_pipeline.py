@@ -24,7 +24,8 @@ from finetune.data.card import Task, read_card
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder
 from finetune.model import TorchEncoder, inner, load
-from finetune.records import half, read_dicts
+from finetune.records import read_dicts
+from finetune.sets import half
 from finetune.stage import hash_path, plan
 
 RECIPES = ("contrastive", "full")

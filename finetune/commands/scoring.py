@@ -21,8 +21,9 @@ from finetune.inference import BundleInfo, Encoder, OnnxEncoder
 from finetune.inference.bundle import is_bundle
 from finetune.inference.script import converted, read_script
 from finetune.progress import bar
-from finetune.records import AnySet, EvaluationSet, RerankingSet, Score, write_json
+from finetune.records import Score, write_json
 from finetune.report.scores import measure
+from finetune.sets import AnySet, EvaluationSet, RerankingSet
 
 _SAMPLES = 2_000
 _WINDOW = 512  # tokens; what most models of the family read

@@ -34,8 +34,9 @@ from finetune.config import Config
 from finetune.config.choices import Kind
 from finetune.config.compose import GROUPS, compose
 from finetune.errors import UserError
-from finetune.records import EvaluationSet, ScoredSet, read_json, write_json
+from finetune.records import read_json, write_json
 from finetune.report.facts import METRIC_NAMES
+from finetune.sets import EvaluationSet, ScoredSet
 from finetune.stage import Planned, own_folder, plan
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from finetune.data import leaks
 from finetune.data.folding import folded
 from finetune.data.typos import Change
 from finetune.progress import bar
-from finetune.records import AnyRow, AnySet, Dropped, Mined, Pair, Scored, normalised
+from finetune.records import AnyRow, Dropped, Mined, Pair, Scored, normalised
+from finetune.sets import AnySet
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from finetune.data.clean import BadRow
 from finetune.data.lines import empty, ending, existing, names, objects, reason, text_lines
 from finetune.data.problems import Problems, listed, meant, printable, shown, type_name
 from finetune.errors import UserError
-from finetune.records import EvaluationSet, Scored, ScoredSet
+from finetune.records import Scored
+from finetune.sets import EvaluationSet, ScoredSet
 
 log = logging.getLogger(__name__)
 

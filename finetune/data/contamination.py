@@ -9,7 +9,7 @@ from finetune.data.findings import Example, Finding, short
 from finetune.data.folding import folded
 from finetune.data.lines import objects
 from finetune.data.problems import Problems
-from finetune.records import AnySet
+from finetune.sets import AnySet
 
 _FILES = ("train", "queries", "test", "dev")
 _FIELDS = ("query", "text", "sentence1", "sentence2")

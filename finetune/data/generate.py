@@ -23,10 +23,10 @@ from finetune.records import (
     read_dicts,
     read_json,
     read_jsonl,
-    read_set,
     write_json,
     write_jsonl,
 )
+from finetune.sets import read_set
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from finetune.config.choices import Leak
 from finetune.data import near
 from finetune.data.folding import folded
 from finetune.data.loaded import sides
-from finetune.records import AnySet, EvaluationSet, Pair, Scored
+from finetune.records import Pair, Scored
+from finetune.sets import AnySet, EvaluationSet
 
 LEAK = "leak: query is an evaluation query"
 NEAR_LEAK = "leak: query is nearly an evaluation query"

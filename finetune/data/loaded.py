@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from finetune.records import AnySet, Dropped, Pair, Scored
+from finetune.records import Dropped, Pair, Scored
+from finetune.sets import AnySet
 
 
 def sides(row: Pair | Scored) -> tuple[str, str]:

@@ -11,7 +11,8 @@ from finetune.data.loaded import Loaded
 from finetune.data.prepare import inspect, summarise, tell_found
 from finetune.data.problems import Problems
 from finetune.errors import UserError
-from finetune.records import AnySet, read_set, write_json, write_jsonl
+from finetune.records import write_json, write_jsonl
+from finetune.sets import AnySet, read_set
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from finetune.config.choices import Kind
 from finetune.data import beir, clean, reranking
 from finetune.errors import UserError
-from finetune.records import AnySet, Question, ScoredSet, half
+from finetune.records import Question
+from finetune.sets import AnySet, ScoredSet, half
 
 log = logging.getLogger(__name__)
 

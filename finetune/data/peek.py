@@ -16,7 +16,8 @@ from finetune.data.lines import existing, objects
 from finetune.data.problems import Problems
 from finetune.data.tables import open_table
 from finetune.errors import UserError
-from finetune.records import EvaluationSet, Pair, half, read_dicts, read_json
+from finetune.records import Pair, read_dicts, read_json
+from finetune.sets import EvaluationSet, half
 
 _SAMPLE = 256
 # A larger file takes longer to read than an estimate is worth.

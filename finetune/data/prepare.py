@@ -17,17 +17,8 @@ from finetune.data.load import load_pairs
 from finetune.data.loaded import Loaded
 from finetune.errors import UserError, nearest
 from finetune.progress import bar
-from finetune.records import (
-    AnySet,
-    Dropped,
-    EvaluationSet,
-    Pair,
-    Scored,
-    normalised,
-    write_json,
-    write_jsonl,
-    write_set,
-)
+from finetune.records import Dropped, Pair, Scored, normalised, write_json, write_jsonl
+from finetune.sets import AnySet, EvaluationSet, write_set
 
 log = logging.getLogger(__name__)
 

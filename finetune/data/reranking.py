@@ -9,7 +9,7 @@ from finetune.data import beir, clean
 from finetune.data.clean import BadRow
 from finetune.data.lines import empty, existing, objects
 from finetune.data.problems import Problems, listed, meant, printable, shown, type_name
-from finetune.records import RerankingSet
+from finetune.sets import RerankingSet
 
 _SIDES = ("positive", "negative")
 

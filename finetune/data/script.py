@@ -17,8 +17,9 @@ from finetune.data.clean import comparable
 from finetune.data.folding import one_script_only
 from finetune.data.terms import around, read_dictionary, swapped
 from finetune.inference.script import Convert, converter
-from finetune.records import AnyRow, AnySet, EvaluationSet, Pair, Scored, ScoredSet
+from finetune.records import AnyRow, Pair, Scored
 from finetune.script import BACK, BOTH, KEEP, OpenCC, is_mixed, share
+from finetune.sets import AnySet, EvaluationSet, ScoredSet
 
 Row = TypeVar("Row", bound=AnyRow)
 

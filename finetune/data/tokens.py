@@ -17,8 +17,9 @@ from tokenizers import Tokenizer
 from finetune.data.findings import Finding
 from finetune.inference.bundle import TOKENIZER_FILE
 from finetune.inference.script import converter
-from finetune.records import AnySet, read_dicts, read_json
+from finetune.records import read_dicts, read_json
 from finetune.script import BACK
+from finetune.sets import AnySet
 
 SCRIPTS = {"simplified": "t2s", "traditional": "s2tw"}
 _SAMPLE = 2_000  # texts of each set whose tokens are counted

@@ -12,7 +12,8 @@ from finetune.evaluation import bm25, reranking, retrieval, sts
 from finetune.evaluation.retrieval import Ranking
 from finetune.inference import Encoder
 from finetune.progress import bar
-from finetune.records import AnySet, EvaluationSet, RerankingSet, ScoredSet, read_dicts, write_jsonl
+from finetune.records import read_dicts, write_jsonl
+from finetune.sets import AnySet, EvaluationSet, RerankingSet, ScoredSet
 
 _TOP = 10  # documents kept a query, for reading failures
 # What an outcome tells of a query or pair beside its metrics: key of its line, field.

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from finetune.errors import UserError
 from finetune.evaluation.retrieval import DEPTH, Ranking, ranking
-from finetune.records import EvaluationSet, RerankingSet, normalised
+from finetune.records import normalised
+from finetune.sets import EvaluationSet, RerankingSet
 
 
 def rank(evaluation_set: EvaluationSet, depth: int = DEPTH) -> Ranking:

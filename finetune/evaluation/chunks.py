@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from finetune.evaluation.retrieval import DEPTH, Ranking, ranking
 from finetune.inference import Encoder
-from finetune.records import EvaluationSet
+from finetune.sets import EvaluationSet
 
 SIZE = 400  # characters: 512 tokens hold them in Chinese and in English
 OVERLAP = 50

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from finetune.evaluation import bm25
-from finetune.records import EvaluationSet, ScoredSet
+from finetune.sets import EvaluationSet, ScoredSet
 
 _FEWEST_TEXTS = 300
 _DEPTH = 10

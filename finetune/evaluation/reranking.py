@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from finetune.evaluation.retrieval import Ranking
 from finetune.inference import Encoder
-from finetune.records import RerankingSet
+from finetune.sets import RerankingSet
 
 METRICS = ("map", "mrr@10")
 

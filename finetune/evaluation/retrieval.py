@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.inference import Encoder, top_k
-from finetune.records import EvaluationSet
+from finetune.sets import EvaluationSet
 
 METRICS = ("ndcg@10", "mrr@10", "recall@100")
 DEPTH = 100

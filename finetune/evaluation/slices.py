@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from finetune.inference.script import converter
-from finetune.records import AnySet, EvaluationSet
+from finetune.sets import AnySet, EvaluationSet
 
 FEWEST = 20  # questions in a slice; below, an interval is too wide to say anything
 

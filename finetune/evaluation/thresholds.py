@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome
-from finetune.records import AnySet, ScoredSet
+from finetune.sets import AnySet, ScoredSet
 
 Values = NDArray[np.float64]
 

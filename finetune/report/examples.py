@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome
-from finetune.records import AnySet, EvaluationSet, ScoredSet
 from finetune.report.facts import METRIC_NAMES
 from finetune.report.scores import Values, paired
 from finetune.report.words import Said
+from finetune.sets import AnySet, EvaluationSet, ScoredSet
 
 _GOLDS = 3  # answers of a query that an example shows
 

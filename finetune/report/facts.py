@@ -9,8 +9,8 @@ from finetune.config import Distill, Evaluate, Model
 from finetune.config.choices import Lang
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
-from finetune.records import AnySet, EvaluationSet, RerankingSet, ScoredSet
 from finetune.script import KEEP
+from finetune.sets import AnySet, EvaluationSet, RerankingSet, ScoredSet
 
 # The metrics that decide: of retrieval sets, of scored sets, of reranking sets.
 MAIN = (EvaluationSet.main, ScoredSet.main, RerankingSet.main)

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from finetune.evaluation.artifacts import Outcome
 from finetune.evaluation.thresholds import Matches, calibrate, matches_of
-from finetune.records import AnySet, EvaluationSet
 from finetune.report.examples import Example
 from finetune.report.facts import METRIC_NAMES, Facts, Outcomes, read_folder
 from finetune.report.words import Said
+from finetune.sets import AnySet, EvaluationSet
 
 _BINS = 40
 

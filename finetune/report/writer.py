@@ -9,7 +9,7 @@ from typing import Any
 from finetune.config import Distill, to_dict
 from finetune.evaluation.slices import slices
 from finetune.evaluation.statistics import smallest_difference
-from finetune.records import EvaluationSet, Score, digest, write_json
+from finetune.records import Score, write_json
 from finetune.report import card, exports, page, scripts
 from finetune.report.drawn import Plots, plotted
 from finetune.report.examples import Example, changed
@@ -28,6 +28,7 @@ from finetune.report.similarity import calibrated, false_neighbours, similarity
 from finetune.report.verdict import verdict
 from finetune.report.words import Said
 from finetune.script import KEEP
+from finetune.sets import EvaluationSet, digest
 
 
 def build(facts: Facts, out: Path) -> dict[str, Any]:

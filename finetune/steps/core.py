@@ -14,22 +14,9 @@ import numpy as np
 
 from finetune import disk
 from finetune.machine.processes import everywhere
-from finetune.records import (
-    AnyRow,
-    AnySet,
-    EvaluationSet,
-    Mined,
-    Pair,
-    Scored,
-    ScoredSet,
-    only_set,
-    read_dicts,
-    read_known,
-    read_set,
-    write_json,
-    write_set,
-)
+from finetune.records import AnyRow, Mined, Pair, Scored, read_dicts, read_known, write_json
 from finetune.script import KEEP
+from finetune.sets import AnySet, EvaluationSet, ScoredSet, only_set, read_set, write_set
 from finetune.steps import encoders
 
 Settings = Mapping[str, Any]

@@ -15,8 +15,9 @@ from typing import Any, cast
 from finetune.config import Config
 from finetune.config.choices import Precision, Source
 from finetune.errors import UserError
-from finetune.records import EvaluationSet, half, only_set, write_json, write_set
+from finetune.records import write_json
 from finetune.script import KEEP
+from finetune.sets import EvaluationSet, half, only_set, write_set
 from finetune.stage import Step
 from finetune.steps import core as steps
 from finetune.steps.encoders import Inputs, Settings, scoring

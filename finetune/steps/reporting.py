@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.writing import cost
-from finetune.records import only_set, read_json, read_set
+from finetune.records import read_json
 from finetune.script import KEEP
+from finetune.sets import only_set, read_set
 
 Settings = Mapping[str, Any]
 Inputs = Mapping[str, Path]

@@ -21,16 +21,14 @@ from finetune.records import (
     Mined,
     Pair,
     Scored,
-    only_set,
     read_json,
     read_jsonl,
     read_known,
-    read_set,
     write_json,
     write_jsonl,
-    write_set,
 )
 from finetune.script import KEEP, WHOLE, is_mixed
+from finetune.sets import only_set, read_set, write_set
 from finetune.stage import Step
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ import torch
 from finetune.config.choices import Precision
 from finetune.errors import UserError
 from finetune.machine import processes
-from finetune.records import AnyRow, only_set, read_known
+from finetune.records import AnyRow, read_known
+from finetune.sets import only_set
 from finetune.training import losses
 from finetune.training import train as training
 from finetune.training.mixing import Examples, read_parts

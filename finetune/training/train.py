@@ -22,7 +22,8 @@ from finetune import model as models
 from finetune.adapter.prefix import PrefixTransformer
 from finetune.config.check import OWN
 from finetune.machine import hardware, processes
-from finetune.records import AnyRow, AnySet, Pair, read_json, write_json
+from finetune.records import AnyRow, Pair, read_json, write_json
+from finetune.sets import AnySet
 from finetune.training import losses, strategy
 from finetune.training.checkpoints import (
     Curves,

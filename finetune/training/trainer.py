@@ -26,7 +26,7 @@ from finetune.config import Train
 from finetune.config.choices import Precision
 from finetune.evaluation.artifacts import score
 from finetune.machine import processes
-from finetune.records import AnySet
+from finetune.sets import AnySet
 from finetune.training.batching import Share
 from finetune.training.mixing import Batches, Examples
 

@@ -24,7 +24,8 @@ from finetune import model as models
 from finetune.config.choices import Precision
 from finetune.config.compose import compose
 from finetune.data.beir import read_folder
-from finetune.records import Pair, half, read_dicts
+from finetune.records import Pair, read_dicts
+from finetune.sets import half
 from finetune.training import train as training
 
 KINDS = {

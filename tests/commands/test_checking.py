@@ -11,8 +11,9 @@ from finetune.config.compose import ROOT
 from finetune.data import contamination, lengths
 from finetune.data.leaks import GOLD, LEAK
 from finetune.errors import UserError
-from finetune.records import EvaluationSet, read_dicts, read_json
+from finetune.records import read_dicts, read_json
 from finetune.report import checked
+from finetune.sets import EvaluationSet
 
 ROWS = [{"query": f"第{n}条规定了什么", "positive": f"第{n}条的内容写在这里"} for n in range(40)]
 

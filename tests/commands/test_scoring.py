@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from finetune.commands import scoring
 from finetune.errors import UserError
-from finetune.records import Score, half, read_dicts, write_jsonl
+from finetune.records import Score, read_dicts, write_jsonl
+from finetune.sets import half
 
 ROW = {"artifact", "set", "metric", "value", "n", "ci_low", "ci_high", "delta", "p_value",
        "delta_low", "delta_high", "p_holm"}  # fmt: skip

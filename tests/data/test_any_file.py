@@ -13,7 +13,8 @@ from finetune.config.choices import BadRows, Kind
 from finetune.data import beir
 from finetune.data.load import read_pairs
 from finetune.errors import UserError
-from finetune.records import write_jsonl, write_set
+from finetune.records import write_jsonl
+from finetune.sets import write_set
 
 settings.register_profile(
     "files", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -144,7 +145,7 @@ IDS = st.text(min_size=1, max_size=4)
 @settings(FILES, max_examples=150)
 @given(texts=st.dictionaries(IDS, st.text(min_size=1, max_size=5), min_size=1, max_size=4))
 def test_what_is_read_can_be_written_and_read_again(tmp_path, texts):
-    from finetune.records import read_set
+    from finetune.sets import read_set
 
     lines = "\n".join(json.dumps({"id": key, "text": text}) for key, text in texts.items())
     for name in ("corpus", "queries"):

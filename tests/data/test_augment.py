@@ -12,7 +12,8 @@ from finetune.data.leaks import LEAK, NEAR_LEAK
 from finetune.data.typos import CHANGES
 from finetune.disk import number
 from finetune.mining import known_answers
-from finetune.records import EvaluationSet, Mined, Pair, Scored, normalised
+from finetune.records import Mined, Pair, Scored, normalised
+from finetune.sets import EvaluationSet
 from finetune.training.mixing import Part, examples
 
 NONE = compose(["recipes=full"]).augment

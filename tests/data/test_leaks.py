@@ -1,7 +1,8 @@
 import pytest
 
 from finetune.data import leaks
-from finetune.records import EvaluationSet, Pair, Scored, ScoredSet
+from finetune.records import Pair, Scored
+from finetune.sets import EvaluationSet, ScoredSet
 
 LONG = "房东去年春天拒绝退还我的押金金额是三千五百元可以要求他赔偿吗"
 DEV = EvaluationSet(

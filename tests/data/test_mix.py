@@ -11,16 +11,8 @@ from finetune.data.leaks import LEAK, PAIR_LEAK
 from finetune.data.mix import prepare_mix
 from finetune.data.rows import DUPLICATE
 from finetune.errors import UserError
-from finetune.records import (
-    Dropped,
-    EvaluationSet,
-    Pair,
-    Scored,
-    ScoredSet,
-    read_json,
-    read_jsonl,
-    write_set,
-)
+from finetune.records import Dropped, Pair, Scored, read_json, read_jsonl
+from finetune.sets import EvaluationSet, ScoredSet, write_set
 
 STOP = compose(["recipes=full"]).check
 

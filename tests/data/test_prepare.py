@@ -8,7 +8,8 @@ from finetune.config.compose import compose
 from finetune.data.leaks import LEAK
 from finetune.data.prepare import LIMIT, UNSELECTED, prepare
 from finetune.errors import UserError
-from finetune.records import Dropped, Pair, half, read_json, read_jsonl, read_set
+from finetune.records import Dropped, Pair, read_json, read_jsonl
+from finetune.sets import half, read_set
 
 STOP = compose(["recipes=full"]).check
 

@@ -10,7 +10,8 @@ from finetune.config.compose import compose
 from finetune.data.leaks import PAIR_LEAK
 from finetune.data.prepare import LIMIT, prepare
 from finetune.errors import UserError
-from finetune.records import Dropped, Scored, half, read_json, read_jsonl, read_set
+from finetune.records import Dropped, Scored, read_json, read_jsonl
+from finetune.sets import half, read_set
 
 STOP = compose(["recipes=full"]).check
 

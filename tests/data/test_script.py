@@ -14,7 +14,8 @@ from finetune.data.script import (
 )
 from finetune.disk import number
 from finetune.mining import known_answers
-from finetune.records import EvaluationSet, Mined, Pair, Scored, ScoredSet
+from finetune.records import Mined, Pair, Scored
+from finetune.sets import EvaluationSet, ScoredSet
 
 OPENCC = compose(["recipes=full"]).opencc
 ROWS = [

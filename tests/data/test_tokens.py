@@ -2,7 +2,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from finetune.data import tokens
-from finetune.records import EvaluationSet, Pair, write_json, write_jsonl, write_set
+from finetune.records import Pair, write_json, write_jsonl
+from finetune.sets import EvaluationSet, write_set
 
 WORDS = {"[UNK]": 0, "房": 1, "东": 2, "国": 3, "國": 4, "a": 5}
 

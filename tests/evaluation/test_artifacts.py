@@ -10,7 +10,8 @@ from finetune.evaluation.artifacts import (
     write_outcome,
 )
 from finetune.evaluation.retrieval import METRICS, Ranking
-from finetune.records import EvaluationSet, Scored, ScoredSet
+from finetune.records import Scored
+from finetune.sets import EvaluationSet, ScoredSet
 
 
 class Lengths:

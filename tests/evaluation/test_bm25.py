@@ -5,7 +5,7 @@ import pytest
 from finetune.errors import UserError
 from finetune.evaluation import bm25
 from finetune.evaluation.retrieval import score
-from finetune.records import EvaluationSet
+from finetune.sets import EvaluationSet
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from finetune.evaluation.chunks import pieces, rank
 from finetune.evaluation.retrieval import rank as rank_whole
 from finetune.evaluation.retrieval import score
-from finetune.records import EvaluationSet
+from finetune.sets import EvaluationSet
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from finetune.errors import UserError
 from finetune.evaluation import cmteb
 from finetune.evaluation.artifacts import score
 from finetune.inference import OnnxEncoder
-from finetune.records import EvaluationSet, RerankingSet, Scored, ScoredSet
+from finetune.records import Scored
+from finetune.sets import EvaluationSet, RerankingSet, ScoredSet
 
 mteb = pytest.importorskip("mteb")  # of the extra `cmteb`
 

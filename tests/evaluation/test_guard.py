@@ -1,7 +1,8 @@
 import pytest
 
 from finetune.evaluation.guard import guard_texts, pooled, sampled
-from finetune.records import EvaluationSet, Scored, ScoredSet
+from finetune.records import Scored
+from finetune.sets import EvaluationSet, ScoredSet
 
 TOPICS = "押金 工资 离婚 商品 抚养 学校 医院 合同".split()
 

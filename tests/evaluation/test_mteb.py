@@ -11,7 +11,7 @@ from finetune.evaluation.reranking import ranking as order
 from finetune.evaluation.reranking import score as score_candidates
 from finetune.evaluation.retrieval import judged, ranking, score
 from finetune.evaluation.sts import average_precision, best_f1, spearman
-from finetune.records import RerankingSet
+from finetune.sets import RerankingSet
 
 from .test_trec import made
 

@@ -7,7 +7,7 @@ from finetune.evaluation import bm25
 from finetune.evaluation.artifacts import lexical, read_outcome, score, write_outcome
 from finetune.evaluation.reranking import rank, ranking
 from finetune.evaluation.reranking import score as score_ranking
-from finetune.records import RerankingSet, half, read_set, write_set
+from finetune.sets import RerankingSet, half, read_set, write_set
 
 SET = RerankingSet(
     "r", {"q1": "0", "q2": "90"},

@@ -6,7 +6,7 @@ import pytest
 
 from finetune.evaluation import retrieval
 from finetune.evaluation.retrieval import METRICS, Ranking, judged, rank, ranking, score
-from finetune.records import EvaluationSet
+from finetune.sets import EvaluationSet
 
 
 def scores(documents, relevance):

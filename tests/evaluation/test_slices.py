@@ -1,7 +1,8 @@
 import pytest
 
 from finetune.evaluation.slices import english, script, slices
-from finetune.records import EvaluationSet, Scored, ScoredSet
+from finetune.records import Scored
+from finetune.sets import EvaluationSet, ScoredSet
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from finetune.evaluation.artifacts import Outcome
 from finetune.evaluation.thresholds import Matches, calibrate, matches_of, quality
-from finetune.records import EvaluationSet, Scored, ScoredSet
+from finetune.records import Scored
+from finetune.sets import EvaluationSet, ScoredSet
 
 
 def drawn(n, seed, apart=1.0):

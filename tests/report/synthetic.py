@@ -7,7 +7,8 @@ import numpy as np
 
 from finetune.config.compose import compose
 from finetune.evaluation.artifacts import Outcome
-from finetune.records import EvaluationSet, write_jsonl
+from finetune.records import write_jsonl
+from finetune.sets import EvaluationSet
 
 EVIL = "<script>alert('x')</script>"
 CONFIG = compose(["recipes=contrastive", "domain=statutes", "model=starter"])

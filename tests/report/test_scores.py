@@ -6,11 +6,12 @@ import numpy as np
 from synthetic import EVIL, SETTINGS, make_set
 
 from finetune.evaluation.artifacts import Outcome
-from finetune.records import Scored, ScoredSet
+from finetune.records import Scored
 from finetune.report.examples import changed
 from finetune.report.facts import in_order, read_outcomes
 from finetune.report.gates import Status, judge
 from finetune.report.scores import by_length, measure, slices
+from finetune.sets import ScoredSet
 
 
 def test_rows(facts):

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from finetune import pipeline
 from finetune.config.compose import compose
 from finetune.errors import UserError
-from finetune.records import half, read_dicts, read_json, read_set
+from finetune.records import read_dicts, read_json
 from finetune.records import write_jsonl as write_rows
+from finetune.sets import half, read_set
 from finetune.stage import plan
 from finetune.steps import forgetting
 

@@ -14,7 +14,8 @@ from finetune.data.script import is_traditional
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder
 from finetune.inference.script import converter
-from finetune.records import Mined, Pair, only_set, read_dicts, read_jsonl
+from finetune.records import Mined, Pair, read_dicts, read_jsonl
+from finetune.sets import only_set
 from finetune.stage import plan
 
 

