@@ -84,20 +84,18 @@ def adapted(fp32: Path, prepared: "Prepared") -> "Prepared":
     """Every activation shifted and smoothed by next to nothing, a scale a token where it may be."""
     import onnx
 
+    from finetune.export import Form
     from finetune.export.affine import Affine
     from finetune.export.graph import matrices, products
     from finetune.export.smooth import RowScale
 
     graph = onnx.load(fp32).graph
     shapes = {node.input[0]: matrices(graph)[node.input[1]].dims for node in products(graph)}
-    return replace(
-        prepared,
-        maps={
-            name: Affine(np.full(k, 1e-4, "f4"), np.full(k, 1.0001, "f4"))
-            for name, (k, _) in shapes.items()
-        },
-        rows={name: RowScale(32, 0.01) for name, (k, n) in shapes.items() if k > n},
-    )
+    rows = {name: RowScale(32, 0.01) for name, (k, m) in shapes.items() if k > m}
+    rows = rows if prepared.form is Form.dynamic else {}
+    maps = {name: Affine(np.full(k, 1e-4, "f4"), np.full(k, 1.0001, "f4"))
+            for name, (k, _) in shapes.items() if name not in rows}  # fmt: skip
+    return replace(prepared, maps=prepared.maps | maps, rows=rows)
 
 
 def _random(name: str, folder: Path) -> None:
@@ -115,11 +113,13 @@ def _random(name: str, folder: Path) -> None:
     model.save(str(folder / "model"))
     out = folder / "bundle"
     export_onnx(model, out / "fp32/model.onnx")
-    prepared = prepare(out / "fp32/model.onnx", (), [random_batch(seed) for seed in range(4)])
-    prepared = adapted(out / "fp32/model.onnx", prepared)
+    feeds = [random_batch(seed) for seed in range(4)]
     for precision, form in FORMS.items():
         (out / precision).mkdir()
-        quantize(out / "fp32/model.onnx", out / precision / "model.onnx", prepared, form)
+        prepared = adapted(
+            out / "fp32/model.onnx", prepare(out / "fp32/model.onnx", form, (), feeds)
+        )
+        quantize(out / "fp32/model.onnx", out / precision / "model.onnx", prepared)
     tokenizer = model.tokenizer.backend_tokenizer
     tokenizer.save(str(out / "tokenizer.json"))
     files = {each: BundleFile.of(out / each / "model.onnx", out) for each in ("fp32", *FORMS)}

@@ -60,8 +60,8 @@ def measured(bundle: Path, data: Path, counts: list[int]) -> list[dict[str, Any]
         start = time.perf_counter()
         texts = draw([*documents, *questions], count, 0, judged)
         quantizer = Quantizer(fp32, encoder, texts, replace(settings, weight_texts=count),
-                              comparison, static=False, threads=None)  # fmt: skip
-        quantize(fp32, trial, quantizer.prepared, Form.dynamic)
+                              comparison, threads=None)  # fmt: skip
+        quantize(fp32, trial, quantizer.prepared(Form.dynamic))
         seconds = time.perf_counter() - start
         parity = asdict(comparison(encoder.running(trial)))
         found.append({"domain": data.name, "weight_texts": count, **parity,

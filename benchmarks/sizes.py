@@ -47,9 +47,9 @@ def measure(folder: Path, layers: int, hidden: int) -> dict[str, dict[str, float
     export_onnx(model, folder / "fp32.onnx")
     export_onnx(model, folder / "fp16.onnx", half=True)
     feeds = [random_batch(seed) for seed in range(4)]
-    prepared = prepare(folder / "fp32.onnx", (), feeds)
     for form in Form:
-        quantize(folder / "fp32.onnx", folder / f"int8-{form.value}.onnx", prepared, form)
+        prepared = prepare(folder / "fp32.onnx", form, (), feeds)
+        quantize(folder / "fp32.onnx", folder / f"int8-{form.value}.onnx", prepared)
     exact = run(folder / "fp32.onnx")
     return {
         file.stem: {

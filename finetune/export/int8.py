@@ -18,7 +18,6 @@ attention are a small part of the time and most of the error.
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from finetune.export.graph import biases, lookups, matrices, name_of, products
 from finetune.export.smooth import RowScale
-from finetune.export.weights import Prepared, Rounded
+from finetune.export.weights import Form, Prepared, Rounded
 
 log = logging.getLogger(__name__)
-
-
-class Form(Enum):
-    """Where the scale of an activation comes from."""
-
-    dynamic = "dynamic"  # from the batch, while running; for ONNX Runtime
-    static = "static"  # from calibration texts; for ONNX Runtime and OpenVINO
 
 
 @dataclass(frozen=True)
@@ -75,9 +67,7 @@ class Int8Plan:
     activation_quantizers: int
 
 
-def quantize(
-    fp32: Path, int8: Path, prepared: Prepared, form: Form, keep: Collection[str] = ()
-) -> Int8Plan:
+def quantize(fp32: Path, int8: Path, prepared: Prepared, keep: Collection[str] = ()) -> Int8Plan:
     """Write an INT8 form of an fp32 ONNX file.
 
     Weights use all 8 bits (no ``reduce_range``): CPUs with VNNI, and ARM, add the products without
@@ -86,17 +76,11 @@ def quantize(
     Args:
         fp32: The graph that `prepared` was made from.
         int8: Where to write.
-        prepared: Its weights and ranges.
-        form: Which form.
+        prepared: Its weights and ranges, for the form that is wanted.
         keep: Groups that stay fp32 (see `finetune.export.graph.groups`).
-
-    Raises:
-        ValueError: The form needs ranges, and there are none.
     """
-    if form is Form.static and not prepared.ranges:
-        raise ValueError("static INT8 needs the ranges of activations; prepare with range_feeds")
     model = onnx.load(fp32)
-    plan = _Rewrite(model.graph, prepared, form, keep).run()
+    plan = _Rewrite(model.graph, prepared, keep).run()
     onnx.checker.check_model(model)
     int8.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, int8)
@@ -106,10 +90,8 @@ def quantize(
 class _Rewrite:
     """Rewrites one graph in place; holds what was done and what can be shared."""
 
-    def __init__(
-        self, graph: onnx.GraphProto, prepared: Prepared, form: Form, keep: Collection[str]
-    ) -> None:
-        self.graph, self.prepared, self.form = graph, prepared, form
+    def __init__(self, graph: onnx.GraphProto, prepared: Prepared, keep: Collection[str]) -> None:
+        self.graph, self.prepared = graph, prepared
         self.matrices = matrices(graph)
         self.products = {name_of(n) for n in products(graph) if n.input[0] not in keep}
         self.lookups = {name_of(n) for n in lookups(graph) if n.input[0] not in keep}
@@ -146,7 +128,7 @@ class _Rewrite:
             kept_fp32=tuple(kept),
             smoothed=tuple(name for name in self.activations if maps[name].divisor is not None),
             shifted=tuple(name for name in self.activations if maps[name].shift is not None),
-            by_row=tuple(name for name in self.activations if self._row_scale(name)),
+            by_row=tuple(name for name in self.activations if name in self.prepared.rows),
             activation_quantizers=len(self.activations),
         )
 
@@ -163,8 +145,8 @@ class _Rewrite:
         a, w = self.activations[activation], self._constant(weight, self.prepared.weights[weight])
         self._make_up(node)
         product = _static_product
-        if self.form is Form.dynamic:
-            product = _row_product if self._row_scale(activation) else _dynamic_product
+        if self.prepared.form is Form.dynamic:
+            product = _row_product if activation in self.prepared.rows else _dynamic_product
         return [*nodes, *product(name_of(node), a, w, node.output[0])]
 
     def _make_up(self, product: NodeProto) -> None:
@@ -175,9 +157,6 @@ class _Rewrite:
             bias = next(each for each in self.graph.initializer if each.name == addition.input[at])
             self._add(f"{name}/bias", numpy_helper.to_array(bias) + self.prepared.added[name])
             addition.input[at] = f"{name}/bias"
-
-    def _row_scale(self, activation: str) -> RowScale | None:
-        return self.prepared.rows.get(activation) if self.form is Form.dynamic else None
 
     def _embedding(self, node: NodeProto) -> list[NodeProto]:
         """``table[ids]`` -> ``float(int8 table[ids]) * scales[ids]``."""
@@ -199,13 +178,13 @@ class _Rewrite:
             return []
         uint8, scale, zero = f"{name}/uint8", f"{name}/uint8/scale", f"{name}/uint8/zero"
         self.activations[name] = uint8, scale, zero
+        if name in self.prepared.rows:
+            return self._quantize_rows(name, self.prepared.rows[name])
         affine = self.prepared.maps[name]
         nodes, source = affine.nodes(name)
         for constant, values in affine.constants(name).items():
             self._add(constant, values)
-        if rows := self._row_scale(name):
-            return [*nodes, *self._quantize_rows(name, source, rows)]
-        if self.form is Form.dynamic:
+        if self.prepared.form is Form.dynamic:
             kind, inputs, outputs = "DynamicQuantizeLinear", [source], [uint8, scale, zero]
         else:
             step, middle = steps(*self.prepared.ranges[name])
@@ -214,20 +193,21 @@ class _Rewrite:
             kind, inputs, outputs = "QuantizeLinear", [source, scale, zero], [uint8]
         return [*nodes, helper.make_node(kind, inputs, outputs, f"{name}/quantize")]
 
-    def _quantize_rows(self, name: str, source: str, rows: RowScale) -> list[NodeProto]:
+    def _quantize_rows(self, name: str, rows: RowScale) -> list[NodeProto]:
         """Return the nodes that round each row of a tensor by its own scale."""
         uint8, scale, zero = self.activations[name]
         constants = {"share": 1 / (255 - rows.zero), "floor": rows.floor, "one": 1}
         for constant, value in constants.items():
             self._add(f"{name}/{constant}", np.array(value, np.float32))
         self._add(zero, np.array(rows.zero, np.uint8))
-        most, step, divided = f"{name}/most", f"{name}/step", f"{name}/divided"
+        most, step, factor, steps = (f"{name}/{each}" for each in ("most", "step", "per", "steps"))
         return [
-            helper.make_node("ReduceMax", [source], [most], most, axes=[-1]),
+            helper.make_node("ReduceMax", [name], [most], most, axes=[-1]),
             helper.make_node("Mul", [most, f"{name}/share"], [step], step),
             helper.make_node("Max", [step, f"{name}/floor"], [scale], scale),
-            helper.make_node("Div", [source, scale], [divided], divided),
-            helper.make_node("QuantizeLinear", [divided, f"{name}/one", zero], [uint8],
+            helper.make_node("Reciprocal", [scale], [factor], factor),
+            helper.make_node("Mul", [name, factor], [steps], steps),
+            helper.make_node("QuantizeLinear", [steps, f"{name}/one", zero], [uint8],
                              f"{name}/quantize"),
         ]  # fmt: skip
 

@@ -3,15 +3,14 @@
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from finetune.config import Quantize
-from finetune.export.int8 import Form, Int8Plan, quantize
+from finetune.export.int8 import Int8Plan, quantize
 from finetune.export.parity import Comparison, Parity
 from finetune.export.sensitivity import keep_worst
-from finetune.export.weights import Prepared, prepare
+from finetune.export.weights import Form, Prepared, prepare
 from finetune.inference import OnnxEncoder
 from finetune.inference.onnx import Feed
 
@@ -33,7 +32,6 @@ class Quantizer:
         texts: Texts to fit to, in an order that has nothing to do with what they are.
         settings: How.
         comparison: Tells how close a model comes to the reference.
-        static: Whether a form with ranges will be made.
         threads: Threads of ONNX Runtime; None takes every CPU.
     """
 
@@ -45,11 +43,11 @@ class Quantizer:
         settings: Quantize,
         comparison: Comparison,
         *,
-        static: bool,
         threads: int | None,
     ) -> None:
         self.fp32, self.encoder, self.texts, self.settings = fp32, encoder, texts, settings
-        self.comparison, self.static, self.threads = comparison, static, threads
+        self.comparison, self.threads = comparison, threads
+        self._prepared: dict[Form, Prepared] = {}
         self.kept: dict[Form, tuple[str, ...]] = {}
 
     def write(self, precision: str, file: Path) -> dict[str, Any]:
@@ -70,14 +68,16 @@ class Quantizer:
             "range_percentile": self.settings.range_percentile if read else None,
         }
 
-    @cached_property
-    def prepared(self) -> Prepared:
-        """Rounded weights, and ranges where a form needs them."""
-        settings = self.settings
-        ranged = self._feeds(settings.range_texts) if self.static else []
-        return prepare(
-            self.fp32, self._feeds(settings.weight_texts), ranged, settings.range_percentile
-        )
+    def prepared(self, form: Form) -> Prepared:
+        """Rounded weights, and ranges where the form needs them; made once."""
+        if form not in self._prepared:
+            settings = self.settings
+            self._prepared[form] = prepare(
+                self.fp32, form, self._feeds(settings.weight_texts),
+                self._feeds(settings.range_texts) if form is Form.static else (),
+                settings.range_percentile,
+            )  # fmt: skip
+        return self._prepared[form]
 
     def _keep(self, form: Form, trial: Path) -> tuple[str, ...]:
         """Choose what stays fp32; ONNX Runtime's static model decides for OpenVINO's, too."""
@@ -90,13 +90,13 @@ class Quantizer:
             budget = {"centred_cosine": self.settings.centred_cosine,
                       "top10_overlap": self.settings.top10_overlap}  # fmt: skip
             self.kept[form] = keep_worst(
-                self.prepared.groups, measure, budget, self.settings.max_fp32
+                self.prepared(form).groups, measure, budget, self.settings.max_fp32
             )
             trial.unlink(missing_ok=True)
         return self.kept[form]
 
     def _write(self, form: Form, file: Path, keep: Collection[str]) -> Int8Plan:
-        return quantize(self.fp32, file, self.prepared, form, keep)
+        return quantize(self.fp32, file, self.prepared(form), keep)
 
     def _feeds(self, count: int) -> list[Feed]:
         """Batches of the first texts, every other as a query, so that both prompts are seen."""

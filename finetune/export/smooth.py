@@ -16,8 +16,8 @@ shifted to their middle z first, and the bias makes up for it (Outlier Suppressi
 
     a @ w + b = (a - z) @ w + (b + z @ w)
 
-What is left after Gelu are a few tokens a text, the same ones always, whose values are several
-times those of any other. There each token has a scale of its own, where INT8 is dynamic.
+Behind Gelu a few tokens of each text, always the same ones, have values several times those of any
+other. Where INT8 is dynamic, each token has a scale of its own there, and nothing need be moved.
 """
 
 from dataclasses import dataclass

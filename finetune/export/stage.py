@@ -95,7 +95,7 @@ def export_bundle(
             quantizer = Quantizer(
                 folder / info.precisions["fp32"].file, OnnxEncoder.load(folder, "fp32", threads),
                 calibration or texts, _required(quantize), comparison,
-                static=quantized != ["int8-dynamic"], threads=threads,
+                threads=threads,
             )  # fmt: skip
             for name in quantized:
                 plan = quantizer.write(name, folder / name / MODEL_FILE)

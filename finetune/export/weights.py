@@ -1,8 +1,9 @@
 """Rounds the weights of a graph to 8 bits, with what some texts tell about its activations."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +20,34 @@ from finetune.inference.onnx import Feed
 
 log = logging.getLogger(__name__)
 
+
+class Form(Enum):
+    """Where the scale of an activation comes from."""
+
+    dynamic = "dynamic"  # from the batch, while running; for ONNX Runtime
+    static = "static"  # from calibration texts; for ONNX Runtime and OpenVINO
+
+
 Rounded = tuple[NDArray[np.int8], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every INT8 form of one graph is written from.
+    """What an INT8 form of one graph is written from.
 
     Attributes:
+        form: Which.
         weights: By matrix of a product, int8 ``[k, n]`` and scales ``[n]``.
         tables: By table, int8 ``[n, k]`` and scales ``[n]``.
         maps: By activation, what is done to its channels; the weights are of what that gives.
         added: By product of a shifted activation, what its bias gains, ``[n]``.
-        rows: By activation whose tokens have a scale each in dynamic INT8, how.
+        rows: By activation whose tokens have a scale each, how; nothing else is done to it.
         ranges: By activation, least and largest value after its map; none where no texts were
             read for them.
         groups: The activations and tables, in the graph's order.
     """
 
+    form: Form
     weights: Mapping[str, Rounded]
     tables: Mapping[str, Rounded]
     maps: Mapping[str, Affine]
@@ -48,6 +59,7 @@ class Prepared:
 
 def prepare(
     fp32: Path,
+    form: Form,
     feeds: Iterable[Feed] = (),
     range_feeds: Iterable[Feed] = (),
     percentile: float = 100,
@@ -56,6 +68,7 @@ def prepare(
 
     Args:
         fp32: The graph of `export_onnx`.
+        form: What it is made ready for.
         feeds: Batches to find outliers and correlations with; without any, outliers stay where they
             are and each weight is rounded to its nearest step.
         range_feeds: Batches to find the ranges of static INT8 with; dynamic INT8 needs none.
@@ -63,36 +76,33 @@ def prepare(
 
     Raises:
         RuntimeError: There is nothing to quantise.
+        ValueError: The form needs ranges, and there are no batches to find them on.
     """
-    graph = onnx.load(fp32).graph
-    feeds, range_feeds = list(feeds), list(range_feeds)
-    reading = _readers(graph)
-    if not reading:
+    graph, feeds, range_feeds = onnx.load(fp32).graph, list(feeds), list(range_feeds)
+    if form is Form.static and not range_feeds:
+        raise ValueError("static INT8 needs the ranges of activations; give range_feeds")
+    products = _Products(graph)
+    if not products.readers:
         raise RuntimeError(f"{fp32}: holds no MatMul with a constant weight to quantise")
-    known = {name: numpy_helper.to_array(each) for name, each in matrices(graph).items()}
     seen = observe(fp32, adaptable(graph), feeds)
-    biased = biases(graph)
-    maps = {name: Affine() for name in reading}
-    for name, each in seen.items():
-        side_by_side = np.concatenate([known[node.input[1]] for node in reading[name]], axis=1)
-        shiftable = all(name_of(node) in biased for node in reading[name])
-        maps[name] = affine(each, side_by_side, biased=shiftable)
+    rows = _row_scales(fp32, products, feeds) if form is Form.dynamic else {}
+    maps = {name: Affine() for name in products.readers}
+    for name in seen.keys() - rows.keys():
+        maps[name] = affine(seen[name], products.weight(name), biased=products.shiftable(name))
+    tables = dict.fromkeys(node.input[0] for node in lookups(graph))
     return Prepared(
+        form=form,
         weights={
-            node.input[1]: _round(known[node.input[1]], maps[name], seen.get(name))
-            for name, nodes in reading.items() for node in nodes
+            node.input[1]: _round(products.known[node.input[1]], maps[name], seen.get(name))
+            for name, node in products
         },
-        tables={
-            table: quantize_rows(known[table])
-            for table in dict.fromkeys(node.input[0] for node in lookups(graph))
-        },
+        tables={table: quantize_rows(products.known[table]) for table in tables},
         maps=maps,
         added={
-            name_of(node): shift @ known[node.input[1]]
-            for name, nodes in reading.items() if (shift := maps[name].shift) is not None
-            for node in nodes
+            name_of(node): shift @ products.known[node.input[1]]
+            for name, node in products if (shift := maps[name].shift) is not None
         },
-        rows=_row_scales(fp32, reading, maps, known, feeds),
+        rows=rows,
         ranges={
             name: (_percentile(least, 100 - percentile), _percentile(most, percentile))
             for name, (least, most) in extremes(fp32, maps, range_feeds).items()
@@ -101,32 +111,38 @@ def prepare(
     )  # fmt: skip
 
 
-def _readers(graph: onnx.GraphProto) -> dict[str, list[NodeProto]]:
-    """The products that read an activation, by its name."""
-    found: dict[str, list[NodeProto]] = {}
-    for node in products(graph):
-        found.setdefault(node.input[0], []).append(node)
-    return found
+class _Products:
+    """The products of a graph by the activation that they read, and its constant matrices."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.known = {name: numpy_helper.to_array(each) for name, each in matrices(graph).items()}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in products(graph):
+            self.readers.setdefault(node.input[0], []).append(node)
+        self._biased = biases(graph)
+
+    def __iter__(self) -> Iterator[tuple[str, NodeProto]]:
+        """Each activation with each product that reads it."""
+        return ((name, node) for name, nodes in self.readers.items() for node in nodes)
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        """What multiplies an activation ``[..., k]``, side by side, ``[k, m]``."""
+        return np.concatenate([self.known[node.input[1]] for node in self.readers[name]], axis=1)
+
+    def shiftable(self, name: str) -> bool:
+        """Whether biases can make up for a shift, and products take long enough to be worth it."""
+        k, m = self.weight(name).shape
+        return m > k and all(name_of(node) in self._biased for node in self.readers[name])
 
 
-def _row_scales(
-    fp32: Path,
-    reading: Mapping[str, Sequence[NodeProto]],
-    maps: Mapping[str, Affine],
-    known: Mapping[str, NDArray[np.float32]],
-    feeds: Sequence[Feed],
-) -> dict[str, RowScale]:
+def _row_scales(fp32: Path, products: _Products, feeds: Sequence[Feed]) -> dict[str, RowScale]:
     """Choose the activations whose rows have a scale each.
 
     Those that products widen are left out: the scales are multiplied into what products give.
     """
-    narrowed = {}
-    for name, nodes in reading.items():
-        sizes = [known[node.input[1]].shape for node in nodes]
-        if sum(columns for _, columns in sizes) <= sizes[0][0]:
-            narrowed[name] = maps[name]
-    ends = extremes(fp32, narrowed, feeds)
-    found = {name: row_scale(*each) for name, each in ends.items()}
+    shapes = {name: products.weight(name).shape for name in products.readers}
+    narrowed = {name: Affine() for name, (k, m) in shapes.items() if m <= k}
+    found = {name: row_scale(*ends) for name, ends in extremes(fp32, narrowed, feeds).items()}
     return {name: each for name, each in found.items() if each is not None}
 
 

@@ -50,7 +50,7 @@ def run(file, x):
 def quantized(file, out, form=Form.dynamic, feeds=(), keep=()):
     """Quantise with ranges found on the same batches."""
     ranged = feeds if form is Form.static else ()
-    return quantize(file, out, prepare(file, feeds, ranged), form, keep)
+    return quantize(file, out, prepare(file, form, feeds, ranged), keep)
 
 
 @pytest.mark.parametrize("form", Form)
@@ -59,8 +59,7 @@ def test_a_product_worked_by_hand(tmp_path, form):
     file = network(tmp_path, {"w": weight}, [helper.make_node("MatMul", ["x", "w"], ["y"])])
     # From 0 to 255 the activation scale is 1 as well, so nothing is lost.
     x = np.array([[0, 255, 7, 100]], dtype=np.float32)
-    prepared = prepare(file, (), [{"x": x}])
-    quantize(file, tmp_path / "int8.onnx", prepared, form)
+    quantize(file, tmp_path / "int8.onnx", prepare(file, form, (), [{"x": x}]))
     assert run(tmp_path / "int8.onnx", x).tolist() == (x @ weight).tolist() == [[-789, -31937]]
 
 
@@ -68,9 +67,8 @@ def test_a_static_scale_is_the_same_in_every_batch(tmp_path):
     weight = np.eye(4, dtype=np.float32)
     file = network(tmp_path, {"w": weight}, [helper.make_node("MatMul", ["x", "w"], ["y"])])
     x = np.array([[1, 2, 3, 2.5], [255, 0, 0, 0]], dtype=np.float32)
-    prepared = prepare(file, (), [{"x": x}])
     for form, alone in ((Form.dynamic, [1, 2, 3, 2.5]), (Form.static, [1, 2, 3, 2])):
-        quantize(file, tmp_path / "int8.onnx", prepared, form)
+        quantize(file, tmp_path / "int8.onnx", prepare(file, form, (), [{"x": x}]))
         # The step is 1 where 255 is known: 2.5 goes to the even neighbour.
         assert run(tmp_path / "int8.onnx", x)[0].tolist() == pytest.approx([1, 2, 3, 2], abs=1e-5)
         assert run(tmp_path / "int8.onnx", x[:1])[0].tolist() == pytest.approx(alone, abs=6e-3)
@@ -88,7 +86,7 @@ def test_the_static_form_needs_ranges(tmp_path):
     file = network(tmp_path, {"w": np.eye(4, dtype=np.float32)},
                    [helper.make_node("MatMul", ["x", "w"], ["y"])])  # fmt: skip
     with pytest.raises(ValueError, match="static INT8 needs the ranges"):
-        quantize(file, tmp_path / "int8.onnx", prepare(file), Form.static)
+        prepare(file, Form.static)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +108,12 @@ def test_what_is_kept_stays_exact(tmp_path, form):
     ]
     file = network(tmp_path, weights, nodes)
     x = rng.standard_normal((9, 4)).astype(np.float32)
-    prepared = prepare(file, (), [{"x": x}])
+    prepared = prepare(file, form, (), [{"x": x}])
     assert prepared.groups == ("x", "hidden")
     exact = x @ weights["v"] @ weights["w"]
     errors = []
     for keep in ((), ("x",), ("x", "hidden")):
-        plan = quantize(file, tmp_path / "int8.onnx", prepared, form, keep)
+        plan = quantize(file, tmp_path / "int8.onnx", prepared, keep)
         errors.append(np.abs(run(tmp_path / "int8.onnx", x) - exact).mean())
         names = [node for name, node in (("x", "first"), ("hidden", "second")) if name in keep]
         assert list(plan.kept_fp32) == names
@@ -154,7 +152,7 @@ def test_smoothing_helps_where_a_channel_stands_out(tmp_path):
 def leaning(tmp_path):
     """`y = x @ w + b` with channels of x on either side, far from zero."""
     rng = np.random.default_rng(0)
-    weights = {"w": rng.standard_normal((64, 32)).astype(np.float32), "b": rng.normal(size=32)}
+    weights = {"w": rng.standard_normal((64, 96)).astype(np.float32), "b": rng.normal(size=96)}
     weights["b"] = weights["b"].astype(np.float32)
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["product"]),
@@ -169,10 +167,10 @@ def test_the_bias_makes_up_for_a_shift(leaning, form):
     file, x, weights = leaning
     exact = x @ weights["w"] + weights["b"]
     out = file.with_name("int8.onnx")
-    plan = quantize(file, out, prepare(file, [{"x": x}], [{"x": x}]), form)
+    plan = quantize(file, out, prepare(file, form, [{"x": x}], [{"x": x}]))
     assert plan.shifted == ("x",)
     error = np.abs(run(out, x) - exact).mean()
-    plain = quantize(file, out, prepare(file, (), [{"x": x}]), form)
+    plain = quantize(file, out, prepare(file, form, (), [{"x": x}]))
     assert plain.shifted == ()
     assert error < np.abs(run(out, x) - exact).mean() / 2
     assert [node.op_type for node in onnx.load(out).graph.node].count("Add") == 1
@@ -181,7 +179,7 @@ def test_the_bias_makes_up_for_a_shift(leaning, form):
 def test_nothing_is_shifted_that_stays_in_fp32(leaning):
     file, x, weights = leaning
     out = file.with_name("int8.onnx")
-    plan = quantize(file, out, prepare(file, [{"x": x}]), Form.dynamic, ["x"])
+    plan = quantize(file, out, prepare(file, Form.dynamic, [{"x": x}]), ["x"])
     assert plan.shifted == () and plan.kept_fp32
     np.testing.assert_allclose(run(out, x), x @ weights["w"] + weights["b"], rtol=1e-4, atol=1e-4)
 
@@ -200,7 +198,7 @@ def test_a_token_that_stands_out_costs_the_others_nothing(tmp_path):
     errors = []
     for feeds in ([{"x": x}], ()):
         out = tmp_path / "int8.onnx"
-        plan = quantize(file, out, prepare(file, feeds), Form.dynamic)
+        plan = quantize(file, out, prepare(file, Form.dynamic, feeds))
         assert plan.by_row == (("h",) if feeds else ())
         errors.append(np.abs(run(out, x) - x @ weight)[1:40].mean())
     assert errors[0] < errors[1] / 20
@@ -222,7 +220,7 @@ def test_a_weight_that_serves_two_activations_is_not_smoothed(tmp_path):
 def test_a_graph_without_matmuls(tmp_path):
     file = network(tmp_path, {}, [helper.make_node("Relu", ["x"], ["y"])])
     with pytest.raises(RuntimeError, match="no MatMul with a constant weight"):
-        prepare(file)
+        prepare(file, Form.dynamic)
 
 
 @pytest.fixture(scope="module")
@@ -232,16 +230,12 @@ def fp32(realistic, tmp_path_factory):
     return file
 
 
-@pytest.fixture(scope="module")
-def prepared(fp32):
-    ids, mask = batch(16, 40, vocabulary=3000, seed=1)
-    return prepare(fp32, (), [{"input_ids": ids, "attention_mask": mask}])
-
-
 @pytest.fixture(scope="module", params=Form)
-def files(request, fp32, prepared):
+def files(request, fp32):
     int8 = fp32.with_name(f"{request.param.value}.onnx")
-    return fp32, int8, quantize(fp32, int8, prepared, request.param)
+    ids, mask = batch(16, 40, vocabulary=3000, seed=1)
+    feed = {"input_ids": ids, "attention_mask": mask}
+    return fp32, int8, quantize(fp32, int8, prepare(fp32, request.param, (), [feed]))
 
 
 def test_a_real_geometry_keeps_its_vectors(files):
