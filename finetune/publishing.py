@@ -1,6 +1,9 @@
 """What a run leaves in its directory."""
 
+import logging
 import shutil
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,8 @@ from finetune.config import Config, to_dict
 from finetune.records import read_json, write_json
 from finetune.stage import Done, Planned, publish
 from finetune.steps import cmteb
+
+log = logging.getLogger(__name__)
 
 
 def results(done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config) -> dict[str, Any]:
@@ -20,7 +25,8 @@ def results(done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config
     adapter = tuned.folder / "adapter"
     if adapter.is_dir() and tuned.step.inputs["model"] == "base":  # else it is of a tuned model
         publish(adapter, run_dir / "adapter")
-    publish(done["export"].folder / "bundle", run_dir / "bundle")
+    report: dict[str, Any] = read_json(done["report"].folder / "report.json")
+    bundle(done["export"].folder / "bundle", run_dir / "bundle", report["published"])
     for name in ("report.html", "README.md", "plots", "outcomes"):
         publish(done["report"].folder / name, run_dir / name)
     thresholds = done["report"].folder / "thresholds.json"
@@ -29,13 +35,27 @@ def results(done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config
         if thresholds.is_file():
             publish(thresholds, folder / thresholds.name)
     cmteb.publish_results(done, run_dir / "cmteb")
-    report: dict[str, Any] = read_json(done["report"].folder / "report.json")
     report["stages"] = [
         {"name": each.name, "key": each.key, "seconds": each.seconds, "cached": each.cached}
         for each in done.values()
     ]
     write_json(run_dir / "report.json", report)
     return report
+
+
+def bundle(source: Path, target: Path, published: Collection[str]) -> None:
+    """Publish a bundle with some of its precisions: those that failed their gate stay behind."""
+    from finetune.inference import BundleInfo
+
+    publish(source, target)
+    info = BundleInfo.read(target)
+    for name in info.precisions.keys() - published:
+        log.error("%s is not published: it failed its gate", name)
+        shutil.rmtree(target / name)
+    kept = {name: each for name, each in info.precisions.items() if name in published}
+    if kept != info.precisions:
+        (target / "bundle.json").unlink()  # a link to the step's own
+        replace(info, precisions=kept).write(target)
 
 
 def settings(config: Config, run_dir: Path) -> None:

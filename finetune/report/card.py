@@ -39,7 +39,7 @@ def render(facts: Facts, report: Mapping[str, Any]) -> str:
         _cell(report["verdict"]),
         f"{code(facts.base_model)}, tuned with the recipe {code(facts.recipe)} for the domain "
         f"{code(facts.domain)} (seed {facts.seed}) by `finetune`.",
-        usage.section(facts),
+        usage.section(facts, report["published"]),
         _scores(report),
         _data(facts),
         _limits(facts, report),

@@ -1,10 +1,10 @@
 """What became of the exports: the formats that were not published, and what a format is for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from finetune.config import artifact
-from finetune.report.gates import Gate, Status
+from finetune.report.gates import INT8, Gate, Status
 from finetune.report.words import Said
 
 
@@ -28,9 +28,16 @@ def unpublished(parity: Mapping[str, Any]) -> Iterator[Gate]:
             break
 
 
-def published(parity: Mapping[str, Any]) -> list[str]:
-    """Return the precisions that the bundle holds."""
-    return [precision for precision, found in parity.items() if not found.get("misses")]
+def published(parity: Mapping[str, Any], gates: Iterable[Gate]) -> list[str]:
+    """Return the precisions that the bundle holds: all that no floor and no gate kept out.
+
+    Args:
+        parity: By precision, the floors it missed among others.
+        gates: Of the run.
+    """
+    failed = {INT8.get(gate.name) for gate in gates if gate.status is Status.failed}
+    return [precision for precision, found in parity.items()
+            if not found.get("misses") and artifact(precision) not in failed]  # fmt: skip
 
 
 def notes(parity: Mapping[str, Any]) -> Iterator[Said]:

@@ -23,7 +23,7 @@ from finetune.report.scores import Values, paired
 from finetune.report.words import Said
 
 # Gates of the INT8 artifacts, by name.
-_INT8 = {
+INT8 = {
     "int8": "onnx-int8-dynamic", "int8-static": "onnx-int8-static",
     "openvino-int8": "openvino-int8",
 }  # fmt: skip
@@ -76,7 +76,7 @@ def judge(outcomes: Outcomes, facts: Facts) -> list[Gate]:
         values = paired(base[facts.general_set], tuned[facts.general_set])
         gates.append(general(*values, settings, seed, facts.general_set))
     fp32 = outcomes.get("onnx-fp32", {})
-    for gate_name, artifact in _INT8.items():
+    for gate_name, artifact in INT8.items():
         quantised = outcomes.get(artifact, {})
         shared = [(fp32[name], quantised[name]) for name in fp32 if name in quantised]
         if shared:

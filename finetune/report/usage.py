@@ -1,8 +1,7 @@
 """How every artifact of a run is used: the section of its model card."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from finetune.report import exports
 from finetune.report.facts import Facts
 from finetune.script import KEEP
 
@@ -17,9 +16,14 @@ _FORMATS = {
 }
 
 
-def section(facts: Facts) -> str:
-    """Write it in Markdown: sentence-transformers, ONNX without torch, and peft where it is."""
-    parts = [_torch(facts), _onnx(facts), *([_peft(facts)] if facts.adapter else [])]
+def section(facts: Facts, published: Sequence[str]) -> str:
+    """Write it in Markdown: sentence-transformers, ONNX without torch, and peft where it is.
+
+    Args:
+        facts: Of the run.
+        published: The precisions that the bundle holds.
+    """
+    parts = [_torch(facts), _onnx(published), *([_peft(facts)] if facts.adapter else [])]
     parts.append("\n".join(_texts(facts)))
     return "## Use\n\n" + "\n\n".join(parts)
 
@@ -52,10 +56,9 @@ scores = passages @ query
 ```"""
 
 
-def _onnx(facts: Facts) -> str:
-    there = exports.published(facts.parity)
-    fast = "int8-dynamic" if "int8-dynamic" in there or not there else there[0]
-    formats = "\n".join(f"- `{name}`: {_FORMATS.get(name, 'ONNX')}" for name in there)
+def _onnx(published: Sequence[str]) -> str:
+    fast = "int8-dynamic" if "int8-dynamic" in published or not published else published[0]
+    formats = "\n".join(f"- `{name}`: {_FORMATS.get(name, 'ONNX')}" for name in published)
     return f"""Without torch, from the folder `bundle/`, in one of these precisions:
 
 {formats}

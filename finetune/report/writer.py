@@ -64,6 +64,7 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
         "training": facts.training and dict(facts.training),
         "merge": facts.merge and dict(facts.merge),
         "parity": dict(facts.parity),
+        "published": exports.published(facts.parity, gates),
         "cmteb": [dict(row) for row in facts.cmteb],
         "scripts": scripts.sections(
             outcomes, [each.name for each in facts.sets], facts.evaluate.samples, facts.seed

@@ -1,13 +1,23 @@
 from finetune.report.exports import notes, published, unpublished
-from finetune.report.gates import Status
+from finetune.report.gates import Gate, Status
 
 GOOD = {"texts": 500, "min_cosine": 0.99, "top10_overlap": 0.97, "misses": {}}
+
+
+def gate(name, status):
+    return Gate(name, status, 0.1, 0.005, 9, 0.1, 0.1, None, "")
 
 
 def test_published_formats_have_no_gate():
     assert list(unpublished({"fp32": GOOD, "openvino-int8": GOOD})) == []
     bad = {**GOOD, "misses": {"min_cosine": 1}}
-    assert published({"fp32": GOOD, "int8-static": bad, "fp16": {}}) == ["fp32", "fp16"]
+    assert published({"fp32": GOOD, "int8-static": bad, "fp16": {}}, []) == ["fp32", "fp16"]
+
+
+def test_what_failed_its_gate_is_not_published():
+    parity = {"fp32": GOOD, "int8-dynamic": GOOD, "openvino-int8": GOOD}
+    gates = [gate("int8", Status.failed), gate("openvino-int8", Status.inconclusive)]
+    assert published(parity, [*gates, gate("gain", Status.failed)]) == ["fp32", "openvino-int8"]
 
 
 def test_a_format_that_was_not_published_fails_a_gate():
