@@ -119,9 +119,9 @@ class Collector:
         mark = self._mark(pair, self.duplicates)
         if mark in self._seen:
             first = self.pairs[self._seen[mark]]
-            self._drop(_again(first, pair), line, row, f"{self.table.name}:{self.lines[first.id]}")
+            self._drop(_again(first, pair), line, row, self._place(first.id))
         elif pair.id in self.lines:
-            self._refuse(line, row, [self._same_id(pair.id)])
+            self._refuse(line, row, [self._same_id(pair.id)], self._place(pair.id))
         else:
             self._seen[mark] = len(self.pairs)
             self.lines[pair.id] = line
@@ -179,9 +179,14 @@ class Collector:
             "occur once: change one, or leave the ids out",
         )
 
-    def _refuse(self, line: int, row: Mapping[str, Any], bad: list[BadRow]) -> None:
+    def _place(self, pair_id: str) -> str:
+        return f"{self.table.name}:{self.lines[pair_id]}"
+
+    def _refuse(
+        self, line: int, row: Mapping[str, Any], bad: list[BadRow], collided_with: str = ""
+    ) -> None:
         if self.bad_rows is BadRows.drop:
-            self._drop(bad[0].reason, line, row)
+            self._drop(bad[0].reason, line, row, collided_with)
             return
         self._refused = True
         for error in bad:

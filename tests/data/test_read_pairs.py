@@ -184,7 +184,9 @@ def test_a_refused_row_takes_no_other_with_it(tmp_path):
     ]
     pairs, dropped = read_pairs(jsonl(tmp_path / "a.jsonl", rows), {}, BadRows.drop)
     assert [pair.id for pair in pairs] == ["a", "b"]
-    assert [each.reason for each in dropped] == ["duplicate id"]
+    assert [(each.reason, each.line, each.collided_with) for each in dropped] == [
+        ("duplicate id", 2, f"{tmp_path}/a.jsonl:1")
+    ]
 
 
 def test_structural_problems_end_the_run_even_when_rows_may_be_dropped(tmp_path):
