@@ -1,7 +1,7 @@
 """Read training pairs; every row becomes a pair, a dropped row with its reason, or a problem."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from finetune.config.choices import BadRows, Duplicates, Kind
@@ -74,6 +74,7 @@ def load_pairs(
     for name in sorted(columns.keys() - collector.found):
         problems.add(_no_column(table, f"{setting}.columns", name, columns[name], mapped=True))
     collector.check()
+    _warn_of_misspelt(table, f"{setting}.columns", form, found, collector.found)
     if not collector.read:
         raise empty(table.name)
     log.info(
@@ -144,6 +145,22 @@ def _resolve(
     if problems.count > before:
         problems.check()
     return found
+
+
+def _warn_of_misspelt(
+    table: Table, key: str, form: Form, columns: Mapping[str, str], found: Collection[str]
+) -> None:
+    """Warn where a column that is not read resembles an optional field that no row has.
+
+    Not of ``id``, which qid, pid and idx resemble; rows without ids do as well.
+    """
+    known = {*columns.values(), *(name for each in FORMS.values() for name in each.fields)}
+    unread = [column for column in table.columns if column not in known]
+    for name in form.optional:
+        near = "" if name == "id" or name in found else meant(name, unread, "")
+        if near:
+            log.warning("%s: no row has %s, which it may have: %s (set %s.%s=<column>)",
+                        table.name, name, near, key, name)  # fmt: skip
 
 
 def _no_column(table: Table, key: str, name: str, column: str, *, mapped: bool) -> str:

@@ -71,6 +71,28 @@ def test_a_misspelt_column_is_named_with_the_nearest(tmp_path, name):
         read_pairs(write(tmp_path / name, ROWS), {"query": "qurey"}, BadRows.stop)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_misspelt_optional_column_is_a_warning(tmp_path, name, caplog):
+    rows = [row | {"negatvies": '["反"]', "sorce": "s"} for row in ROWS]
+    pairs, _ = read_pairs(write(tmp_path / name, rows), {}, BadRows.stop)
+    assert {(pair.negatives, pair.source) for pair in pairs} == {((), "a")}
+    for field, column in (("negatives", "negatvies"), ("source", "sorce")):
+        assert (
+            f"{name}: no row has {field}, which it may have: did you mean {column!r}? "
+            f"(set domain.columns.{field}=<column>)"
+        ) in " ".join(caplog.messages)
+
+
+def test_columns_that_resemble_no_optional_field_are_passed_over_in_silence(tmp_path, caplog):
+    more = {"qid": "1", "score": 0.5, "title": "题"}  # a score is what scored pairs have
+    read_pairs(jsonl(tmp_path / "a.jsonl", [row | more for row in ROWS]), {}, BadRows.stop)
+    rows = [ROWS[0] | {"sorce": "s"}, ROWS[1] | {"source": "t"}]  # which a row does have
+    read_pairs(jsonl(tmp_path / "b.jsonl", rows), {}, BadRows.stop)
+    read_pairs(jsonl(tmp_path / "c.jsonl", [ROWS[0] | {"sorce": "s"}]), {"source": "sorce"},
+               BadRows.stop)  # fmt: skip
+    assert not [each for each in caplog.records if each.levelname == "WARNING"]
+
+
 def test_negatives_may_stand_in_some_rows_only(tmp_path):
     rows = [ROWS[0], ROWS[1] | {"negatives": ["反一", " 反二 "]}, ROWS[2] | {"negatives": None}]
     pairs, _ = read_pairs(jsonl(tmp_path / "a.jsonl", rows), {}, BadRows.stop)
