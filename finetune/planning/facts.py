@@ -18,15 +18,14 @@ from tokenizers import Tokenizer
 from finetune.config import Model
 from finetune.config.check import GENERATORS
 from finetune.config.choices import Hub, Use
+from finetune.data.lengths import ASSUMED
 from finetune.data.peek import Peek, Texts, look_at, look_at_set, look_for, rows_of
 from finetune.errors import UserError
 from finetune.machine.geometry import STARTER, Geometry
 from finetune.records import read_json
 from finetune.stage import Planned, Step
 
-# Tokens a character of Chinese text where the tokeniser is not here yet: BERT's vocabularies have
-# one a character, the starter's SentencePiece fewer (0.64 on law, 0.81 on questions).
-_TOKENS_PER_CHARACTER = {Hub.starter: 0.7}
+_TOKENS_PER_CHARACTER = 1.0  # of Chinese text in BERT's vocabularies
 _SPECIAL = 2
 _ASKED = 30  # characters of a question made from a text, about
 _FEWEST_GUARDED = 300  # texts, as in finetune.evaluation.guard
@@ -163,7 +162,7 @@ class Facts:
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Tokens of each text, not cut."""
         if self._tokenizer is None:
-            ratio = _TOKENS_PER_CHARACTER.get(self._model().hub, 1.0)
+            ratio = ASSUMED.get(self._model().hub, _TOKENS_PER_CHARACTER)
             counts = [int(len(text) * ratio) + _SPECIAL for text in texts]
         else:
             # A lone surrogate, which ends the data step, would end this.

