@@ -86,7 +86,7 @@ def steps_of(config: Config) -> list[Step]:
             "data", steps.data, 4,
             {"domain": config.domain, "check": config.check, "limit": config.limit,
              "seed": config.seed},
-            files=sources.data_files(config),
+            files=sources.data_files(config), outside={"model": config.model},
         ),
         *([forgetting.read_step(general)] if general else []),
         *([_generate(config)] if generated else []),

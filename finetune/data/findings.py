@@ -6,14 +6,18 @@ from itertools import islice
 
 import numpy as np
 
-from finetune.config import Check
+from finetune.config import Check, Model
+from finetune.config.choices import Hub
 from finetune.data import groups, texts
 from finetune.data.leaks import DROPPED, Suspects
 from finetune.data.loaded import Loaded, sides
 from finetune.data.problems import printable
 from finetune.records import Pair, Scored
 
-MULTILINGUAL = ("multilingual-e5-base", "bge-m3")  # to name where Chinese bases know too little
+# To name where Chinese bases know too little.
+ADVISED = ("multilingual-e5-base", "bge-m3")
+# Names of bases that know more than Chinese; the starter, which comes of one, is trimmed for it.
+MULTILINGUAL = (*ADVISED, "multilingual-e5-small", "multilingual-e5-large", "labse")
 _EXAMPLES = 8  # shown of each finding
 _TEXT = 200  # characters shown of a text
 _BOTH_SCRIPTS = 0.05  # share of the rarer script from which on a set is in both
@@ -58,7 +62,12 @@ Progress = Callable[[int], None]
 
 
 def look(
-    loaded: Loaded, suspects: Suspects, check: Check, progress: Progress = lambda count: None
+    loaded: Loaded,
+    suspects: Suspects,
+    check: Check,
+    progress: Progress = lambda count: None,
+    *,
+    multilingual: bool = False,
 ) -> list[Finding]:
     """Look through the pairs that are left.
 
@@ -67,13 +76,14 @@ def look(
         suspects: What `leaks.find` found among them and what was dropped.
         check: From where on to speak up.
         progress: Called with the number of pairs just finished; each pair counts three times.
+        multilingual: Whether the base knows other languages too.
     """
     if not loaded.pairs:
         return []
     counts, html = _scan(loaded, progress)
     grouped = groups.group(loaded.pairs, progress)
     found = [
-        *_languages(loaded, counts, check),
+        *_languages(loaded, counts, check, multilingual),
         *_scripts(loaded, counts),
         _html(loaded, html),
         *_suspects(loaded, suspects, check),
@@ -83,6 +93,13 @@ def look(
         _negatives(loaded),
     ]
     return [each for each in found if each.count]
+
+
+def is_multilingual(model: Model) -> bool:
+    """Say whether a base is known to know other languages: by its name, or that of its files."""
+    names = {model.name, (model.id or "").rpartition("/")[2], model.path.name if model.path else ""}
+    known = {name.casefold() for name in names} & set(MULTILINGUAL)
+    return bool(known) and model.hub is not Hub.starter
 
 
 def place(loaded: Loaded, pair: Pair | Scored) -> str:
@@ -121,8 +138,15 @@ def _both(pair: Pair | Scored) -> str:
     return " → ".join(map(short, sides(pair)))
 
 
-def _languages(loaded: Loaded, counts: texts.Counts, check: Check) -> Iterator[Finding]:
-    base = " or ".join(f"model={name}" for name in MULTILINGUAL)
+def _languages(
+    loaded: Loaded, counts: texts.Counts, check: Check, multilingual: bool
+) -> Iterator[Finding]:
+    base = " or ".join(f"model={name}" for name in ADVISED)
+    meaning = "Chinese base models know little of other languages."
+    fix = f"Take a multilingual base ({base}), or leave these rows out."
+    if multilingual:
+        meaning = "The base is multilingual and reads them."
+        fix = "Leave these rows out if nobody will ask in these languages."
     for name, mask in (
         ("kana", counts.of(texts.Kind.kana) > 1),  # one stands for の in brand names
         ("hangul", counts.of(texts.Kind.hangul) > 0),
@@ -131,9 +155,7 @@ def _languages(loaded: Loaded, counts: texts.Counts, check: Check) -> Iterator[F
         rows = np.flatnonzero(mask).tolist()
         many = len(rows) >= check.foreign_share * len(mask)
         yield Finding(
-            name, len(rows), len(mask), "texts", many,
-            "Chinese base models know little of other languages.",
-            f"Take a multilingual base ({base}), or leave these rows out.",
+            name, len(rows), len(mask), "texts", many and not multilingual, meaning, fix,
             _shown(loaded, rows),
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.config import Check, Mixed
+from finetune.config import Check, Mixed, Model
 from finetune.data.load import load_pairs
 from finetune.data.loaded import Loaded
 from finetune.data.prepare import inspect, summarise, tell_found
@@ -18,7 +18,11 @@ log = logging.getLogger(__name__)
 
 
 def prepare_mix(
-    mix: Mapping[str, Mixed], check: Check, evaluated: Sequence[Path], out: Path
+    mix: Mapping[str, Mixed],
+    check: Check,
+    evaluated: Sequence[Path],
+    out: Path,
+    model: Model | None = None,
 ) -> None:
     """Write each set's rows, what was dropped of it, and the counts of both.
 
@@ -30,6 +34,7 @@ def prepare_mix(
         check: How strict to be.
         evaluated: Outputs of steps that hold evaluation sets: what these ask is not trained on.
         out: An existing folder.
+        model: The base, which changes what the log advises and nothing that is written.
 
     Raises:
         UserError: With every problem in a set; when nothing is left of one.
@@ -39,7 +44,7 @@ def prepare_mix(
     summary = {}
     for name, each in mix.items():
         try:
-            loaded = _load(name, each, check, asked)
+            loaded = _load(name, each, check, asked, model)
         except UserError as error:
             problems.include(error)
             continue
@@ -52,12 +57,14 @@ def prepare_mix(
     write_json(out / "summary.json", summary)
 
 
-def _load(name: str, each: Mixed, check: Check, asked: tuple[AnySet, ...]) -> Loaded:
+def _load(
+    name: str, each: Mixed, check: Check, asked: tuple[AnySet, ...], model: Model | None
+) -> Loaded:
     loaded = load_pairs(
         str(each.train), each.columns, check.bad_rows, each.kind, check.duplicates,
         setting=f"mix.{name}",
     )  # fmt: skip
-    loaded, found = inspect(replace(loaded, report=asked), check)
+    loaded, found = inspect(replace(loaded, report=asked), check, model)
     tell_found(found)
     if not loaded.pairs:
         raise UserError(

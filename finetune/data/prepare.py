@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune.config import Check, Domain
+from finetune.config import Check, Domain, Model
 from finetune.config.choices import Source
 from finetune.data import findings, leaks, parts
 from finetune.data.load import load_pairs
@@ -29,7 +29,12 @@ LIMIT = "limit"
 
 
 def prepare(
-    domain: Domain, check: Check, limit: int | None, seed: int, out: Path
+    domain: Domain,
+    check: Check,
+    limit: int | None,
+    seed: int,
+    out: Path,
+    model: Model | None = None,
 ) -> dict[str, Any]:
     """Write a domain's training pairs and evaluation sets.
 
@@ -43,6 +48,7 @@ def prepare(
         limit: Use at most this many pairs.
         seed: Of the sample that ``limit`` draws.
         out: An existing folder.
+        model: The base, which changes what the log advises and nothing that is written.
 
     Returns:
         The summary: ``pairs``, ``read``, ``dropped`` by reason, ``changed`` by kind of change,
@@ -53,7 +59,7 @@ def prepare(
         UserError: With every problem in the data.
     """
     everything = load(domain, check)
-    loaded, found = inspect(select_sources(everything, domain.sources), check)
+    loaded, found = inspect(select_sources(everything, domain.sources), check, model)
     tell_found(found)
     if not loaded.pairs and domain.train is not None:
         raise UserError(_nothing_left(domain, loaded.dropped))
@@ -82,24 +88,27 @@ def load(domain: Domain, check: Check) -> Loaded:
     return _load_files(domain, check)
 
 
-def inspect(loaded: Loaded, check: Check) -> tuple[Loaded, list[findings.Finding]]:
-    """Drop the leaks; say what else there is to look at."""
+def inspect(
+    loaded: Loaded, check: Check, model: Model | None = None
+) -> tuple[Loaded, list[findings.Finding]]:
+    """Drop the leaks; say what else there is to look at, with the base in mind."""
     sets = (*loaded.select, *loaded.report)
     with bar("leaks", len(loaded.pairs)) as progress:
         suspects = leaks.find(loaded.pairs, sets, check.near, progress)
     dropped = {key: why for key, why in suspects.items() if why[0] in leaks.DROPPED[check.leak]}
     loaded = _drop(loaded, lambda pair: dropped.get(pair.id))
     with bar("check", 3 * len(loaded.pairs)) as progress:
-        found = findings.look(loaded, suspects, check, progress)
+        multilingual = model is not None and findings.is_multilingual(model)
+        found = findings.look(loaded, suspects, check, progress, multilingual=multilingual)
     return loaded, found
 
 
 def tell_found(found: Sequence[findings.Finding]) -> None:
-    """Say in the log how many of each there are."""
+    """Say in the log how many of each there are, and of warnings what to do."""
     for each in found:
         tell = log.warning if each.warning else log.info
-        tell("%s: %s of %s %s; finetune check shows them", each.name, f"{each.count:,}",
-             f"{each.of:,}", each.unit)  # fmt: skip
+        tell("%s: %s of %s %s; finetune check shows them%s", each.name, f"{each.count:,}",
+             f"{each.of:,}", each.unit, f". {each.fix}" if each.warning else "")  # fmt: skip
 
 
 def summarise(loaded: Loaded) -> dict[str, Any]:

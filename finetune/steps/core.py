@@ -27,7 +27,8 @@ def data(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Load, check and split the domain's data."""
     from finetune.data.prepare import prepare
 
-    prepare(settings["domain"], settings["check"], settings["limit"], settings["seed"], out)
+    prepare(settings["domain"], settings["check"], settings["limit"], settings["seed"], out,
+            settings["model"])  # fmt: skip
 
 
 def generate(settings: Settings, inputs: Inputs, out: Path) -> None:

@@ -36,7 +36,8 @@ def read_step(config: Config, general: Path | None) -> Step:
     files = {f"{name}.train": existing(Path(str(each.train))) for name, each in config.mix.items()
              if not is_hub_id(str(each.train))}  # fmt: skip
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})
-    return Step("mix", mix, 3, {"mix": read, "check": config.check}, evaluated, files)
+    return Step("mix", mix, 3, {"mix": read, "check": config.check}, evaluated, files,
+                outside={"model": config.model})  # fmt: skip
 
 
 def train_settings(config: Config) -> dict[str, Any]:
@@ -50,4 +51,4 @@ def mix(settings: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> N
     from finetune.data.mix import prepare_mix
 
     evaluated = [inputs[name] for name in ("data", "general") if name in inputs]
-    prepare_mix(settings["mix"], settings["check"], evaluated, out)
+    prepare_mix(settings["mix"], settings["check"], evaluated, out, settings["model"])

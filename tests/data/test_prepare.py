@@ -100,6 +100,19 @@ def test_every_row_is_accounted_for(files):
     assert leak.source == str(files / "train.jsonl")
 
 
+def test_the_log_names_a_multilingual_base_unless_there_is_one(files, caplog):
+    caplog.set_level("INFO")
+    rows = [{"query": f"문장 {n}", "positive": f"答{n}"} for n in range(9)]
+    write_train(files, rows)
+    for name in ("starter", "bge-m3"):
+        caplog.clear()
+        model = compose(["recipes=full", f"model={name}"]).model
+        prepare(domain(files), STOP, None, 0, files / "out", model)
+        (told,) = [each for each in caplog.records if each.message.startswith("hangul: 9 of 18")]
+        assert (told.levelname == "WARNING") == (name == "starter")
+        assert ("model=multilingual-e5-base or model=bge-m3" in told.message) == (name == "starter")
+
+
 def test_halves_are_split_by_id_and_share_one_corpus(files):
     out = files / "out"
     summary = prepare(domain(files), STOP, None, 0, out)
