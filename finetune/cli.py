@@ -162,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--dev", type=Path, help="evaluation folder: leaks are looked for")
     check.add_argument("--html", type=Path, help="file for a page that shows each finding")
     check.add_argument("--json", type=Path, help="file for the same, for programs")
-    check.add_argument("--dropped", type=Path, help="file for the rows left out, with reasons")
+    check.add_argument("--dropped", type=Path,
+                       help="file for the rows left out, with reasons; near duplicates go to a "
+                            "second one beside it")  # fmt: skip
     check.set_defaults(run=_check)
     evaluate = commands.add_parser("evaluate", help="score a model or bundle on folders")
     evaluate.add_argument("artifact", type=Path, help="model folder, or bundle folder")

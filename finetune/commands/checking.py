@@ -66,6 +66,7 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     Args:
         config: What is checked.
         dropped: File for the dropped rows, with reason, source line and what they collided with.
+            Beside it, under its name with ``-near`` behind, goes one for the near duplicates.
 
     Raises:
         UserError: With every problem that ends a run.
@@ -74,7 +75,8 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     evaluated = domain.source is not Source.files or domain.dev is not None
     everything = (load if evaluated else load_train)(domain, config.check)
     selected = select_sources(everything, domain.sources)
-    loaded, found = inspect(selected, config.check, config.model)
+    near = dropped.with_stem(f"{dropped.stem}-near") if dropped else None
+    loaded, found = inspect(selected, config.check, config.model, near)
     texts = [text for pair in loaded.pairs for text in sides(pair)]
     tokenizer = lengths.tokenizer_of(config.model)
     otherwise = lengths.ASSUMED.get(config.model.hub, config.check.tokens_per_character)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from finetune.data import groups, texts
 from finetune.data.leaks import DROPPED, Suspects
 from finetune.data.loaded import Loaded, sides
 from finetune.data.problems import printable
-from finetune.records import Pair, Scored
+from finetune.records import Pair, Scored, write_jsonl
 
 # To name where Chinese bases know too little.
 ADVISED = ("multilingual-e5-base", "bge-m3")
@@ -46,6 +47,7 @@ class Finding:
         meaning: What it means for training.
         fix: What to do.
         examples: The first of them.
+        file: Name of the file that holds all of them, as `Example` rows; empty where there is none.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Finding:
     meaning: str
     fix: str
     examples: tuple[Example, ...] = ()
+    file: str = ""
 
 
 Progress = Callable[[int], None]
@@ -68,6 +71,7 @@ def look(
     progress: Progress = lambda count: None,
     *,
     multilingual: bool = False,
+    near: Path | None = None,
 ) -> list[Finding]:
     """Look through the pairs that are left.
 
@@ -77,6 +81,7 @@ def look(
         check: From where on to speak up.
         progress: Called with the number of pairs just finished; each pair counts three times.
         multilingual: Whether the base knows other languages too.
+        near: File for all near duplicates.
     """
     if not loaded.pairs:
         return []
@@ -87,7 +92,7 @@ def look(
         *_scripts(loaded, counts),
         _html(loaded, html),
         *_suspects(loaded, suspects, check),
-        _near(loaded, grouped, check, progress),
+        _near(loaded, grouped, check, progress, near),
         _conflicts(loaded, grouped),
         _boilerplate(loaded, grouped, check),
         _negatives(loaded),
@@ -198,20 +203,28 @@ def _suspects(loaded: Loaded, suspects: Suspects, check: Check) -> Iterator[Find
         )  # fmt: skip
 
 
-def _near(loaded: Loaded, grouped: groups.Grouped, check: Check, progress: Progress) -> Finding:
+def _near(
+    loaded: Loaded, grouped: groups.Grouped, check: Check, progress: Progress, file: Path | None
+) -> Finding:
     first: dict[int, int] = {}
     for i, j in groups.near_pairs(loaded.pairs, grouped, check.near, progress):
         first.setdefault(j, i)
     rows = sorted(first)
     pairs = loaded.pairs
+
+    def example(row: int) -> Example:
+        partner = pairs[first[row]]
+        return Example(place(loaded, pairs[row]), _both(pairs[row]),
+                       f"{place(loaded, partner)}: {_both(partner)}")  # fmt: skip
+
+    if file is not None:
+        write_jsonl(file, map(example, rows))
     return Finding(
         "near duplicates", len(rows), len(pairs), "pairs", len(rows) > len(pairs) / 10,
         "Pairs that differ from an earlier one in words without content only; they are kept, and "
         "weigh what they say the more.",
         "Delete one of each where that is not meant.",
-        tuple(Example(place(loaded, pairs[j]), _both(pairs[j]),
-                      f"{place(loaded, pairs[first[j]])}: {_both(pairs[first[j]])}")
-              for j in rows[:_EXAMPLES]),
+        tuple(map(example, rows[:_EXAMPLES])), file.name if file else "",
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from finetune.config import Check, Mixed, Model
 from finetune.data.load import load_pairs
 from finetune.data.loaded import Loaded
-from finetune.data.prepare import inspect, summarise, tell_found
+from finetune.data.prepare import NEAR, inspect, summarise, tell_found
 from finetune.data.problems import Problems
 from finetune.errors import UserError
 from finetune.records import write_json, write_jsonl
@@ -26,8 +26,9 @@ def prepare_mix(
 ) -> None:
     """Write each set's rows, what was dropped of it, and the counts of both.
 
-    Writes ``<name>/train.jsonl`` and ``<name>/dropped.jsonl``, and ``summary.json``: by set
-    ``pairs``, ``read``, ``dropped`` by reason, ``changed`` and ``sources``.
+    Writes ``<name>/train.jsonl``, ``<name>/dropped.jsonl``, ``<name>/near.jsonl`` (near duplicates,
+    which are kept) and ``summary.json``: by set ``pairs``, ``read``, ``dropped`` by reason,
+    ``changed`` and ``sources``.
 
     Args:
         mix: The sets by name; their files are set.
@@ -43,12 +44,12 @@ def prepare_mix(
     problems = Problems()
     summary = {}
     for name, each in mix.items():
+        (out / name).mkdir(exist_ok=True)
         try:
-            loaded = _load(name, each, check, asked, model)
+            loaded = _load(name, each, check, asked, out / name, model)
         except UserError as error:
             problems.include(error)
             continue
-        (out / name).mkdir(exist_ok=True)
         write_jsonl(out / name / "train.jsonl", loaded.pairs)
         write_jsonl(out / name / "dropped.jsonl", loaded.dropped)
         summary[name] = summarise(replace(loaded, report=()))
@@ -58,13 +59,18 @@ def prepare_mix(
 
 
 def _load(
-    name: str, each: Mixed, check: Check, asked: tuple[AnySet, ...], model: Model | None
+    name: str,
+    each: Mixed,
+    check: Check,
+    asked: tuple[AnySet, ...],
+    out: Path,
+    model: Model | None,
 ) -> Loaded:
     loaded = load_pairs(
         str(each.train), each.columns, check.bad_rows, each.kind, check.duplicates,
         setting=f"mix.{name}",
     )  # fmt: skip
-    loaded, found = inspect(replace(loaded, report=asked), check, model)
+    loaded, found = inspect(replace(loaded, report=asked), check, model, out / NEAR)
     tell_found(found)
     if not loaded.pairs:
         raise UserError(

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
+NEAR = "near.jsonl"
 UNSELECTED = "source is not in domain.sources"
 LIMIT = "limit"
 
@@ -40,7 +41,8 @@ def prepare(
 
     Writes ``train.jsonl`` (`Pair` or `Scored` rows), ``known.jsonl`` (pairs that are not trained on
     and still tell what answers a training query), ``select/<set>/`` and ``report/<set>/``,
-    ``dropped.jsonl`` (`Dropped` rows) and ``summary.json``. Rows read = pairs + dropped rows.
+    ``dropped.jsonl`` (`Dropped` rows), ``near.jsonl`` (near duplicates, which are kept, with place
+    and partner) and ``summary.json``. Rows read = pairs + dropped rows.
 
     Args:
         domain: Where the data lies.
@@ -59,7 +61,8 @@ def prepare(
         UserError: With every problem in the data.
     """
     everything = load(domain, check)
-    loaded, found = inspect(select_sources(everything, domain.sources), check, model)
+    selected = select_sources(everything, domain.sources)
+    loaded, found = inspect(selected, check, model, out / NEAR)
     tell_found(found)
     if not loaded.pairs and domain.train is not None:
         raise UserError(_nothing_left(domain, loaded.dropped))
@@ -89,9 +92,12 @@ def load(domain: Domain, check: Check) -> Loaded:
 
 
 def inspect(
-    loaded: Loaded, check: Check, model: Model | None = None
+    loaded: Loaded, check: Check, model: Model | None = None, near: Path | None = None
 ) -> tuple[Loaded, list[findings.Finding]]:
-    """Drop the leaks; say what else there is to look at, with the base in mind."""
+    """Drop the leaks; say what else there is to look at, with the base in mind.
+
+    ``near`` is a file for all near duplicates.
+    """
     sets = (*loaded.select, *loaded.report)
     with bar("leaks", len(loaded.pairs)) as progress:
         suspects = leaks.find(loaded.pairs, sets, check.near, progress)
@@ -99,7 +105,8 @@ def inspect(
     loaded = _drop(loaded, lambda pair: dropped.get(pair.id))
     with bar("check", 3 * len(loaded.pairs)) as progress:
         multilingual = model is not None and findings.is_multilingual(model)
-        found = findings.look(loaded, suspects, check, progress, multilingual=multilingual)
+        found = findings.look(loaded, suspects, check, progress, multilingual=multilingual,
+                              near=near)  # fmt: skip
     return loaded, found
 
 
@@ -107,8 +114,9 @@ def tell_found(found: Sequence[findings.Finding]) -> None:
     """Say in the log how many of each there are, and of warnings what to do."""
     for each in found:
         tell = log.warning if each.warning else log.info
-        tell("%s: %s of %s %s; finetune check shows them%s", each.name, f"{each.count:,}",
-             f"{each.of:,}", each.unit, f". {each.fix}" if each.warning else "")  # fmt: skip
+        where = f"; all in {each.file}, beside dropped.jsonl" if each.file else ""
+        tell("%s: %s of %s %s; finetune check shows them%s%s", each.name, f"{each.count:,}",
+             f"{each.of:,}", each.unit, where, f". {each.fix}" if each.warning else "")  # fmt: skip
 
 
 def summarise(loaded: Loaded) -> dict[str, Any]:

@@ -66,6 +66,21 @@ def test_every_row_is_accounted_for_and_shown(files, capsys):
     assert "Rule of thumb of the M3E family, not measured here: 5,000" in " ".join(shown.split())
 
 
+def test_all_near_duplicates_are_written_beside_the_dropped_rows(files):
+    near = [{**row, "query": f"请问{row['query']}"} for row in ROWS[:10]]
+    lines(files / "pairs.jsonl", [*ROWS, *near])
+    (found,) = [each for each in run(files)["findings"] if each["name"] == "near duplicates"]
+    assert (found["count"], len(found["examples"]), found["file"]) == (10, 8, "dropped-near.jsonl")
+    written = list(read_dicts(files / "dropped-near.jsonl"))
+    assert written[:8] == found["examples"]
+    places = [(row["place"], row["other"].split(": ")[0]) for row in written]
+    assert places == [(f"{files}/pairs.jsonl:{n + 41}", f"{files}/pairs.jsonl:{n + 1}")
+                      for n in range(10)]  # fmt: skip
+    assert "<code>dropped-near.jsonl</code>" in (files / "a.html").read_text("utf-8")
+    main(["check", str(files / "pairs.jsonl"), "--html", str(files / "b.html")])
+    assert "near.jsonl" not in (files / "b.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize(("leak", "pairs"), [("default", 42), ("strict", 41), ("off", 43)])
 def test_how_strict_leaks_are_taken(files, leak, pairs):
     report = run(files, f"check.leak={leak}")

@@ -8,7 +8,7 @@ from finetune.config.compose import compose
 from finetune.data.leaks import LEAK
 from finetune.data.prepare import LIMIT, UNSELECTED, prepare
 from finetune.errors import UserError
-from finetune.records import Dropped, Pair, read_json, read_jsonl
+from finetune.records import Dropped, Pair, read_dicts, read_json, read_jsonl
 from finetune.sets import half, read_set
 
 STOP = compose(["recipes=full"]).check
@@ -98,6 +98,21 @@ def test_every_row_is_accounted_for(files):
     leak = next(row for row in dropped if row.reason == LEAK)
     assert (leak.line, leak.collided_with) == (5, "dev: query q7")
     assert leak.source == str(files / "train.jsonl")
+
+
+def test_near_duplicates_are_written_with_their_partners(files, caplog):
+    caplog.set_level("INFO")
+    first = {"query": "房东拒绝退还押金怎么办", "positive": "押金应当在合同终止以后退还"}
+    write_train(files, [first, first | {"query": "请问房东拒绝退还押金怎么办"}])
+    prepare(domain(files), STOP, None, 0, files / "out")
+    source, answer = files / "train.jsonl", first["positive"]
+    assert list(read_dicts(files / "out/near.jsonl")) == [{
+        "place": f"{source}:2", "text": f"请问房东拒绝退还押金怎么办 → {answer}",
+        "other": f"{source}:1: 房东拒绝退还押金怎么办 → {answer}",
+    }]  # fmt: skip
+    assert "near duplicates: 1 of 2 pairs; finetune check shows them; all in near.jsonl" in (
+        caplog.text
+    )
 
 
 def test_the_log_names_a_multilingual_base_unless_there_is_one(files, caplog):
