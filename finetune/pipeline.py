@@ -86,7 +86,8 @@ def steps_of(config: Config) -> list[Step]:
             "data", steps.data, 5,
             {"domain": config.domain, "check": config.check, "limit": config.limit,
              "seed": config.seed},
-            files=sources.data_files(config), outside={"model": config.model},
+            files=sources.data_files(config),
+            outside={"model": config.model, "max_length": config.train.max_length},
         ),
         *([forgetting.read_step(general)] if general else []),
         *([_generate(config)] if generated else []),
@@ -166,10 +167,10 @@ def steps_of(config: Config) -> list[Step]:
         *([forgetting.tuned_step(tuned, encoding)] if general else []),
         *benchmark,
         Step(
-            "report", reporting.report, 6,
+            "report", reporting.report, 7,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
-             "mined": mined, "report": config.report}
+             "mined": mined, "report": config.report, "max_length": config.train.max_length}
             | script_steps.encoding(config)
             | writing.prices(config.writer, config.evaluate.currency)
             | ({"distill": dataclasses.replace(config.distill, teacher=None)} if distilled else {}),

@@ -81,6 +81,10 @@ def test_the_report_has_the_shape_of_the_contract(finished, domain):
         assert row["n"] == sum(half(query) == "report" for query in asked) < len(asked)
         assert (row["delta"] is None) == (row["p_value"] is None) == (row["artifact"] == "base")
     assert len(rows) == 12
+    assert report["data"]["cut by training"] == {
+        "texts": 0, "of": 2 * report["data"]["pairs"], "share of tokens": 0.0,
+        "setting to raise": "train.max_length=32",
+    }  # fmt: skip
     for row in report["speed"]:
         assert row["latency_ms"] > 0 and row["texts_per_second"] > 0 and row["bytes"] > 0
     assert {gate["name"] for gate in report["gates"]} == {"gain", "int8", "latency"}

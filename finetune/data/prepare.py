@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from finetune.config import Check, Domain, Model
 from finetune.config.choices import Source
-from finetune.data import findings, leaks, parts
+from finetune.data import findings, leaks, lengths, parts
 from finetune.data.load import load_pairs
-from finetune.data.loaded import Loaded
+from finetune.data.loaded import Loaded, sides
 from finetune.errors import UserError, nearest
 from finetune.progress import bar
 from finetune.records import Dropped, Pair, Scored, normalised, write_json, write_jsonl
@@ -36,6 +36,7 @@ def prepare(
     seed: int,
     out: Path,
     model: Model | None = None,
+    max_length: int | None = None,
 ) -> dict[str, Any]:
     """Write a domain's training pairs and evaluation sets.
 
@@ -51,6 +52,7 @@ def prepare(
         seed: Of the sample that ``limit`` draws.
         out: An existing folder.
         model: The base, which changes what the log advises and nothing that is written.
+        max_length: Tokens of a text that training reads, for the log too.
 
     Returns:
         The summary: ``pairs``, ``read``, ``dropped`` by reason, ``changed`` by kind of change,
@@ -68,6 +70,11 @@ def prepare(
         raise UserError(_nothing_left(domain, loaded.dropped))
     loaded = _sample(loaded, limit, seed)
     _check_scores(domain, loaded.pairs)
+    if model is not None and max_length is not None:
+        texts = [text for pair in loaded.pairs for text in sides(pair)]
+        otherwise = lengths.ASSUMED.get(model.hub, check.tokens_per_character)
+        rate = lengths.tokens_per_character(lengths.tokenizer_of(model), texts, otherwise)
+        lengths.cut(texts, rate, model, max_length).tell()
     write_jsonl(out / "train.jsonl", loaded.pairs)
     write_jsonl(out / "known.jsonl", _known(everything.pairs, loaded.pairs))
     write_jsonl(out / "dropped.jsonl", loaded.dropped)

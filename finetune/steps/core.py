@@ -28,7 +28,7 @@ def data(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.data.prepare import prepare
 
     prepare(settings["domain"], settings["check"], settings["limit"], settings["seed"], out,
-            settings["model"])  # fmt: skip
+            settings["model"], settings["max_length"])  # fmt: skip
 
 
 def generate(settings: Settings, inputs: Inputs, out: Path) -> None:

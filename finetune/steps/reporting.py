@@ -32,6 +32,8 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     more = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}
     if "written" in inputs:
         more["written"] = written(inputs["written"], settings["prices"])
+    if settings.get("distill") is None:  # a student is not taught what would be cut
+        more["cut by training"] = cut(settings, inputs)
     if "mixed" in inputs:
         more["mixed"] = mixed_in(inputs)
     if "augment" in inputs:
@@ -71,6 +73,21 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
         ),
         out,
     )
+
+
+def cut(settings: Settings, inputs: Inputs) -> dict[str, Any]:
+    """How many of the domain's texts training cuts, what of their tokens, and by which setting."""
+    from tokenizers import Tokenizer
+
+    from finetune.data import lengths, tokens
+    from finetune.inference.bundle import TOKENIZER_FILE
+
+    tokenizer = Tokenizer.from_file(str(inputs["export"] / "bundle" / TOKENIZER_FILE))
+    texts = list(tokens.domain_texts([inputs["data"]], select=False))
+    rate = lengths.measured(tokenizer, texts), lengths.MEASURED
+    found = lengths.cut(texts, rate, settings["model"], settings["max_length"])
+    return {"texts": found.texts, "of": found.of, "share of tokens": found.tokens,
+            "setting to raise": found.setting}  # fmt: skip
 
 
 def _of_card(inputs: Inputs) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -98,6 +99,25 @@ def test_every_row_is_accounted_for(files):
     leak = next(row for row in dropped if row.reason == LEAK)
     assert (leak.line, leak.collided_with) == (5, "dev: query q7")
     assert leak.source == str(files / "train.jsonl")
+
+
+def test_the_log_tells_what_training_cuts(files, tiny_model, caplog):
+    """Of 4 texts of 18, 1, 1 and 1 tokens, and 2 special ones each, training reads 10 at most."""
+    caplog.set_level("INFO")
+    write_train(files, [{"query": "一", "positive": "离" * 18}, {"query": "二", "positive": "婚"}])
+    custom = compose(["recipes=full", "model=custom"]).model
+    model = replace(custom, path=tiny_model, max_length=64)
+    prepare(domain(files), STOP, None, 0, files / "out", model, 10)
+    assert (
+        "train.max_length=10 cuts 1 of 4 texts, and 34.5 % of all tokens (1.00 a character, "
+        "measured with its tokenizer); raise train.max_length to train on them"
+    ) in caplog.text  # 10 of 29
+    caplog.clear()
+    prepare(domain(files), STOP, None, 0, files / "out", replace(model, max_length=9), 10)
+    assert "model.max_length=9 cuts 1 of 4 texts" in caplog.text
+    caplog.clear()
+    prepare(domain(files), STOP, None, 0, files / "out", model, 20)
+    assert "cuts" not in caplog.text
 
 
 def test_near_duplicates_are_written_with_their_partners(files, caplog):
