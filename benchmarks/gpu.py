@@ -1,15 +1,16 @@
 """Every recipe for a short training on a GPU, in each precision that a hardware profile names.
 
-python benchmarks/gpu.py [--pairs 6400] [--only lora] [--recipes full lora]
+python benchmarks/gpu.py [--pairs 6400] [--recipes plain full lora]
 python benchmarks/gpu.py --device cpu --model tiny --pairs 64 --out <file>    (a smoke test)
 
 Random texts, and random weights in the geometry of m3e-base: nothing is downloaded and nothing is
-learned; quality is the business of other benchmarks. Each run has a process of its own; its data,
-mining and student are made before the training is measured: pairs a second with the guard and the
-checkpoint, peak memory against the plan's estimate, and model-FLOPs use, which is the operations
-that the method needs (`finetune.machine.geometry`) over what a large matrix product reaches here in
-the same precision. The plain sentence-transformers script trains on the same pairs. Goes on where
-it stopped; writes ``benchmarks/results/gpu.json`` by device, and prints a table.
+learned; quality is the business of other benchmarks. Recipes that name sources of a domain or mix
+sets in are left out. Each run has a process of its own; its data, mining and student are made
+before the training is measured: pairs a second with the guard and the checkpoint, peak memory
+against the plan's estimate, and model-FLOPs use, which is the operations that the method needs
+(`finetune.machine.geometry`) over what a large matrix product reaches here in the same precision.
+The plain sentence-transformers script trains on the same pairs. Goes on where it stopped; writes
+``benchmarks/results/gpu.json`` by device, and prints a table.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from randoms import LETTERS, build, texts, write_dev
+from randoms import LETTERS, build, recipes, texts, write_dev
 
 from finetune.machine import rates
 from finetune.machine.geometry import M3E_BASE, Geometry
@@ -33,7 +34,7 @@ from finetune.records import read_json, write_json, write_jsonl
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/gpu.json"
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+RECIPES = recipes(ROOT / "recipes")
 GEOMETRIES = {"m3e-base": M3E_BASE, "tiny": Geometry(6, 32, 64, 4, 500, 512, 2)}
 BATCH, WIDTH, QUERY = 64, 128, 32  # pairs; characters of a passage and of a query, at most
 YARDSTICK = {"pairs": 50_000, "hours": 4, "recipe": "lora", "gpus": ("v100", "a10")}

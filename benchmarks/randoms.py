@@ -1,8 +1,11 @@
 """Domains of random texts and models of random weights, for benchmarks of time and memory."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from finetune.machine.geometry import Geometry
 from finetune.records import write_jsonl
@@ -37,6 +40,19 @@ def write_dev(folder: Path, letters: str, queries: int = 40, passages: int = 80)
         write_jsonl(folder / f"{name}.jsonl", [{"id": f"{name[0]}{i}", "text": t} for i, t in rows])
     lines = ["query-id\tcorpus-id\tscore", *(f"q{i}\tc{i}\t1" for i in range(queries))]
     (folder / "qrels.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def recipes(folder: Path) -> list[str]:
+    """Names of the recipes that random texts will do for."""
+    return [path.stem for path in sorted(folder.glob("*.yaml"))
+            if not _names_data(yaml.safe_load(path.read_text("utf-8")))]  # fmt: skip
+
+
+def _names_data(recipe: Mapping[str, Any]) -> bool:
+    """Whether it is bound to real data: to sources of a domain, or to sets that it mixes in."""
+    parts = {part: name for each in recipe.get("defaults", []) for part, name in each.items()}
+    sources = recipe.get("domain", {}).get("sources")
+    return bool(sources or recipe.get("mix")) or parts.get("override /mix", "none") != "none"
 
 
 def build(geometry: Geometry, letters: Sequence[str], out: Path) -> None:

@@ -1,3 +1,4 @@
+import argparse
 import importlib.util
 import json
 import os
@@ -5,6 +6,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from finetune import pipeline
+from finetune.config.compose import choices, compose
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPT = BENCHMARKS / "gpu.py"
@@ -35,6 +39,28 @@ def benchmark(name, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_every_recipe_runs_on_random_texts_or_names_other_data(tmp_path, monkeypatch):
+    gpu = benchmark("gpu", monkeypatch)
+    asked = argparse.Namespace(device="cpu", model="tiny", pairs=128)
+    gpu.prepare(asked, tmp_path)
+    for recipe in choices("recipes"):
+        config = compose([*gpu.overrides(asked, recipe, "fp32", tmp_path), "until=data"])
+        assert bool(config.domain.sources or config.mix) == (recipe not in gpu.RECIPES), recipe
+        if recipe in gpu.RECIPES:
+            pipeline.run(config)
+
+
+def test_recipes_are_left_out_by_what_they_say(tmp_path, monkeypatch):
+    said = {
+        "plain": "train: {epochs: 2}", "none": "defaults:\n  - override /mix: none",
+        "all": "domain: {sources: null}", "some": "domain: {sources: [a]}",
+        "part": "defaults:\n  - override /mix: general", "set": "mix: {own: {weight: 0.2}}",
+    }  # fmt: skip
+    for name, content in said.items():
+        (tmp_path / f"{name}.yaml").write_text(content, "utf-8")
+    assert benchmark("randoms", monkeypatch).recipes(tmp_path) == ["all", "none", "plain"]
 
 
 def test_results_of_one_machine_stay_when_another_model_is_measured(monkeypatch):
