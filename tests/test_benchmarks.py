@@ -41,6 +41,53 @@ def benchmark(name, monkeypatch):
     return module
 
 
+def made_up(wanted, metric="ndcg@10", low=0.01, step=60, gates=(), rate=40.0):
+    """The kept JSON of a run that gained two points."""
+    score = {"set": wanted, "metric": metric, "ci_low": 0.4, "ci_high": 0.5}
+    return {
+        "scores": [{**score, "artifact": "base", "value": 0.45},
+                   {**score, "artifact": "tuned", "value": 0.47, "delta": 0.02, "p_value": 0.003,
+                    "delta_low": low}],
+        "speed": [{"artifact": "base", "texts_per_second": 40.0, "bytes": 138e6},
+                  {"artifact": "tuned", "texts_per_second": rate, "bytes": 95e6}],
+        "training": {"best_step": step, "steps": 120, "improved": step > 0,
+                     "pairs_per_second": 6.0, "trainable_parameters": 23_000_000},
+        "gates": list(gates), "peak_bytes": 2**31,
+    }  # fmt: skip
+
+
+def test_a_student_of_the_methods_benchmark_has_its_own_epochs_and_columns(monkeypatch, tmp_path):
+    methods = benchmark("methods", monkeypatch)
+    for name, words in methods.variants(tmp_path, 3):
+        config = compose(words)
+        assert config.train.epochs == (3 if "-distill-" in name else 1), name
+    gate = {"name": "distill", "value": 0.962}
+    results = {"legal-full-1": made_up("legal"),
+               "legal-distill-1": made_up("legal", gates=[gate], rate=78.0)}  # fmt: skip
+    head, ruler, base, full, student = methods.table(results).splitlines()
+    assert {line.count("|") for line in (head, base, full, student)} == {ruler.count("|")}
+    assert student.endswith(" | 95 MB | 96.2 % | 1.95 |") and full.endswith(" | 95 MB |  |  |")
+    assert student.startswith("| legal | distill | 47.0 ± 5.0 | +2.0 | 0.0030 |")
+
+
+def test_the_bars_of_the_methods_benchmark(monkeypatch):
+    bars = benchmark("methods", monkeypatch).bars
+    gate = {"name": "distill", "value": 0.962}
+    results = {
+        "legal-full-1": made_up("legal"), "legal-full-2": made_up("legal", low=-0.001),
+        "legal-simcse-1": made_up("legal", low=-0.5, step=0),
+        "finance-lora-1": made_up("finance", step=0),
+        "finance-distill-1": made_up("finance", gates=[gate], rate=70.0),
+        "afqmc-cosent-1": made_up("afqmc", metric="spearman"),
+    }  # fmt: skip
+    assert {name: met for name, _, _, met in bars(results)} == {
+        "legal full, gain from, points": False, "legal full, best step": True,
+        "finance lora, gain from, points": True, "finance lora, best step": False,
+        "finance distill, of its teacher": True, "finance distill, speed-up": False,
+        "afqmc cosent, gain, points": True,
+    }  # fmt: skip
+
+
 def test_every_recipe_runs_on_random_texts_or_names_other_data(tmp_path, monkeypatch):
     gpu = benchmark("gpu", monkeypatch)
     asked = argparse.Namespace(device="cpu", model="tiny", pairs=128)
