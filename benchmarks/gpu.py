@@ -63,7 +63,7 @@ def overrides(asked: argparse.Namespace, recipe: str, precision: str, folder: Pa
         f"limit={asked.pairs}", "export.precisions=[fp32]", "tracking=none",
         f"paths.cache={folder}/cache", f"paths.runs={folder}/runs",
     ]  # fmt: skip
-    if recipe in ("documents", "simcse"):
+    if recipe in ("documents", "simcse", "warmup"):
         words += [f"domain.documents={folder}/documents.jsonl", f"generate.pairs={asked.pairs}"]
     if recipe == "matryoshka":
         words.append(f"loss.matryoshka_dims={[GEOMETRIES[asked.model].hidden, 16]}")

@@ -26,7 +26,7 @@ DOMAINS = ("legal", "finance")
 SEEDED = ("full", "lora", "prefix", "contrastive")
 METHODS = {
     **{name: [f"recipes={name}"] for name in (*SEEDED, "matryoshka", "distill", "simcse")},
-    "warmup": ["recipes=full", "generate=documents", "generate.use=warmup", "generate.pairs=2000"],
+    "warmup": ["recipes=warmup", "generate.pairs=2000"],
     "rounds": ["recipes=contrastive", "mine.rounds=2"],
     "merge": ["recipes=full", "merge=interpolate"],
 }

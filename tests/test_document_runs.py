@@ -42,8 +42,7 @@ def test_documents_alone_teach_what_their_titles_ask(tiny_model, domain, work):
 
 
 def test_a_warm_up_on_documents_comes_before_the_pairs(tiny_model, domain, work):
-    report = run(tiny_model, domain, work, "full", "generate=documents", "generate.use=warmup",
-                 "train.epochs=2")  # fmt: skip
+    report = run(tiny_model, domain, work, "warmup", "train.epochs=2")
     order = names(report)
     assert order.index("generate") < order.index("pool") < order.index("warmup")
     assert order.index("warmup") + 1 == order.index("train")
