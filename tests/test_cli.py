@@ -1,13 +1,10 @@
-import io
 import json
 import logging
 import re
 import shlex
 import subprocess
 import sys
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import tiny_runs
 
@@ -15,7 +12,6 @@ from finetune import embedded, stage
 from finetune.cli import main, train, usage
 from finetune.commands.sweep import expand
 from finetune.config.compose import ROOT, choices, compose
-from finetune.inference import OnnxEncoder
 
 DONE, BAD_INPUT, GATE_FAILED = 0, 2, 3
 
@@ -221,71 +217,6 @@ def test_evaluate_what_is_not_there(capsys, tiny_bundle, domain, artifact, data,
     arguments = [artifact or str(tiny_bundle), "--data", data or str(domain / "dev")]
     assert main(["evaluate", *arguments]) == BAD_INPUT
     assert phrase in told(capsys)[0]
-
-
-# --- encode ---
-
-
-def encode(monkeypatch, text: bytes, *arguments: str) -> tuple[int, bytes]:
-    out = io.BytesIO()
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
-        patch.setattr(sys, "stdout", SimpleNamespace(buffer=out))
-        return main(["encode", *arguments]), out.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("more", "prompt", "precision"),
-    [
-        ([], "passage", "int8-dynamic"),
-        (["--prompt", "query", "--precision", "fp32"], "query", "fp32"),
-    ],
-)
-def test_encode_turns_lines_into_vectors(monkeypatch, tiny_bundle, more, prompt, precision):
-    lines = ["房东不退押金", "", "老板", "法律规定"]
-    text = ("\n".join(lines) + "\n").encode()
-    code, out = encode(monkeypatch, text, str(tiny_bundle), *more)
-    vectors = np.load(io.BytesIO(out))
-    assert code == DONE and vectors.dtype == np.float32 and vectors.shape == (4, 32)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    expected = OnnxEncoder.load(tiny_bundle, precision).encode(lines, prompt)
-    np.testing.assert_allclose(vectors, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("text", "lines"),
-    [(b"", 0), ("甲\r\n乙".encode(), 2), ("甲\u2028乙\x0c丙\n丁\n".encode(), 2), (b"a\n\n\nb", 4)],
-)
-def test_a_row_of_the_output_is_a_line_of_the_input(monkeypatch, tiny_bundle, text, lines):
-    _, out = encode(monkeypatch, text, str(tiny_bundle))
-    assert np.load(io.BytesIO(out)).shape == (lines, 32)
-
-
-@pytest.mark.parametrize(
-    ("text", "arguments", "phrase"),
-    [
-        ("问".encode("gb18030"), [], "standard input: not UTF-8 at byte 0"),
-        (b"a", ["--precision", "int4"], "'int4' is not there; it has: fp32, int8-dynamic"),
-        (b"a", ["--prompt", "title"], "prompt 'title' is unknown"),
-        (b"a", ["--dtype", "int4"], "--dtype int4: expected float32, float16, int8"),
-        (b"a", ["--input", "texts.txt"], "--input and --output go together"),
-        (b"a", ["--column", "text"], "belong to --input"),
-    ],
-)
-def test_encode_what_cannot_be(monkeypatch, capsys, tiny_bundle, text, arguments, phrase):
-    code, out = encode(monkeypatch, text, str(tiny_bundle), *arguments)
-    assert code == BAD_INPUT and out == b""
-    assert phrase in told(capsys)[0]
-
-
-def test_encode_a_file(tiny_bundle, tmp_path):
-    lines = ["房东不退押金", "老板", "法律规定"]
-    rows = "".join(json.dumps({"问": line}) + "\n" for line in lines)
-    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
-    words = f"{tiny_bundle} --input {tmp_path}/rows.jsonl --column 问 --output {tmp_path}/out.npy"
-    assert main(["encode", *words.split(), "--prompt", "query", "--dtype", "float16"]) == DONE
-    expected = OnnxEncoder.load(tiny_bundle).encode(lines, "query").astype("float16")
-    np.testing.assert_array_equal(np.load(tmp_path / "out.npy", mmap_mode="r"), expected)
 
 
 # --- doctor ---

@@ -1,14 +1,18 @@
-"""``finetune encode`` (lines, or a file of any size, to vectors) and ``finetune tune-threads``."""
+"""``finetune encode`` (lines or a file, of any size, to vectors) and ``finetune tune-threads``."""
 
 import argparse
 import logging
 import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from finetune.errors import UserError
 
 log = logging.getLogger(__name__)
+
+_IN_MEMORY = 2**24  # bytes of standard input; what is more lies in a temporary file
 
 
 def add(commands: Any) -> None:
@@ -65,22 +69,49 @@ def _encode_file(arguments: argparse.Namespace) -> int:
 
 def _encode_lines(arguments: argparse.Namespace) -> int:
     import numpy as np
+    from numpy.lib import format as npy
 
-    from finetune.inference import OnnxEncoder, as_type
+    from finetune.inference import OnnxEncoder, as_type, encode_iter
 
     encoder = OnnxEncoder.load(
         arguments.bundle, arguments.precision, arguments.threads, arguments.dim,
         device=arguments.device,
     )  # fmt: skip
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"standard input: not UTF-8 at byte {error.start}; convert it") from error
-    # Not splitlines(): a form feed or U+2028 within a text ends no line of a file.
-    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    vectors = encoder.encode(lines if text else [], arguments.prompt)
-    np.save(sys.stdout.buffer, as_type(vectors, arguments.dtype))
+    none = as_type(encoder.encode([], arguments.prompt), arguments.dtype)
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as lines:
+        # The header of an .npy file says how many rows follow.
+        shape = (_spool(sys.stdin.buffer, lines), none.shape[1])
+        head = {"descr": npy.dtype_to_descr(none.dtype), "fortran_order": False, "shape": shape}
+        npy.write_array_header_1_0(sys.stdout.buffer, head)
+        for vectors in encode_iter(encoder, _texts(lines), arguments.prompt):
+            rows = np.ascontiguousarray(as_type(vectors, arguments.dtype))
+            sys.stdout.buffer.write(rows.data)
     return 0
+
+
+def _spool(lines: Iterable[bytes], out: IO[bytes]) -> int:
+    """Write down lines as they come, and count them.
+
+    Raises:
+        UserError: They are not UTF-8.
+    """
+    count = size = 0
+    for raw in lines:
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            place = size + error.start
+            raise UserError(f"standard input: not UTF-8 at byte {place}; convert it") from error
+        out.write(raw)
+        count, size = count + 1, size + len(raw)
+    out.seek(0)
+    return count
+
+
+def _texts(lines: Iterable[bytes]) -> Iterator[str]:
+    # A form feed or U+2028 within a text ends no line of a file.
+    for raw in lines:
+        yield raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
 
 
 def _tune_threads(arguments: argparse.Namespace) -> int:
