@@ -20,6 +20,7 @@ from finetune.training import train as training
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 # Single steps of two processes and of one: sums in another order.
 LOSS, WEIGHT = 1e-5, 1e-5
 
@@ -34,9 +35,10 @@ TOGETHER = {
 }  # fmt: skip
 
 
-def start(launcher: list[str], script: str, *arguments: str) -> subprocess.Popen:
+def start(launcher: list[str], script: str, *arguments: str, **variables: str) -> subprocess.Popen:
     """Start a launcher from the root of this tree, one thread a process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    environment = {**os.environ, **own, **variables}
     return subprocess.Popen(
         [*launcher, str(ROOT / script), *arguments], cwd=ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -145,6 +147,22 @@ def test_with_other_losses_too(name, arguments, work, deep_model):
     alone, shared = (rows(folder, "loss") for folder in folders)
     assert shared == pytest.approx(alone, abs=LOSS) and len(alone) > 10
     assert apart(*folders) < WEIGHT < 1e-2 < apart(folders[0], deep_model.parent)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_accelerate_launches_the_same_training(count, one, two, arguments, work):
+    """As docs/multi-node.md says."""
+    other = work / f"accelerate-{count}"
+    line = arguments(f"{other.name}/run", "until=train", cache_without_training(work, other))
+    several = ["--multi_gpu"] if count > 1 else []
+    port = ["--main_process_port", str(free_port())]
+    launcher = [*ACCELERATE, *several, "--num_processes", str(count), *port]
+    said = finish(start(launcher, "train.py", *line, ACCELERATE_USE_CPU="true"))
+    assert said.count("plan for") == said.count("run: ") == 1
+    expected = one if count == 1 else two[0]
+    trained = other / "cache/train" / expected.name
+    assert apart(trained, expected) <= 1e-6
+    assert rows(trained, "loss") == pytest.approx(rows(expected, "loss"), abs=1e-6)
 
 
 def test_several_processes_make_one_run(one, two, work):
