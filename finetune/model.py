@@ -17,7 +17,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import PreTrainedModel
 
 from finetune import hub
+from finetune.adapter.frozen import BERT_LIKE
 from finetune.adapter.prefix import PrefixTransformer
+from finetune.attention import LEAN
 from finetune.config import Model
 from finetune.config.choices import Hub
 from finetune.errors import UserError
@@ -61,18 +63,24 @@ def build_base(model: Model, out: Path) -> None:
 def load(folder: Path, device: str = "cpu", attention: str = "sdpa") -> SentenceTransformer:
     """Load a sentence-transformers folder in fp32, without a pooler.
 
-    ``attention`` names one of transformers' implementations; flash attention needs autocast.
+    ``attention`` names one of transformers' implementations (flash attention needs autocast), or
+    ``lean`` (`finetune.attention`), which takes the place of sdpa in models like BERT.
 
     Raises:
         UserError: When weights of the transformer are missing.
     """
     # sdpa is not asked for: transformers takes it by itself, where the architecture has it.
-    asked = {} if attention == "sdpa" else {"attn_implementation": attention}
+    asked = {} if attention in ("sdpa", LEAN) else {"attn_implementation": attention}
     # As with trust_remote_code, but for our own class only: a folder's code is never run.
     model = SentenceTransformer._load_with_module_classes(
         str(folder), _OUR_MODULES, device=device, local_files_only=True, model_kwargs=asked
     )
     _check_weights(model, folder / read_json(folder / "modules.json")[0]["path"])
+    within = inner(model)
+    # Not of a model with a prefix, whose attention is its own.
+    fused = within.config._attn_implementation == "sdpa"
+    if attention == LEAN and fused and isinstance(within, BERT_LIKE):
+        within.set_attn_implementation(LEAN)
     return _without_pooler(model)
 
 

@@ -92,7 +92,7 @@ OWN = "domain"  # what the domain's own rows are called beside mixed sets
 # Losses of sentence-transformers that learn from two texts and a score.
 _SCORED_LOSSES = ("CoSENTLoss", "AnglELoss", "CosineSimilarityLoss")
 _CHOICES = {"model.pooling": ("mean", "cls"), "hardware.device": ("auto", "cpu", "cuda"),
-            "hardware.attention": ("sdpa", "eager", "flash_attention_2"),
+            "hardware.attention": ("sdpa", "eager", "lean", "flash_attention_2"),
             "export.precisions": PRECISIONS}  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from finetune.adapter.frozen import BERT_LIKE
 from finetune.errors import UserError
 from finetune.export.shapes import keep_leading
+from finetune.machine.estimate import LEAN
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ OPSET = 17
 _HEADS = (Dense, LayerNorm, Normalize)
 # Attention that the exporter cannot trace, or traces into more nodes than eager attention. Any
 # other name is a function the project registered itself (prefix tuning) and must stay.
-_REPLACED_ATTENTION = ("sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+_REPLACED_ATTENTION = ("sdpa", LEAN, "flash_attention_2", "flash_attention_3", "flex_attention")
 # A serialised ONNX file is one protobuf message, which ends at 2 GB.
 _MAX_BYTES = 2**31 - 2**20
 

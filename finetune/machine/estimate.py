@@ -37,6 +37,8 @@ _LOADING = 1.6
 # A training row, whose texts stay on disk: its length, the numbers of its texts and of what answers
 # it, its place in the epoch (measured: `benchmarks/rows.py`).
 _PER_ROW = 200
+# What `finetune.attention` is called, and the tokens of the longest text that it serves.
+LEAN, WIDEST = "lean", 128
 # Libraries and compiled kernels that are left of training and export when artifacts are scored.
 _LATE = 200 * MIB
 _EXPORT = {False: 6, True: 12}
@@ -52,7 +54,7 @@ class Training:
         widths: Tokens of the longest text of each column.
         precision: Of the forward pass; weights stay fp32.
         device: ``cpu`` or ``cuda``.
-        attention: ``sdpa`` or ``eager`` (which keeps every attention weight).
+        attention: ``sdpa``, or ``eager`` or ``lean`` (which keep every attention weight).
         dropout: Whether there is any.
         adapter: What is trained; None: everything.
         chunk: Texts whose activations are held at once (GradCache); None: all of a batch's.
@@ -158,7 +160,8 @@ def kept_per_token(of: Training, width: int) -> int:
     both LayerNorms (2H), the input of the feed-forward (H), the input and the output of GELU (2F);
     4 bytes each. Mixed: the LayerNorms' inputs stay fp32; the rest has 2 bytes, and each projection
     gets a cast of its input of its own (3H). For both: two numbers a LayerNorm; of a fused
-    attention one a head and a row of the padding mask, else every attention weight.
+    attention one a head and a row of the padding mask, else every attention weight; of the lean one
+    the mask's row too.
 
     Beside that LoRA keeps six vectors of its rank. A prefix needs no inputs of the frozen matrices,
     nor GELU's output, but keys and values with the prefix before them.
@@ -182,6 +185,8 @@ def kept_per_token(of: Training, width: int) -> int:
             return kept + 12 * heads * seen + (6 * hidden if of.mixed else 0)
     if of.attention == "eager" and not prefix:
         return kept + (6 if of.mixed else 4) * heads * seen
+    if of.attention == LEAN and not prefix and width <= WIDEST:
+        return kept + size * heads * seen + seen
     return kept + 4 * heads + size * seen
 
 

@@ -7,6 +7,7 @@ from transformers import BertConfig, BertModel
 
 from finetune.adapter.lora import Lora
 from finetune.adapter.prefix import insert
+from finetune.attention import LEAN
 from finetune.config.choices import Precision
 from finetune.machine import estimate
 from finetune.machine.estimate import MIB, Training
@@ -61,7 +62,7 @@ def saved(model, rows, width, *, bf16):
 @pytest.mark.parametrize(
     ("bf16", "attention", "dropout"),
     [(False, "sdpa", 0), (True, "sdpa", 0), (False, "eager", 0), (True, "eager", 0),
-     (False, "sdpa", 0.1), (True, "sdpa", 0.1)],
+     (False, LEAN, 0), (True, LEAN, 0), (False, "sdpa", 0.1), (True, "sdpa", 0.1)],
 )  # fmt: skip
 @pytest.mark.parametrize("width", [24, 96])
 def test_a_layer_keeps_what_autograd_saves(bf16, attention, dropout, width):

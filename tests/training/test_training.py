@@ -247,8 +247,9 @@ def test_worker_processes_change_nothing(trained, tiny_model, rows, select, tmp_
     assert difference(trained[0] / "model", tmp_path / "model") == 0
 
 
+@pytest.mark.parametrize("attention", ["eager", "lean"])
 def test_another_attention_is_used_and_learns_the_same(
-    trained, tiny_model, rows, select, tmp_path, monkeypatch
+    trained, tiny_model, rows, select, tmp_path, monkeypatch, attention
 ):
     used, load = [], models.load
 
@@ -259,9 +260,9 @@ def test_another_attention_is_used_and_learns_the_same(
 
     monkeypatch.setattr(models, "load", loading)
     result = training.train(
-        tiny_model, rows, select, replace(settings(), attention="eager"), tmp_path
+        tiny_model, rows, select, replace(settings(), attention=attention), tmp_path
     )
-    assert used[0] == "eager"
+    assert used[0] == attention
     assert result["best"] == pytest.approx(trained[1]["best"], abs=0.02)
     assert models.inner(models.load(tmp_path / "model")).config._attn_implementation == "sdpa"
 
