@@ -201,7 +201,7 @@ def test_on_a_gpu_its_own_memory_counts(machine, monkeypatch):
 @pytest.mark.parametrize(
     ("gpu", "capability", "override", "phrase", "fix"),
     [
-        (None, (0, 0), "hardware=auto", "cpu fits: fp32, sdpa attention", ""),
+        (None, (0, 0), "hardware=auto", "cpu fits: fp32, lean attention", ""),
         ("A10", (8, 6), "hardware=auto", "a10 fits: bf16", ""),
         ("V100", (7, 0), "hardware=auto", "v100 fits: fp16", ""),
         ("V100", (7, 0), "hardware=v100", "v100 fits: fp16", ""),

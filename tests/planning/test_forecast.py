@@ -141,7 +141,7 @@ def test_training_by_hand(planned):
     cost = predicted(plan_, "train")
     assert count == len(lengths) and cost.seconds == pytest.approx(seconds)
     widths = tuple(lengths.max(axis=0).tolist())
-    of = Training(geometry, 8, widths, Precision.fp32, "cpu", uneven=False, all_rows=48)
+    of = Training(geometry, 8, widths, Precision.fp32, "cpu", "lean", uneven=False, all_rows=48)
     assert cost.memory == estimate.training(of).total
     assert cost.disk == 10 * geometry.weights
 
@@ -209,7 +209,7 @@ def test_unreadable_data_leaves_times_open_and_memory_at_its_largest(planned, ti
     plan_ = planned()
     cost = predicted(plan_, "train")
     assert cost.seconds is None and predicted(plan_, "embed").seconds is None
-    of = Training(Facts(plan_).geometry, 8, (32, 32), Precision.fp32, "cpu")
+    of = Training(Facts(plan_).geometry, 8, (32, 32), Precision.fp32, "cpu", "lean")
     assert cost.memory == estimate.training(of).total
 
 
