@@ -1,6 +1,7 @@
 """Small real things that tests share: a 2-layer char-BERT, its bundle, a domain of pairs."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,15 @@ from tiny_models import CHARS, tiny_transformers
 def tiny_model(tmp_path_factory) -> Path:
     """A sentence-transformers folder: BERT of 2 layers, hidden 32, a vocabulary of characters."""
     return tiny_sentences(tmp_path_factory.mktemp("tiny"), layers=2)
+
+
+@pytest.fixture
+def logs_as_they_were():
+    """Commands set up logging; tests after these want theirs."""
+    root, ours = logging.getLogger(), logging.getLogger("finetune")
+    before = list(root.handlers), root.level, ours.level
+    yield
+    root.handlers[:], root.level, ours.level = before
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import json
-import logging
 import re
 import shlex
 import subprocess
@@ -13,16 +12,8 @@ from finetune.cli import main, train, usage
 from finetune.commands.sweep import expand
 from finetune.config.compose import ROOT, choices, compose
 
+pytestmark = pytest.mark.usefixtures("logs_as_they_were")
 DONE, BAD_INPUT, GATE_FAILED = 0, 2, 3
-
-
-@pytest.fixture(autouse=True)
-def logs_as_they_were():
-    """The commands set up logging; tests after these want theirs."""
-    root, ours = logging.getLogger(), logging.getLogger("finetune")
-    before = list(root.handlers), root.level, ours.level
-    yield
-    root.handlers[:], root.level, ours.level = before
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,10 @@ class Affine:
     def nodes(self, name: str) -> tuple[list[NodeProto], str]:
         """Return the nodes that apply it to a tensor, and the name of what they give."""
         nodes, source = [], name
-        for kind, constant in zip(("Sub", "Mul"), self._names(name), strict=True):
-            if constant in self.constants(name):
+        for kind, values, constant in (
+            ("Sub", self.shift, f"{name}/shift"), ("Mul", self.divisor, f"{name}/factors")
+        ):  # fmt: skip
+            if values is not None:
                 target = f"{source}/{kind.lower()}"
                 nodes.append(helper.make_node(kind, [source, constant], [target], target))
                 source = target
@@ -33,11 +35,7 @@ class Affine:
 
     def constants(self, name: str) -> dict[str, NDArray[np.float32]]:
         """Return what those nodes read beside the tensor, by name."""
-        shift, factors = self._names(name)
-        found = {} if self.shift is None else {shift: self.shift}
+        found = {} if self.shift is None else {f"{name}/shift": self.shift}
         if self.divisor is not None:
-            found[factors] = (1 / self.divisor).astype(np.float32)
+            found[f"{name}/factors"] = (1 / self.divisor).astype(np.float32)
         return found
-
-    def _names(self, name: str) -> tuple[str, str]:
-        return f"{name}/shift", f"{name}/factors"

@@ -35,8 +35,8 @@ _QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99)
 _POWERS = (0.5, 0.7, 0.85, 1.0)
 # What is left of the error of rounding weights once it is made up for (see `rounding`), about.
 _LEFT = 0.4
-# What is left of the expected error where a multiplication, a subtraction or a scale a token is
-# worth its time: some hundredths of the product's for the first two, a tenth for the last.
+# At most so much of the expected error is left where a multiplication, a subtraction or a scale a
+# token is worth its time.
 _WORTH, _WORTH_SHIFT, _WORTH_ROWS = 0.8, 0.9, 0.7
 # Least values are bounded by the activation function; so much smaller than the largest ones, they
 # can share one bound.
@@ -63,20 +63,20 @@ def smoothing(seen: Observed, weight: NDArray[np.float32]) -> NDArray[np.float32
     return best
 
 
-def affine(seen: Observed, weight: NDArray[np.float32], *, biased: bool) -> Affine:
+def best_map(seen: Observed, weight: NDArray[np.float32], *, shiftable: bool) -> Affine:
     """Return the map after which an activation is best rounded.
 
     Args:
         seen: The activations ``[n, k]``.
         weight: What multiplies them, ``[k, m]``; matrices that share them stand side by side.
-        biased: Whether a bias is added to each product, which alone can make up for a shift.
+        shiftable: Whether there is a bias behind each product, which alone makes up for a shift.
     """
     plain = smoothing(seen, weight)
     shift = ((seen.least + seen.most) / 2).astype(np.float32)
     moved = seen.shifted(shift)
     divisor = smoothing(moved, weight)
     errors = _error(moved, weight, divisor), _error(seen, weight, plain)
-    if biased and errors[0] < _WORTH_SHIFT * errors[1]:
+    if shiftable and errors[0] < _WORTH_SHIFT * errors[1]:
         return Affine(shift, divisor)
     return Affine(None, plain)
 

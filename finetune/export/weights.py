@@ -15,7 +15,7 @@ from finetune.export.affine import Affine
 from finetune.export.calibration import Observed, extremes, observe
 from finetune.export.graph import adaptable, biases, groups, lookups, matrices, name_of, products
 from finetune.export.rounding import round_columns
-from finetune.export.smooth import RowScale, affine, row_scale
+from finetune.export.smooth import RowScale, best_map, row_scale
 from finetune.inference.onnx import Feed
 
 log = logging.getLogger(__name__)
@@ -81,26 +81,26 @@ def prepare(
     graph, feeds, range_feeds = onnx.load(fp32).graph, list(feeds), list(range_feeds)
     if form is Form.static and not range_feeds:
         raise ValueError("static INT8 needs the ranges of activations; give range_feeds")
-    products = _Products(graph)
-    if not products.readers:
+    read = _Products(graph)
+    if not read.by:
         raise RuntimeError(f"{fp32}: holds no MatMul with a constant weight to quantise")
     seen = observe(fp32, adaptable(graph), feeds)
-    rows = _row_scales(fp32, products, feeds) if form is Form.dynamic else {}
-    maps = {name: Affine() for name in products.readers}
+    rows = _row_scales(fp32, read, feeds) if form is Form.dynamic else {}
+    maps = {name: Affine() for name in read.by}
     for name in seen.keys() - rows.keys():
-        maps[name] = affine(seen[name], products.weight(name), biased=products.shiftable(name))
+        maps[name] = best_map(seen[name], read.weight(name), shiftable=read.shiftable(name))
     tables = dict.fromkeys(node.input[0] for node in lookups(graph))
     return Prepared(
         form=form,
         weights={
-            node.input[1]: _round(products.known[node.input[1]], maps[name], seen.get(name))
-            for name, node in products
+            node.input[1]: _round(read.known[node.input[1]], maps[name], seen.get(name))
+            for name, node in read
         },
-        tables={table: quantize_rows(products.known[table]) for table in tables},
+        tables={table: quantize_rows(read.known[table]) for table in tables},
         maps=maps,
         added={
-            name_of(node): shift @ products.known[node.input[1]]
-            for name, node in products if (shift := maps[name].shift) is not None
+            name_of(node): shift @ read.known[node.input[1]]
+            for name, node in read if (shift := maps[name].shift) is not None
         },
         rows=rows,
         ranges={
@@ -116,32 +116,35 @@ class _Products:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.known = {name: numpy_helper.to_array(each) for name, each in matrices(graph).items()}
-        self.readers: dict[str, list[NodeProto]] = {}
+        self.by: dict[str, list[NodeProto]] = {}
         for node in products(graph):
-            self.readers.setdefault(node.input[0], []).append(node)
+            self.by.setdefault(node.input[0], []).append(node)
         self._biased = biases(graph)
 
     def __iter__(self) -> Iterator[tuple[str, NodeProto]]:
         """Each activation with each product that reads it."""
-        return ((name, node) for name, nodes in self.readers.items() for node in nodes)
+        return ((name, node) for name, nodes in self.by.items() for node in nodes)
 
     def weight(self, name: str) -> NDArray[np.float32]:
         """What multiplies an activation ``[..., k]``, side by side, ``[k, m]``."""
-        return np.concatenate([self.known[node.input[1]] for node in self.readers[name]], axis=1)
+        return np.concatenate([self.known[node.input[1]] for node in self.by[name]], axis=1)
+
+    def widened(self, name: str) -> bool:
+        """Whether products give more numbers than the activation has."""
+        shapes = [self.known[node.input[1]].shape for node in self.by[name]]
+        return sum(columns for _, columns in shapes) > shapes[0][0]
 
     def shiftable(self, name: str) -> bool:
         """Whether biases can make up for a shift, and products take long enough to be worth it."""
-        k, m = self.weight(name).shape
-        return m > k and all(name_of(node) in self._biased for node in self.readers[name])
+        return self.widened(name) and all(name_of(node) in self._biased for node in self.by[name])
 
 
-def _row_scales(fp32: Path, products: _Products, feeds: Sequence[Feed]) -> dict[str, RowScale]:
+def _row_scales(fp32: Path, read: _Products, feeds: Sequence[Feed]) -> dict[str, RowScale]:
     """Choose the activations whose rows have a scale each.
 
     Those that products widen are left out: the scales are multiplied into what products give.
     """
-    shapes = {name: products.weight(name).shape for name in products.readers}
-    narrowed = {name: Affine() for name, (k, m) in shapes.items() if m <= k}
+    narrowed = {name: Affine() for name in read.by if not read.widened(name)}
     found = {name: row_scale(*ends) for name, ends in extremes(fp32, narrowed, feeds).items()}
     return {name: each for name, each in found.items() if each is not None}
 
@@ -166,11 +169,11 @@ def quantize_rows(weight: NDArray[np.float32]) -> Rounded:
     return np.round(weight / scale[:, None]).astype(np.int8), scale
 
 
-def _round(weight: NDArray[np.float32], affine: Affine, seen: Observed | None) -> Rounded:
+def _round(weight: NDArray[np.float32], applied: Affine, seen: Observed | None) -> Rounded:
     """Round a matrix whose rows are multiplied by what its activation is divided by."""
-    divisor = np.ones(len(weight), np.float32) if affine.divisor is None else affine.divisor
+    divisor = np.ones(len(weight), np.float32) if applied.divisor is None else applied.divisor
     weight = weight * divisor[:, None]
     if seen is None:
         return quantize_columns(weight)
-    moved = seen if affine.shift is None else seen.shifted(affine.shift)
+    moved = seen if applied.shift is None else seen.shifted(applied.shift)
     return round_columns(weight, moved.gram / np.outer(divisor, divisor))

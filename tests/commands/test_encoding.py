@@ -1,6 +1,5 @@
 import io
 import json
-import logging
 import sys
 from types import SimpleNamespace
 
@@ -12,16 +11,8 @@ from finetune.commands import encoding
 from finetune.inference import OnnxEncoder
 from finetune.inference.onnx import CHUNK
 
+pytestmark = pytest.mark.usefixtures("logs_as_they_were")
 DONE, BAD_INPUT = 0, 2
-
-
-@pytest.fixture(autouse=True)
-def logs_as_they_were():
-    """The commands set up logging; tests after these want theirs."""
-    root, ours = logging.getLogger(), logging.getLogger("finetune")
-    before = list(root.handlers), root.level, ours.level
-    yield
-    root.handlers[:], root.level, ours.level = before
 
 
 def encode(monkeypatch, text: bytes, *arguments: str) -> tuple[int, bytes]:

@@ -1,6 +1,5 @@
 import contextlib
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -16,16 +15,9 @@ from finetune.commands.sweep import expand
 from finetune.config.compose import ROOT, compose
 from finetune.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("logs_as_they_were")
 LAUNCHERS = ["basic", "joblib", "submitit_local"]
 TESTS = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def logs_as_they_were():
-    root, ours = logging.getLogger(), logging.getLogger("finetune")
-    before = list(root.handlers), root.level, ours.level
-    yield
-    root.handlers[:], root.level, ours.level = before
 
 
 @pytest.fixture

@@ -36,6 +36,14 @@ def test_hand_worked_pair_of_equal_channels():
     np.testing.assert_allclose(scale, [1])
 
 
+def test_the_row_of_the_larger_activation_is_rounded_first():
+    # The second channel is always three times the first, so .4 + 3 x .4 = 1.6 should be met. First
+    # .4 becomes 0, then .4 + 3 x .4 goes to 2; in the other order it would be 0 and 1, that is 3.
+    weight = np.array([[0.4], [0.4], [127]], np.float32)
+    gram = np.array([[1.0, 3.0, 0.0], [3.0, 9.0, 0.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_array_equal(round_columns(weight, gram)[0], [[2], [0], [127]])
+
+
 @pytest.mark.parametrize("size", [64, 300])  # within a block, and over several
 def test_error_on_held_out_activations_is_well_below_nearest(size):
     weight = np.random.default_rng(1).normal(size=(size, 32)).astype(np.float32)

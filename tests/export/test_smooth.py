@@ -5,7 +5,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from finetune.export.affine import Affine
 from finetune.export.calibration import Observed, extremes, observe
-from finetune.export.smooth import RowScale, affine, expected_error, row_scale, smoothing
+from finetune.export.smooth import RowScale, best_map, expected_error, row_scale, smoothing
 from finetune.export.weights import quantize_columns
 
 
@@ -74,16 +74,16 @@ def test_channels_on_one_side_are_shifted_to_their_middle():
     sides = np.where(np.arange(64) % 2, 8, -8)
     a = rng.uniform(-1, 1, (200, 64)) + sides
     weight = rng.standard_normal((64, 8)).astype(np.float32)
-    found = affine(seen(a), weight, biased=True)
+    found = best_map(seen(a), weight, shiftable=True)
     np.testing.assert_allclose(found.shift, sides, atol=0.1)
-    assert affine(seen(a), weight, biased=False).shift is None
+    assert best_map(seen(a), weight, shiftable=False).shift is None
 
 
 def test_values_that_are_mostly_zero_are_not_shifted():
     rng = np.random.default_rng(0)
     a = np.maximum(rng.standard_normal((200, 64)) - 1, 0)
     weight = rng.standard_normal((64, 8)).astype(np.float32)
-    assert affine(seen(a), weight, biased=True).shift is None
+    assert best_map(seen(a), weight, shiftable=True).shift is None
 
 
 def test_rows_of_which_few_stand_out_have_scales_of_their_own():

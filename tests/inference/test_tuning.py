@@ -10,15 +10,7 @@ from finetune.inference import BundleInfo, OnnxEncoder, encode_file, machine, tu
 from finetune.inference.batches import TOKEN_BUDGET
 
 CPUS = machine.cpus()
-
-
-@pytest.fixture(autouse=True)
-def logs_as_they_were():
-    """The command sets up logging; tests after these want theirs."""
-    ours = logging.getLogger("finetune")
-    before = ours.level
-    yield
-    ours.setLevel(before)
+pytestmark = pytest.mark.usefixtures("logs_as_they_were")
 
 
 @pytest.fixture
