@@ -83,7 +83,7 @@ def steps_of(config: Config) -> list[Step]:
     outside = {"workers": config.hardware.workers, "chunk": config.hardware.chunk}
     first = [
         Step(
-            "data", steps.data, 5,
+            "data", steps.data, 6,
             {"domain": config.domain, "check": config.check, "limit": config.limit,
              "seed": config.seed},
             files=sources.data_files(config),

@@ -1,7 +1,7 @@
 """What somebody should look at before training: nothing here is dropped, everything is shown."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -85,12 +85,13 @@ def look(
     """
     if not loaded.pairs:
         return []
-    counts, html = _scan(loaded, progress)
+    counts, html, compatible = _scan(loaded, progress)
     grouped = groups.group(loaded.pairs, progress)
     found = [
         *_languages(loaded, counts, check, multilingual),
         *_scripts(loaded, counts),
         _html(loaded, html),
+        _compatible(loaded, compatible),
         *_suspects(loaded, suspects, check),
         _near(loaded, grouped, check, progress, near),
         _conflicts(loaded, grouped),
@@ -113,16 +114,20 @@ def place(loaded: Loaded, pair: Pair | Scored) -> str:
     return f"{loaded.origin}:{line}" if line else f"{pair.source} {pair.id}"
 
 
-def _scan(loaded: Loaded, progress: Progress) -> tuple[texts.Counts, list[int]]:
-    """Count the characters of all texts (query, positive, query, ...); find remains of HTML."""
-    rows, html = [], []
+def _scan(loaded: Loaded, progress: Progress) -> tuple[texts.Counts, list[int], list[int]]:
+    """Count the characters of all texts (query, positive, query, ...).
+
+    Find those with remains of HTML, and those with compatibility characters.
+    """
+    rows, html, compatible = [], [], []
     for start in range(0, len(loaded.pairs), _CHUNK):
         chunk = loaded.pairs[start : start + _CHUNK]
         both = [text for pair in chunk for text in sides(pair)]
         html += [2 * start + index for index, text in enumerate(both) if texts.has_html(text)]
+        compatible += [2 * start + index for index in texts.with_compatible(both)]
         rows.append(texts.count(both).by_kind)
         progress(len(chunk))
-    return texts.Counts(np.concatenate(rows)), html
+    return texts.Counts(np.concatenate(rows)), html, compatible
 
 
 def _shown(loaded: Loaded, rows: Sequence[int]) -> tuple[Example, ...]:
@@ -182,6 +187,21 @@ def _html(loaded: Loaded, rows: Sequence[int]) -> Finding:
         "HTML remains", len(rows), 2 * len(loaded.pairs), "texts", True,
         "Tags and entities (<br>, &nbsp;) take room in the window and mean nothing to readers.",
         "Export the texts without them, or strip them.", _shown(loaded, rows),
+    )  # fmt: skip
+
+
+def _compatible(loaded: Loaded, rows: Sequence[int]) -> Finding:
+    examples = []
+    for row, example in zip(rows, _shown(loaded, rows), strict=False):
+        found = texts.compatible(sides(loaded.pairs[row // 2])[row % 2])
+        made = ", ".join(f"{char} → {plain}" for char, plain in found.items())
+        examples.append(replace(example, other=short(made)))
+    return Finding(
+        "compatibility characters", len(rows), 2 * len(loaded.pairs), "texts", False,
+        "Characters such as ①, ㎡, full-width Ａ１ and half-width ｶ are others than 1, m2, A1 and "
+        "カ: some tokenizers read them as these, others as unknown. They stay as they are.",
+        "Write the plain ones, shown behind the arrows, if your users type those.",
+        tuple(examples),
     )  # fmt: skip
 
 

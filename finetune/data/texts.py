@@ -1,6 +1,7 @@
 """What is in texts: scripts and languages, remains of HTML, lengths. Counts only, no judgement."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -18,6 +19,13 @@ _HTML = re.compile(
     r"table|tbody|td|th|tr|u|ul)(?:\s[^<>]*)?/?>|<!--|&(?:nbsp|lt|gt|amp|quot|#\d+|#x[0-9a-f]+);",
     re.IGNORECASE,
 )
+
+
+_PLANES = 0x30000  # no character beyond is one of compatibility
+# The space, the ellipsis, the yen sign and the punctuation of ASCII as Chinese has them.
+_ORDINARY = frozenset("\u3000…￥" + "".join(
+    chr(0xFEE0 + code) for code in range(0x21, 0x7F) if not chr(code).isalnum()
+))  # fmt: skip
 
 
 class Kind(IntEnum):
@@ -74,6 +82,27 @@ def has_html(text: str) -> bool:
     return ("<" in text or "&" in text) and _HTML.search(text) is not None
 
 
+def compatible(text: str) -> dict[str, str]:
+    """The compatibility characters of a text, in order, each with what NFKC makes of it.
+
+    As ① and ㎡, letters and digits in full width, kana in half width, ideographs that double
+    others. Punctuation in full width is ordinary in Chinese, and none.
+    """
+    found = (char for char in text if ord(char) < _PLANES and _compatible()[ord(char)])
+    return {char: unicodedata.normalize("NFKC", char) for char in found}
+
+
+def with_compatible(texts: Sequence[str]) -> list[int]:
+    """Indices of the texts that hold compatibility characters."""
+    found: list[int] = []
+    for number, chunk in enumerate(chunks(texts, _CHUNK)):
+        places = np.flatnonzero(_looked_up(chunk, _compatible()))
+        ends = np.cumsum([len(text) for text in chunk])
+        rows = np.unique(np.searchsorted(ends, places, side="right"))
+        found += (number * _CHUNK + rows).tolist()
+    return found
+
+
 def count(texts: Iterable[str]) -> Counts:
     """Count the characters of each text by kind."""
     rows = [_count(chunk) for chunk in chunks(texts, _CHUNK)]
@@ -88,11 +117,25 @@ def chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 def _count(texts: Sequence[str]) -> NDArray[np.int64]:
-    codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
-    kinds = _kinds()[np.minimum(codes, len(_kinds()) - 1)]
+    kinds = _looked_up(texts, _kinds())
     row = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
     width = len(Kind)
     return np.bincount(row * width + kinds, minlength=len(texts) * width).reshape(-1, width)
+
+
+def _looked_up(texts: Sequence[str], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What a table says of all characters in a row."""
+    codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
+    return table[np.minimum(codes, len(table) - 1)]
+
+
+@cache
+def _compatible() -> NDArray[np.uint8]:
+    """1 for each code point that NFKC changes, but for those that Chinese is written with."""
+    return np.array([
+        char not in _ORDINARY and unicodedata.normalize("NFKC", char) != char
+        for char in map(chr, range(_PLANES))
+    ], dtype=np.uint8)  # fmt: skip
 
 
 @cache

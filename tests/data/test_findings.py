@@ -74,6 +74,17 @@ def test_what_is_in_a_text(text, name):
         assert found.warning and "model=multilingual-e5-base" in found.fix
 
 
+def test_compatibility_characters_are_counted_by_text_and_shown_with_what_they_stand_for():
+    rows = [("面积①，㎡", "好，是！对？不；（甲）：乙"), *PLAIN[:10], ("Ａ１是什么", "ｶﾀｶﾅ①①")]
+    found = look(rows)["compatibility characters"]
+    assert (found.count, found.of, found.unit, found.warning) == (3, 24, "texts", False)
+    assert [(each.place, each.text, each.other) for each in found.examples] == [
+        ("a.jsonl:1", "面积①，㎡", "① → 1, ㎡ → m2"),
+        ("a.jsonl:12", "Ａ１是什么", "Ａ → A, １ → 1"),
+        ("a.jsonl:12", "ｶﾀｶﾅ①①", "ｶ → カ, ﾀ → タ, ﾅ → ナ, ① → 1"),
+    ]
+
+
 def test_a_base_that_reads_other_languages_is_not_advised_again():
     rows = loaded([*PLAIN[:10], ("问题", "한국어 문장")])
     (found,) = findings.look(rows, {}, CHECK, multilingual=True)

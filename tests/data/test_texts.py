@@ -35,6 +35,30 @@ def test_what_is_no_html(text):
     assert not texts.has_html(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("①面积90㎡", {"①": "1", "㎡": "m2"}),
+        ("ﬁ ①①", {"ﬁ": "fi", "①": "1"}),
+        ("ｶﾀ｡", {"ｶ": "カ", "ﾀ": "タ", "｡": "。"}),
+        ("Ａ１ｂ", {"Ａ": "A", "１": "1", "ｂ": "b"}),
+        ("\uf9d1\U0002f800", {"\uf9d1": "六", "\U0002f800": "丽"}),
+        ("a\xa0b", {"\xa0": " "}),
+    ],
+)
+def test_compatibility_characters(text, found):
+    assert texts.compatible(text) == found
+
+
+def test_what_chinese_is_written_with_is_no_compatibility_character():
+    full_width = "".join(chr(code) for code in range(0xFF01, 0xFF5F) if not chr(code).isalnum())
+    assert len(full_width) == 32
+    written = ("好，是！对？不；（甲）：乙", "甲\u3000乙……", "￥5——“丙”《丁》、·。", "が café カ")
+    for text in (full_width, *written):
+        assert texts.compatible(text) == {}
+
+
 def test_more_texts_than_a_chunk(monkeypatch):
     monkeypatch.setattr(texts, "_CHUNK", 2)
     assert texts.count(["一", "二二", "三三三"]).length.tolist() == [1, 2, 3]
+    assert texts.with_compatible(["一①", "", "①①", "二\U000f0000", "", "㎡三"]) == [0, 2, 5]
