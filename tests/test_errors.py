@@ -1,9 +1,12 @@
 """Each kind of bad input gets one clear answer, and docs/errors.md explains it."""
 
+import ast
 import gzip
 import re
 import shutil
 import sys
+import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,16 +16,19 @@ from finetune.commands.ranges import read_search
 from finetune.config import Domain, Model
 from finetune.config.check import GENERATORS
 from finetune.config.choices import BadRows, Hub, Kind, Source
-from finetune.config.compose import compose
+from finetune.config.compose import compose, known_keys
+from finetune.config.writing import read_prompt
 from finetune.data import beir
 from finetune.data.documents import read_documents
 from finetune.data.load import read_pairs
 from finetune.data.prepare import prepare
+from finetune.data.terms import read_dictionary
 from finetune.errors import UserError
 from finetune.model import build_base
 from finetune.sets import half
 
-DOCS = (Path(__file__).parents[1] / "docs/errors.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+DOCS = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
 GOOD = b'{"query": "\xe9\x97\xae", "positive": "\xe7\xad\x94"}\n'
 
 # kind: file name, content (None: no such file), the phrase of docs/errors.md, and what else the
@@ -290,6 +296,25 @@ def test_documents(tmp_path, name, content, phrase, parts):
     check(caught.value, phrase, parts)
 
 
+def test_a_line_of_a_dictionary(tmp_path):
+    (tmp_path / "words.txt").write_text("词\n", "utf-8")
+    with pytest.raises(UserError) as caught:
+        read_dictionary(tmp_path / "words.txt")
+    check(caught.value, "expected a word, a tab and what it becomes", ["words.txt:1", "'词'"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "phrase"),
+    [("问一个问题", "holds no {passage}"), ("{tmp}/a.txt", "no {passage} in this file")],
+)
+def test_a_prompt(tmp_path, prompt, phrase):
+    (tmp_path / "a.txt").write_text("问一个问题", "utf-8")
+    prompt = prompt.replace("{tmp}", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        read_prompt(prompt)
+    check(caught.value, phrase, ["writer.prompt=", prompt])
+
+
 @pytest.mark.parametrize(
     ("overrides", "phrase", "parts"),
     [
@@ -410,6 +435,67 @@ def test_several_processes(monkeypatch, overrides, phrase):
     with pytest.raises(UserError) as caught:
         pipeline.resolve(compose(["recipes=full", "domain=statutes", *overrides]))
     check(caught.value, phrase, [overrides[-1], "3"])
+
+
+def text_of(node: ast.AST) -> str | None:
+    """The text of an expression that makes one, with … where something is put in."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(text_of(part) or "…" for part in parts)
+        case ast.BinOp(left=left, op=ast.Add(), right=right) if text_of(left) or text_of(right):
+            return f"{text_of(left) or '…'}{text_of(right) or '…'}"
+    return None
+
+
+def messages(path: Path) -> set[str]:
+    """The texts in a module, but for docstrings."""
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    told = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    return {text_of(node) or "" for node in nodes if id(node) not in told} - {""}
+
+
+@cache
+def all_messages(folder: str) -> str:
+    found = (messages(path) for path in sorted((ROOT / folder).rglob("*.py")))
+    return "\0".join(sorted(set().union(*found)))
+
+
+def is_told(phrase: str) -> bool:
+    """Say whether a message has the phrase, in which … stands for anything, and a number may."""
+    parts = (re.sub(r"\d+", r"(?:\g<0>|…)", re.escape(part)) for part in phrase.split("…"))
+    return re.search("[^\0]*".join(parts), all_messages("finetune")) is not None
+
+
+PHRASES = sorted({
+    phrase for line in DOCS.splitlines() if line.startswith("| `")
+    for phrase in re.findall(r"`([^`]+)`", line.split(" | ")[0])
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_every_message_of_the_page_is_one(phrase):
+    # What is put together of several parts, a test has met.
+    assert is_told(phrase) or phrase in all_messages("tests")
+
+
+def test_a_message_that_nothing_says_is_found_out():
+    assert is_told("no pair is left of … rows")
+    assert is_told("answers 401") and is_told("nested too deeply")
+    assert not is_told("no pair is left of … columns") and not is_told("answers 40 times")
+    assert not is_told("What goes wrong because of the user's input")  # a docstring
+
+
+def test_every_key_and_every_extra_of_the_page_is_known():
+    keys = re.findall(r"`~?([a-z_]+(?:\.[a-z_]+)+)=", DOCS)
+    assert len(keys) > 30
+    known = known_keys()
+    open_parts = tuple(f"{key}." for key, is_open in known.items() if is_open)
+    assert [key for key in keys if key not in known and not key.startswith(open_parts)] == []
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    named = set(re.findall(r"finetune\[(\w+)\]", DOCS))
+    assert named and named <= extras["optional-dependencies"].keys()
 
 
 def test_every_row_of_the_page_says_why_and_how():
