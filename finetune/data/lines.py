@@ -42,7 +42,10 @@ def existing(path: Path) -> Path:
     if folder:
         raise UserError(f"{name}: is a folder; name the file in it")
     if there is None:
-        raise UserError(f"{name}: no such file, and no folder {printable(str(path.parent))}")
+        raise UserError(
+            f"{name}: no such file, and no folder {printable(str(path.parent))}; "
+            + meant(path.parent.name, _beside(path.parent), "correct the path")
+        )
     fix = meant(path.name, there, "correct the path")
     raise UserError(f"{name}: no such file; the folder holds {listed(there)}; {fix}")
 
@@ -95,9 +98,15 @@ def empty(name: str) -> UserError:
     return UserError(f"{name}: is empty; expected at least one row: name another file")
 
 
-def reason(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return printable((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+def reason(error: BaseException, lines: int = 1) -> str:
+    """The first line of an error's message, or the first few as one."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[:lines]
+    return printable(" ".join(said)[: 200 * lines])
+
+
+def _beside(folder: Path) -> list[str]:
+    """The names beside a folder that is not there."""
+    return names(folder.parent) if folder.parent.is_dir() else []
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from finetune.config.choices import BadRows, Duplicates, Kind
 from finetune.data import layouts
-from finetune.data.hub import is_hub_id, open_hub
+from finetune.data.hub import is_hub_id, open_hub, way_out
 from finetune.data.judged import is_judged, open_judged
-from finetune.data.lines import empty, ending, existing
+from finetune.data.lines import empty, existing
 from finetune.data.loaded import Loaded
 from finetune.data.problems import Problems, listed, meant, printable, shown
 from finetune.data.rows import FORMS, Collector, Form
-from finetune.data.tables import READABLE, Table, open_table
+from finetune.data.tables import Table, open_table
 from finetune.errors import UserError, nearest
 from finetune.progress import bar
 from finetune.records import Dropped, Pair, Scored
@@ -20,8 +20,6 @@ from finetune.records import Dropped, Pair, Scored
 log = logging.getLogger(__name__)
 
 _CHUNK = 10_000  # rows between two reports of progress
-# Named by mistake often enough that they must not be taken for a hub id.
-_OTHER_FILES = (".xls", ".txt", ".md", ".arrow", ".zip", ".gz")
 
 
 def read_pairs(
@@ -100,7 +98,12 @@ def file_or_folder(source: str) -> Path:
         UserError: When there is neither such a file nor a BEIR-shaped folder.
     """
     folder = _judged_folder(source)
-    return existing(Path(source)) if folder is None else folder
+    if folder is not None:
+        return folder
+    try:
+        return existing(Path(source))
+    except UserError as error:
+        raise UserError(f"{error}{way_out(source)}") from error
 
 
 def _judged_folder(source: str) -> Path | None:
@@ -112,16 +115,10 @@ def _judged_folder(source: str) -> Path | None:
 
 
 def _open(source: str, problems: Problems) -> Table:
-    path = Path(source)
-    folder = _judged_folder(source)
-    if folder is not None:
-        return open_judged(folder, problems)
-    if ending(path) in (*READABLE, *_OTHER_FILES) or not is_hub_id(source):
-        return open_table(path, problems)
-    try:
-        return open_table(existing(path), problems) if path.exists() else open_hub(source)
-    except OSError as error:
-        raise UserError(f"{shown(source)}: cannot be read ({error.strerror})") from error
+    if is_hub_id(source):
+        return open_hub(source)
+    path = file_or_folder(source)
+    return open_judged(path, problems) if path.is_dir() else open_table(path, problems)
 
 
 def _resolve(

@@ -28,12 +28,12 @@ def missing(config: Config) -> Iterator[str]:
 def read_step(config: Config, general: Path | None) -> Step:
     """The step that reads the sets; they may hold no query of the general set either."""
     from finetune.data.hub import is_hub_id
-    from finetune.data.lines import existing
+    from finetune.data.load import file_or_folder
 
     read = {name: replace(each, weight=0.0, loss=None, prompts=None)
             for name, each in config.mix.items()}  # fmt: skip
     # The revision of a hub id, part of the settings, stands for its content.
-    files = {f"{name}.train": existing(Path(str(each.train))) for name, each in config.mix.items()
+    files = {f"{name}.train": file_or_folder(str(each.train)) for name, each in config.mix.items()
              if not is_hub_id(str(each.train))}  # fmt: skip
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})
     return Step("mix", mix, 4, {"mix": read, "check": config.check}, evaluated, files,

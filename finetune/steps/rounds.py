@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.config import Config
 from finetune.data.hub import is_hub_id
+from finetune.data.lines import names
+from finetune.data.problems import meant
 from finetune.errors import UserError
 from finetune.records import read_dicts, read_json, write_jsonl
 from finetune.stage import Done, Step
@@ -72,9 +74,11 @@ def filter_files(config: Config) -> dict[str, Path]:
     if folder.is_dir():
         return {"filter": folder}
     if not is_hub_id(name) or ":" in name:
+        there = names(folder.parent) if folder.parent.is_dir() else []
+        near = meant(folder.name, there, "")
         raise UserError(
             f"mine.filter={name}: no such folder, and no hub id; expected the folder of a "
-            "cross-encoder, or owner/name@revision"
+            f"cross-encoder, or owner/name@revision{near and f'; {near}'}"
         )
     return {}
 

@@ -243,12 +243,81 @@ def test_changes_are_counted(tmp_path):
         ("owner/name@refs/convert/parquet", True),
         ("owner/m3e-v1.5:train", True),
         ("name", False),
+        ("./name", False),
+        ("../name", False),
         ("a/b/c", False),
         ("问/答", False),
     ],
 )
 def test_hub_ids(source, expected):
     assert is_hub_id(source) is expected
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The working directory: ``data/pairs.jsonl`` in it, and an evaluation folder ``data/set``."""
+    monkeypatch.chdir(tmp_path)
+    Path("data/set").mkdir(parents=True)
+    jsonl(Path("data/pairs.jsonl"), ROWS)
+    jsonl(Path("data/set/corpus.jsonl"), [{"id": "c", "text": "答"}])
+    jsonl(Path("data/set/queries.jsonl"), [{"id": "q", "text": "问"}])
+    Path("data/set/qrels.tsv").write_text("q\tc\t1\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("data/pairs.jsonl", False),
+        ("data/set", False),
+        ("data/pairs", False),
+        ("data/other", False),
+        ("data/pairs:train", False),
+        ("data/pairs@abc", True),
+        ("data/pairs@abc:train", True),
+        ("data/pairs@2.jsonl", False),
+        ("other/pairs", True),
+        *((f"other/pairs{end}", False) for end in (
+            ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".md", ".txt", ".xls", ".gz",
+            ".jsonl.gz", ".CSV",
+        )),
+        ("other/" + "x" * 300, True),
+        ("data/" + "x" * 300, False),
+    ],
+)  # fmt: skip
+def test_what_names_a_file_is_no_hub_id(here, source, expected):
+    assert is_hub_id(source) is expected
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("data/pairs", ["data/pairs: no such file", "did you mean 'pairs.jsonl'?",
+                        "name the revision: data/pairs@<revision>)"]),
+        ("data/pairs:train", ["no such file", "data/pairs@<revision>:train)"]),
+        ("data/pair.jsonl", ["no such file", "did you mean 'pairs.jsonl'?"]),
+        ("dat/pairs.jsonl", ["no such file, and no folder dat; did you mean 'data'?"]),
+        ("one/two/pairs.jsonl", ["no such file, and no folder one/two; correct the path"]),
+    ],
+)  # fmt: skip
+def test_a_mistyped_relative_path_is_no_question_to_the_hub(here, source, parts):
+    with pytest.raises(UserError) as caught:
+        read_pairs(source, {}, BadRows.stop)
+    for part in parts:
+        assert part in str(caught.value)
+    assert "HF_ENDPOINT" not in str(caught.value)
+
+
+def test_relative_paths_of_one_slash_are_read(here):
+    assert len(read_pairs("data/pairs.jsonl", {}, BadRows.stop)[0]) == 3
+    assert [pair.query for pair in read_pairs("data/set", {}, BadRows.stop)[0]] == ["问"]
+
+
+def test_a_misspelt_folder_is_told_where_the_hub_has_no_such_set(here, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"no such file here \(did you mean 'data'\?\), and split"):
+        read_pairs("date/pairs", {}, BadRows.stop)
 
 
 def test_an_offline_hub_says_what_was_tried_and_the_ways_out(monkeypatch):
