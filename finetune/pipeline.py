@@ -31,7 +31,7 @@ TRAINING = (steps.train, distill_steps.distill)
 
 
 def resolve(config: Config) -> Config:
-    """Replace what depends on the machine by what it is here, and check what must be there.
+    """Replace what depends on the machine, or a hub, by what it is now; check what must be there.
 
     Raises:
         UserError: With every problem found.
@@ -55,6 +55,7 @@ def resolve(config: Config) -> Config:
     if problems:
         raise UserError(*problems)
     script_steps.tell(config)
+    config = sources.pinned(config)
     evaluate = dataclasses.replace(config.evaluate, general=forgetting.folder_of(config))
     return dataclasses.replace(
         config, evaluate=evaluate, hardware=hardware.resolve(config.hardware)

@@ -1,10 +1,29 @@
 """The files that decide what a run makes, and what is missing of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from finetune.config import Config
 from finetune.config.choices import Hub, Source, Use
 from finetune.config.compose import ROOT
+
+
+def pinned(config: Config) -> Config:
+    """Name the commit of each data set of the hub, which stands for its content in keys.
+
+    Raises:
+        UserError: When one cannot be had.
+    """
+    from finetune.data import hub
+
+    def train(source: str | None) -> str | None:
+        return hub.pinned(source) if source and hub.is_hub_id(source) else source
+
+    return replace(
+        config,
+        domain=replace(config.domain, train=train(config.domain.train)),
+        mix={name: replace(each, train=train(each.train)) for name, each in config.mix.items()},
+    )
 
 
 def data_files(config: Config) -> dict[str, Path]:
@@ -22,7 +41,7 @@ def data_files(config: Config) -> dict[str, Path]:
              (("dev", domain.dev), ("test", domain.test)) if path}  # fmt: skip
     for folder in files.values():
         beir.kind(folder)  # says what is wrong with one that is no evaluation folder
-    # The revision of a hub id, part of the settings, stands for its content.
+    # The commit of a hub id, part of the settings, stands for its content.
     if domain.train and not is_hub_id(domain.train):
         files["train"] = file_or_folder(domain.train)
     return files

@@ -25,6 +25,7 @@ def test_relative_files_are_inputs_whose_content_decides(line):
                       "mix.custom.train=data/others.jsonl"])  # fmt: skip
     assert sources.data_files(config)["train"] == Path("data/pairs.jsonl")
     assert mix.read_step(config, None).files == {"custom.train": Path("data/others.jsonl")}
+    assert sources.pinned(config) == config
 
 
 def test_a_relative_folder_is_no_hub_id_either(line):

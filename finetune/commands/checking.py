@@ -16,6 +16,7 @@ from finetune.data.prepare import inspect, load, load_train, select_sources, sum
 from finetune.data.script import is_traditional
 from finetune.errors import UserError
 from finetune.records import write_jsonl
+from finetune.sources import pinned
 
 _EXAMPLES = 8  # shown of each reason
 _SAMPLE = 2_000  # texts that tell the script of all
@@ -71,6 +72,7 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: With every problem that ends a run.
     """
+    config = pinned(config)
     domain = config.domain
     evaluated = domain.source is not Source.files or domain.dev is not None
     everything = (load if evaluated else load_train)(domain, config.check)

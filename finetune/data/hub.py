@@ -3,6 +3,9 @@
 import logging
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,11 @@ from finetune.errors import UserError
 
 log = logging.getLogger(__name__)
 
+FORM = "owner/name[@revision][:[subset/]split]"
 _ID = re.compile(
-    r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?(?::(?P<split>[\w.-]+))?", re.ASCII
+    r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?"
+    r"(?::(?:(?P<subset>[\w.-]+)/)?(?P<split>[\w.-]+))?",
+    re.ASCII,
 )
 _COMMIT = re.compile("[0-9a-f]{40}")
 # Files of these endings are not read here, and named by mistake often enough.
@@ -23,7 +29,7 @@ _OTHER_FILES = (".xls", ".txt", ".md", ".arrow", ".zip", ".gz")
 
 
 def is_hub_id(source: str) -> bool:
-    """True for ``owner/name[@revision][:split]``, but not for what names a file.
+    """True for ``owner/name[@revision][:[subset/]split]``, but not for what names a file.
 
     A file is named by what is there, by an ending that files have, and, unless a revision says
     otherwise, by a first part that is a folder here.
@@ -47,17 +53,45 @@ def way_out(source: str) -> str:
     return f" (of a data set of the hub name the revision: {name}@<revision>{colon}{rows})"
 
 
+def pinned(source: str) -> str:
+    """The source with the commit that its revision (the newest where it names none) stands for.
+
+    The hub is asked; where it does not answer, its cache tells what it said last.
+
+    Raises:
+        UserError: When ``datasets`` is not installed, or there is no such data set or revision.
+    """
+    match = _matched(source)
+    if _COMMIT.fullmatch(match["revision"] or ""):
+        return source
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        commit = _commit(match["id"], match["revision"])
+    except (OSError, ValueError, HTTPError) as error:
+        raise _unreachable(source, error) from error
+    _, colon, rows = source.partition(":")
+    found = f"{match['id']}@{commit}{colon}{rows}"
+    if match["revision"] is None:
+        log.warning("%s: no revision named; taken is %s", source, found)
+        _, known = catalogue.find(match["id"]) or (None, None)
+        if known and _COMMIT.fullmatch(known.revision) and known.revision != commit:
+            log.warning("%s: what is known of it is of %s", source, known.revision)
+    return found
+
+
 def open_hub(source: str) -> Table:
     """Download a split (``train`` unless named), or find it in the local cache.
 
     Raises:
         UserError: When ``datasets`` is not installed, or the split cannot be had.
     """
-    match = _ID.fullmatch(source)
-    if match is None:
-        raise UserError(f"{source}: expected owner/name[@revision][:split]")
-    _tell_known(source, match["id"], match["revision"])
-    content = _load(source, match["id"], match["revision"], match["split"] or "train")
+    source = pinned(source)
+    match = _matched(source)
+    path, known = catalogue.find(match["id"]) or (None, None)
+    if known:
+        log.info("%s: licence: %s; flaws: %s (%s)", source, known.licence, known.flaws, path)
+    content = _load(source, match)
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
         yield from enumerate(content.select_columns(list(wanted)), 1)
@@ -65,35 +99,78 @@ def open_hub(source: str) -> Table:
     return Table(source, match["id"].split("/")[1], tuple(content.column_names), rows)
 
 
-def _tell_known(source: str, name: str, revision: str | None) -> None:
-    """Ask for a revision where none is named, and say what a catalogue knows of the set."""
-    path, known = catalogue.find(name) or (None, None)
-    if revision is None:
-        commit = known.revision if known and _COMMIT.fullmatch(known.revision) else "<commit>"
-        log.warning("%s: no revision named; pin one: %s@%s", source, name, commit)
-    if known:
-        log.info("%s: licence: %s; flaws: %s (%s)", source, known.licence, known.flaws, path)
-
-
-def _load(source: str, name: str, revision: str | None, split: str) -> Any:
-    try:
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetsError
-    except ImportError as error:
+def _matched(source: str) -> re.Match[str]:
+    match = _ID.fullmatch(source)
+    if match is None:
+        raise UserError(f"{source}: expected {FORM}")
+    if find_spec("datasets") is None:
         raise UserError(
             f"{source}: data sets of the hub need datasets: pip install 'finetune[train]'"
-        ) from error
+        )
+    return match
+
+
+@cache  # all that one command does is done on the same state
+def _commit(name: str, revision: str | None) -> str:
+    """Ask for the commit of a revision; where the hub does not answer, look what it said last."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = repo_folder_name(repo_id=name, repo_type="dataset")
+    ref = Path(constants.HF_HUB_CACHE, folder, "refs", revision or "main")
     try:
-        return load_dataset(name, revision=revision, split=split)
-    # Unreachable and unknown names are OSErrors, unknown splits ValueErrors, scripts RuntimeErrors.
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        folders = (each for each in names(Path()) if Path(each).is_dir())
-        near = meant(name.split("/")[0], folders, "")
-        raise UserError(
-            f"{source}: no such file here{near and f' ({near})'}, and split {split!r} of the data "
-            f"set {name} (revision "
-            f"{revision or 'newest'}) is neither in the local cache nor to be had from the hub: "
-            f"{reason(error)}. Ways out: correct the path or the id; connect to the network; set "
-            "HF_ENDPOINT to a mirror; or download the Parquet file elsewhere and name it: "
-            "domain.train=<file.parquet>"
-        ) from error
+        wait = constants.HF_HUB_ETAG_TIMEOUT
+        commit = str(HfApi().dataset_info(name, revision=revision, timeout=wait).sha)
+    except (OSError, ValueError, HTTPError) as error:
+        gone = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
+        if gone or not ref.is_file():
+            raise
+        commit = ref.read_text("utf-8").strip()
+        log.warning("%s: the hub does not answer (%s); its cache names %s", name, reason(error),
+                    commit)  # fmt: skip
+        return commit
+    with suppress(OSError):  # a cache that is shared, and others' to write
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(commit, "utf-8")
+    return commit
+
+
+def _load(source: str, match: re.Match[str]) -> Any:
+    from datasets import load_dataset_builder
+    from datasets.exceptions import DatasetsError
+    from datasets.packaged_modules.cache.cache import Cache
+    from huggingface_hub.errors import HTTPError
+
+    name, commit = match["id"], match["revision"]
+    try:
+        builder = load_dataset_builder(name, match["subset"], revision=commit)
+        if isinstance(builder, Cache) and builder.hash != commit:
+            # Without the hub, the library takes what came last, whichever commit was asked for.
+            builder = Cache(repo_id=name, dataset_name=builder.dataset_name, hash=commit,
+                            config_name=builder.config.name)  # fmt: skip
+        if isinstance(builder, Cache) and not match["subset"]:
+            # Which one the data set means where none is named, the cache does not know.
+            log.warning("%s: taken from the cache is its subset %s", source, builder.config.name)
+        builder.download_and_prepare()
+        return builder.as_dataset(split=match["split"] or "train")
+    # Unreachable and unknown names are OSErrors, unknown splits and subsets ValueErrors, scripts
+    # RuntimeErrors.
+    except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
+        raise _unreachable(source, error) from error
+
+
+def _unreachable(source: str, error: Exception) -> UserError:
+    match = _matched(source)
+    subset = f"subset {match['subset']!r}, " if match["subset"] else ""
+    owner = match["id"].split("/")[0]
+    said = reason(error, lines=2).rstrip(".")  # the second has the choices
+    near = meant(owner, (name for name in names(Path()) if Path(name).is_dir()), "")
+    return UserError(
+        f"{source}: no such file here{near and f' ({near})'}, and {subset}split "
+        f"{match['split'] or 'train'!r} of the data set {match['id']} (revision "
+        f"{match['revision'] or 'newest'}) is neither in the local cache nor to be had from the "
+        f"hub: {said}. Ways out: correct the path or the id ({FORM}); connect to the "
+        "network; set HF_ENDPOINT to a mirror; or download the Parquet file elsewhere and name it: "
+        "domain.train=<file.parquet>"
+    )

@@ -33,7 +33,7 @@ def read_pairs(
 
     Args:
         source: A JSON Lines, JSON, CSV, TSV, Parquet or Excel file, a BEIR-shaped folder, or
-            ``owner/name[@revision][:split]`` on the Hugging Face hub.
+            ``owner/name[@revision][:[subset/]split]`` on the Hugging Face hub.
         columns: The source's column for each field that it calls by another name.
         bad_rows: Whether rows that cannot be used end the run or are dropped.
         kind: Whether a row holds a query and a text that answers it, or two texts and a score.

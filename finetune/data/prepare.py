@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from finetune.config import Check, Domain, Model
 from finetune.config.choices import Source
 from finetune.data import findings, leaks, lengths, parts
+from finetune.data.hub import is_hub_id
 from finetune.data.load import load_pairs
 from finetune.data.loaded import Loaded, sides
 from finetune.errors import UserError, nearest
@@ -127,7 +128,7 @@ def tell_found(found: Sequence[findings.Finding]) -> None:
 
 
 def summarise(loaded: Loaded) -> dict[str, Any]:
-    """Count what was kept, dropped and changed."""
+    """Count what was kept, dropped and changed; name the data set of the hub and its commit."""
     sets: dict[str, dict[str, int]] = {}
     for part, evaluation_sets in (("select", loaded.select), ("report", loaded.report)):
         for each in evaluation_sets:
@@ -136,6 +137,7 @@ def summarise(loaded: Loaded) -> dict[str, Any]:
             if isinstance(each, EvaluationSet):
                 counts["passages"] = len(each.corpus)
     return {
+        **({"hub": loaded.origin} if is_hub_id(loaded.origin) else {}),
         "pairs": len(loaded.pairs),
         "read": len(loaded.pairs) + len(loaded.dropped),
         "dropped": _counted(row.reason for row in loaded.dropped),

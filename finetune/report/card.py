@@ -162,6 +162,8 @@ def _data(facts: Facts) -> str:
     sources = sorted(map(str, summary.get("sources", ())))
     if sources:
         lines.append("\nSources: " + ", ".join(_cell(name) for name in sources) + ".")
+    if "hub" in summary:
+        lines.append(f"\nFrom the hub: {code(summary['hub'])}.")
     licences = _cell(facts.data_licences or "unknown: no data card names them")
     lines.append(f"\nLicences of the sources: {licences}.")
     for name, each in summary.get("mixed", {}).items():
@@ -209,7 +211,9 @@ def _licence(facts: Facts) -> str:
 
 def _sources(facts: Facts) -> list[str]:
     summaries = [facts.data_summary, *facts.data_summary.get("mixed", {}).values()]
-    return sorted({str(name) for each in summaries for name in each.get("sources", ())})
+    names = {str(name) for each in summaries for name in each.get("sources", ())}
+    # Of a hub's data set what stands before the commit.
+    return sorted(names | {each["hub"].partition("@")[0] for each in summaries if "hub" in each})
 
 
 def _cell(text: str) -> str:

@@ -32,7 +32,7 @@ def read_step(config: Config, general: Path | None) -> Step:
 
     read = {name: replace(each, weight=0.0, loss=None, prompts=None)
             for name, each in config.mix.items()}  # fmt: skip
-    # The revision of a hub id, part of the settings, stands for its content.
+    # The commit of a hub id, part of the settings, stands for its content.
     files = {f"{name}.train": file_or_folder(str(each.train)) for name, each in config.mix.items()
              if not is_hub_id(str(each.train))}  # fmt: skip
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})

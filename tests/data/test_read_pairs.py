@@ -242,6 +242,9 @@ def test_changes_are_counted(tmp_path):
         ("owner/name@1a2b3c:test", True),
         ("owner/name@refs/convert/parquet", True),
         ("owner/m3e-v1.5:train", True),
+        ("owner/name:subset/train", True),
+        ("owner/name@abc:subset/train", True),
+        ("owner/name:a/b/c", False),
         ("name", False),
         ("./name", False),
         ("../name", False),
@@ -336,28 +339,6 @@ def test_without_datasets_the_install_command_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'finetune\[train\]'"):
         read_pairs("owner/name@abc", {}, BadRows.stop)
-
-
-def test_a_hub_data_set_gives_pairs(monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_list([*ROWS, {"query": " ", "positive": "答"}])
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision, split: rows)
-    pairs, dropped = read_pairs("owner/name@abc:train", {}, BadRows.drop)
-    assert [pair.id for pair in pairs] == ["name-1", "name-2", "name-3"]
-    assert [(each.source, each.line) for each in dropped] == [("owner/name@abc:train", 4)]
-
-
-def test_a_public_set_tells_its_commit_and_its_licence(monkeypatch, caplog):
-    datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_list(ROWS)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision, split: rows)
-    with caplog.at_level("INFO", logger="finetune"):
-        read_pairs("C-MTEB/BQ", {}, BadRows.stop)
-    assert "pin one: C-MTEB/BQ@e3dda5e115e487b39ec7e618c0c6a29137052a55" in caplog.text
-    assert "licence: unknown (mteb: not specified" in caplog.text
-    caplog.clear()
-    read_pairs("owner/name", {}, BadRows.stop)
-    assert "pin one: owner/name@<commit>" in caplog.text and "licence" not in caplog.text
 
 
 def test_data_imports_no_torch():

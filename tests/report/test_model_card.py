@@ -63,6 +63,14 @@ def test_licences_and_flaws_of_the_data(facts, tmp_path):
     assert "unknown: no data card names them" in card_of(facts, tmp_path)
 
 
+def test_the_commit_of_a_data_set_of_the_hub(facts, tmp_path):
+    summary = facts.data_summary | {"hub": "owner/questions@abc:law/train"}
+    card = card_of(dataclasses.replace(facts, data_summary=summary), tmp_path)
+    assert "From the hub: `owner/questions@abc:law/train`." in card
+    assert "datasets:\n- owner/questions\n" in card
+    assert "From the hub" not in card_of(facts, tmp_path)
+
+
 def test_licences_of_what_was_mixed_in(facts, tmp_path):
     bare = {"pairs": 3, "sources": ["qbqtc"]}
     for each, told in (

@@ -1,0 +1,114 @@
+"""A local stand-in for the Hugging Face hub: one data set, at one commit, of files on disk."""
+
+import contextlib
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pyarrow
+from pyarrow import parquet
+
+NAME = "owner/questions"
+ROWS = 4  # in each file
+# Two subsets; the first is taken where none is named.
+README = """---
+configs:
+- config_name: law
+  default: true
+  data_files:
+  - {split: train, path: law/train.parquet}
+  - {split: test, path: law/test.parquet}
+- config_name: tax
+  data_files:
+  - {split: train, path: tax/train.parquet}
+---
+"""
+
+
+def put(folder: Path, **answers: str) -> str:
+    """Write the data set, whose files differ in their answers; return the commit of its state."""
+    folder.mkdir(exist_ok=True)
+    (folder / "README.md").write_text(README, "utf-8")
+    for name, answer in {"law_train": "甲", "law_test": "乙", "tax_train": "丙", **answers}.items():
+        path = folder / f"{name.replace('_', '/')}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        rows = [{"query": f"问{n}是什么", "positive": f"{answer}{n}"} for n in range(ROWS)]
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    content = b"".join(each.read_bytes() for each in _files(folder))
+    return hashlib.sha1(content).hexdigest()
+
+
+@contextlib.contextmanager
+def served(folder: Path, commit: str):
+    """Serve the data set as of this commit; gives the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            length = int(self.headers.get("Content-Length", 0))
+            form = json.loads(self.rfile.read(length) or b"{}")
+            found = _answer(folder, commit, unquote(urlsplit(self.path).path), form)
+            self.send_response(404 if isinstance(found, str) else 200)
+            if isinstance(found, str):
+                self.send_header("X-Error-Code", found)
+                found = {}
+            body = found if isinstance(found, bytes) else json.dumps(found).encode()
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_POST = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _answer(folder: Path, commit: str, path: str, form: dict[str, list[str]]) -> object:
+    """The bytes of a file, or what goes out as JSON; of an error its code."""
+    _, known, place = path.partition(f"/datasets/{NAME}")
+    what, _, rest = place.lstrip("/").partition("/")
+    revision, _, inside = rest.partition("/")
+    if not known:
+        return "RepoNotFound"
+    if revision not in ("", "main", commit):
+        return "RevisionNotFound"
+    if what in ("", "revision"):
+        return {"id": NAME, "sha": commit, "siblings": []}
+    if what == "tree":
+        return _tree(folder, inside)
+    if what == "paths-info":
+        return [each for each in _tree(folder, "") if each["path"] in form["paths"]]
+    file = folder / inside
+    return file.read_bytes() if what == "resolve" and file.is_file() else "EntryNotFound"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.rglob("*") if each.is_file())
+
+
+def _tree(folder: Path, inside: str) -> list[dict[str, object]]:
+    """All files and folders below, as the hub lists them."""
+    listed = []
+    for each in sorted((folder / inside).rglob("*")):
+        path = str(each.relative_to(folder))
+        if each.is_dir():
+            listed.append({"type": "directory", "path": path, "oid": "0" * 40, "size": 0})
+        else:
+            oid = hashlib.sha1(each.read_bytes()).hexdigest()
+            listed.append({"type": "file", "path": path, "oid": oid, "size": each.stat().st_size})
+    return listed
