@@ -85,7 +85,7 @@ def adapted(fp32: Path, prepared: "Prepared") -> "Prepared":
     import onnx
 
     from finetune.export import Form
-    from finetune.export.affine import Affine
+    from finetune.export.adapt import Affine
     from finetune.export.graph import matrices, products
     from finetune.export.smooth import RowScale
 

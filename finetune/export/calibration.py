@@ -1,16 +1,14 @@
 """Looks at the activations inside a model while it reads some texts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
-from finetune.export.affine import Affine
 from finetune.inference.onnx import Feed
 
 
@@ -48,11 +46,13 @@ class Observed:
         )  # fmt: skip
 
 
-def observe(fp32: Path, tensors: Iterable[str], feeds: Iterable[Feed]) -> dict[str, Observed]:
+def observe(
+    model: onnx.ModelProto, tensors: Iterable[str], feeds: Iterable[Feed]
+) -> dict[str, Observed]:
     """Run a model and observe some of its tensors.
 
     Args:
-        fp32: The graph.
+        model: In fp32.
         tensors: Names of tensors ``[..., k]`` inside it.
         feeds: Batches to run; some 50 texts (4,000 tokens) tell enough.
 
@@ -62,7 +62,7 @@ def observe(fp32: Path, tensors: Iterable[str], feeds: Iterable[Feed]) -> dict[s
     names = list(tensors)
     if not names:
         return {}
-    session = _session(fp32, [node for name in names for node in _channels(name)], {})
+    session = _session(model, [node for name in names for node in _channels(name)])
     seen: dict[str, Observed] = {}
     for feed in feeds:
         found = iter(session.run([f"{name}/{what}" for name in names for what in _CHANNELS], feed))
@@ -75,32 +75,27 @@ def observe(fp32: Path, tensors: Iterable[str], feeds: Iterable[Feed]) -> dict[s
 
 
 def extremes(
-    fp32: Path, maps: Mapping[str, Affine], feeds: Iterable[Feed]
+    model: onnx.ModelProto, tensors: Iterable[str], feeds: Iterable[Feed]
 ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Find each token's least and largest value of some tensors, as INT8 will see them.
+    """Find each token's least and largest value of some tensors.
 
     A token's ends are looked at, not each of its values: a range that leaves out one value in ten
     thousand would cut into every second token of a wide layer.
 
     Args:
-        fp32: The graph.
-        maps: Names of tensors ``[..., k]`` inside it, and what is done to each first.
+        model: In fp32.
+        tensors: Names of tensors ``[..., k]`` inside it.
         feeds: Batches to run.
 
     Returns:
         By tensor, least and largest value of each token, ``[tokens]`` twice; padding is left out.
         Nothing if there are no batches, or no tensors.
     """
-    feeds = list(feeds)
-    if not maps or not feeds:
+    names, feeds = list(tensors), list(feeds)
+    if not names or not feeds:
         return {}
-    nodes = [node for name, each in maps.items() for node in _tokens(name, each)]
-    constants = {
-        constant: values for name, each in maps.items()
-        for constant, values in each.constants(name).items()
-    }  # fmt: skip
-    session = _session(fp32, nodes, constants)
-    seen: dict[str, list[NDArray[np.float32]]] = {f"{n}/{w}": [] for n in maps for w in _ENDS}
+    session = _session(model, [node for name in names for node in _tokens(name)])
+    seen: dict[str, list[NDArray[np.float32]]] = {f"{n}/{w}": [] for n in names for w in _ENDS}
     for feed in feeds:
         real = feed["attention_mask"].ravel() > 0 if "attention_mask" in feed else None
         for name, found in zip(seen, session.run(list(seen), feed), strict=True):
@@ -108,7 +103,7 @@ def extremes(
             seen[name].append(found[real] if tokens else found)
     return {
         name: (np.concatenate(seen[f"{name}/least"]), np.concatenate(seen[f"{name}/most"]))
-        for name in maps
+        for name in names
     }
 
 
@@ -130,27 +125,21 @@ def _channels(name: str) -> list[NodeProto]:
     ]
 
 
-def _tokens(name: str, affine: Affine) -> list[NodeProto]:
-    """``<name>/least`` and ``<name>/most`` of each row, after its map."""
-    nodes, source = affine.nodes(name)
+def _tokens(name: str) -> list[NodeProto]:
+    """``<name>/least`` and ``<name>/most`` of each row."""
     rows = f"{name}/rows"
     return [
-        *nodes,
-        helper.make_node("Flatten", [source], [rows], axis=-1),
+        helper.make_node("Flatten", [name], [rows], axis=-1),
         helper.make_node("ReduceMin", [rows], [f"{name}/least"], axes=[1], keepdims=0),
         helper.make_node("ReduceMax", [rows], [f"{name}/most"], axes=[1], keepdims=0),
     ]
 
 
-def _session(
-    fp32: Path, nodes: Sequence[NodeProto], constants: Mapping[str, NDArray[np.float32]]
-) -> onnxruntime.InferenceSession:
+def _session(model: onnx.ModelProto, nodes: Sequence[NodeProto]) -> onnxruntime.InferenceSession:
     """Start a model that also runs some nodes, and gives what no node reads."""
-    probe = onnx.load(fp32)
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
     probe.graph.node.extend(nodes)
-    probe.graph.initializer.extend(
-        numpy_helper.from_array(values, name) for name, values in constants.items()
-    )
     read = {name for node in nodes for name in node.input}
     for name in (node.output[0] for node in nodes):
         if name not in read:

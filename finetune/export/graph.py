@@ -61,16 +61,18 @@ def groups(graph: onnx.GraphProto) -> list[str]:
 
 
 def adaptable(graph: onnx.GraphProto) -> list[str]:
-    """Return the activations of products whose weights serve no other activation.
+    """Return the activations that nodes make, of products whose weights serve no other purpose.
 
     A weight that several activations share (layers that share weights) can be fitted to one only.
     """
+    made = {name for node in graph.node for name in node.output} - {o.name for o in graph.output}
     readers: dict[str, set[str]] = defaultdict(set)
-    for node in products(graph):
-        readers[node.input[1]].add(node.input[0])
-    shared = {name for names in readers.values() if len(names) > 1 for name in names}
+    for node in graph.node:
+        for name in node.input:
+            readers[name].add(node.input[0] if node.op_type == "MatMul" else name_of(node))
+    shared = {node.input[0] for node in products(graph) if len(readers[node.input[1]]) > 1}
     names = dict.fromkeys(node.input[0] for node in products(graph))
-    return [name for name in names if name not in shared]
+    return [name for name in names if name in made and name not in shared]
 
 
 def name_of(node: NodeProto) -> str:

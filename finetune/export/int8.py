@@ -9,7 +9,7 @@ What is quantised, and how (measured on CPUs with VNNI):
 - Rows of large embedding tables, int8 with one scale a row: a table is read a few rows at a time,
   so this costs no time and saves three quarters of what is the larger half of a small model.
 - Channels of an activation are shifted to their middle and their outliers moved into the weight
-  first (`smooth`), and weights are rounded so that their errors cancel (`rounding`).
+  first (`smooth`, `adapt`), and weights are rounded so that their errors cancel (`rounding`).
 
 Everything else stays fp32: Softmax, LayerNorm, Gelu, additions and the two products inside
 attention are a small part of the time and most of the error.
@@ -26,7 +26,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from finetune.export.graph import biases, lookups, matrices, name_of, products
+from finetune.export.adapt import adapt
+from finetune.export.graph import lookups, matrices, name_of, products
 from finetune.export.smooth import RowScale
 from finetune.export.weights import Form, Prepared, Rounded
 
@@ -80,6 +81,7 @@ def quantize(fp32: Path, int8: Path, prepared: Prepared, keep: Collection[str] =
         keep: Groups that stay fp32 (see `finetune.export.graph.groups`).
     """
     model = onnx.load(fp32)
+    adapt(model.graph, prepared.maps)
     plan = _Rewrite(model.graph, prepared, keep).run()
     onnx.checker.check_model(model)
     int8.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +97,6 @@ class _Rewrite:
         self.matrices = matrices(graph)
         self.products = {name_of(n) for n in products(graph) if n.input[0] not in keep}
         self.lookups = {name_of(n) for n in lookups(graph) if n.input[0] not in keep}
-        self.biases = biases(graph)
         self.added: set[str] = set()
         # Of each activation, the names of its uint8 form, scale and zero point.
         self.activations: dict[str, tuple[str, str, str]] = {}
@@ -143,20 +144,10 @@ class _Rewrite:
         activation, weight = node.input
         nodes = self._quantize_activation(activation)
         a, w = self.activations[activation], self._constant(weight, self.prepared.weights[weight])
-        self._make_up(node)
         product = _static_product
         if self.prepared.form is Form.dynamic:
             product = _row_product if activation in self.prepared.rows else _dynamic_product
         return [*nodes, *product(name_of(node), a, w, node.output[0])]
-
-    def _make_up(self, product: NodeProto) -> None:
-        """Add to a product's bias what its activation's shift took."""
-        name = name_of(product)
-        if name in self.prepared.added:
-            addition, at = self.biases[name]
-            bias = next(each for each in self.graph.initializer if each.name == addition.input[at])
-            self._add(f"{name}/bias", numpy_helper.to_array(bias) + self.prepared.added[name])
-            addition.input[at] = f"{name}/bias"
 
     def _embedding(self, node: NodeProto) -> list[NodeProto]:
         """``table[ids]`` -> ``float(int8 table[ids]) * scales[ids]``."""
@@ -180,18 +171,14 @@ class _Rewrite:
         self.activations[name] = uint8, scale, zero
         if name in self.prepared.rows:
             return self._quantize_rows(name, self.prepared.rows[name])
-        affine = self.prepared.maps[name]
-        nodes, source = affine.nodes(name)
-        for constant, values in affine.constants(name).items():
-            self._add(constant, values)
         if self.prepared.form is Form.dynamic:
-            kind, inputs, outputs = "DynamicQuantizeLinear", [source], [uint8, scale, zero]
+            kind, inputs, outputs = "DynamicQuantizeLinear", [name], [uint8, scale, zero]
         else:
             step, middle = steps(*self.prepared.ranges[name])
             self._add(scale, step)
             self._add(zero, middle)
-            kind, inputs, outputs = "QuantizeLinear", [source, scale, zero], [uint8]
-        return [*nodes, helper.make_node(kind, inputs, outputs, f"{name}/quantize")]
+            kind, inputs, outputs = "QuantizeLinear", [name, scale, zero], [uint8]
+        return [helper.make_node(kind, inputs, outputs, f"{name}/quantize")]
 
     def _quantize_rows(self, name: str, rows: RowScale) -> list[NodeProto]:
         """Return the nodes that round each row of a tensor by its own scale."""

@@ -26,7 +26,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.export.affine import Affine
+from finetune.export.adapt import Affine
 from finetune.export.calibration import Observed
 
 # Tried: channels above this quantile of all channels' maxima are divided by what they exceed it by,

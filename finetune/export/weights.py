@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
-from finetune.export.affine import Affine
+from finetune.export.adapt import Affine, adapt
 from finetune.export.calibration import Observed, extremes, observe
 from finetune.export.graph import adaptable, biases, groups, lookups, matrices, name_of, products
 from finetune.export.rounding import round_columns
@@ -39,8 +39,8 @@ class Prepared:
         form: Which.
         weights: By matrix of a product, int8 ``[k, n]`` and scales ``[n]``.
         tables: By table, int8 ``[n, k]`` and scales ``[n]``.
-        maps: By activation, what is done to its channels; the weights are of what that gives.
-        added: By product of a shifted activation, what its bias gains, ``[n]``.
+        maps: By activation, what is done to its channels; all else is of the graph that `adapt`
+            makes of these.
         rows: By activation whose tokens have a scale each, how; nothing else is done to it.
         ranges: By activation, least and largest value after its map; none where no texts were
             read for them.
@@ -51,7 +51,6 @@ class Prepared:
     weights: Mapping[str, Rounded]
     tables: Mapping[str, Rounded]
     maps: Mapping[str, Affine]
-    added: Mapping[str, NDArray[np.float32]]
     rows: Mapping[str, RowScale]
     ranges: Mapping[str, tuple[float, float]]
     groups: tuple[str, ...]
@@ -78,44 +77,43 @@ def prepare(
         RuntimeError: There is nothing to quantise.
         ValueError: The form needs ranges, and there are no batches to find them on.
     """
-    graph, feeds, range_feeds = onnx.load(fp32).graph, list(feeds), list(range_feeds)
+    model, feeds, range_feeds = onnx.load(fp32), list(feeds), list(range_feeds)
     if form is Form.static and not range_feeds:
         raise ValueError("static INT8 needs the ranges of activations; give range_feeds")
-    read = _Products(graph)
+    read = _Products(model.graph)
     if not read.by:
         raise RuntimeError(f"{fp32}: holds no MatMul with a constant weight to quantise")
-    seen = observe(fp32, adaptable(graph), feeds)
-    rows = _row_scales(fp32, read, feeds) if form is Form.dynamic else {}
+    seen = observe(model, adaptable(model.graph), feeds)
+    rows = _row_scales(model, read, feeds) if form is Form.dynamic else {}
     maps = {name: Affine() for name in read.by}
     for name in seen.keys() - rows.keys():
         maps[name] = best_map(seen[name], read.weight(name), shiftable=read.shiftable(name))
-    tables = dict.fromkeys(node.input[0] for node in lookups(graph))
+    adapt(model.graph, maps)
+    known = _arrays(model.graph)
+    tables = dict.fromkeys(node.input[0] for node in lookups(model.graph))
+    ends = extremes(model, read.by, range_feeds)
     return Prepared(
         form=form,
         weights={
-            node.input[1]: _round(read.known[node.input[1]], maps[name], seen.get(name))
+            node.input[1]: _round(known[node.input[1]], maps[name], seen.get(name))
             for name, node in read
         },
-        tables={table: quantize_rows(read.known[table]) for table in tables},
+        tables={table: quantize_rows(known[table]) for table in tables},
         maps=maps,
-        added={
-            name_of(node): shift @ read.known[node.input[1]]
-            for name, node in read if (shift := maps[name].shift) is not None
-        },
         rows=rows,
         ranges={
             name: (_percentile(least, 100 - percentile), _percentile(most, percentile))
-            for name, (least, most) in extremes(fp32, maps, range_feeds).items()
+            for name, (least, most) in ends.items()
         },
-        groups=tuple(groups(graph)),
-    )  # fmt: skip
+        groups=tuple(groups(model.graph)),
+    )
 
 
 class _Products:
     """The products of a graph by the activation that they read, and its constant matrices."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self.known = {name: numpy_helper.to_array(each) for name, each in matrices(graph).items()}
+        self.known = _arrays(graph)
         self.by: dict[str, list[NodeProto]] = {}
         for node in products(graph):
             self.by.setdefault(node.input[0], []).append(node)
@@ -139,13 +137,19 @@ class _Products:
         return self.widened(name) and all(name_of(node) in self._biased for node in self.by[name])
 
 
-def _row_scales(fp32: Path, read: _Products, feeds: Sequence[Feed]) -> dict[str, RowScale]:
+def _arrays(graph: onnx.GraphProto) -> dict[str, NDArray[np.float32]]:
+    return {name: numpy_helper.to_array(each) for name, each in matrices(graph).items()}
+
+
+def _row_scales(
+    model: onnx.ModelProto, read: _Products, feeds: Sequence[Feed]
+) -> dict[str, RowScale]:
     """Choose the activations whose rows have a scale each.
 
     Those that products widen are left out: the scales are multiplied into what products give.
     """
-    narrowed = {name: Affine() for name in read.by if not read.widened(name)}
-    found = {name: row_scale(*ends) for name, ends in extremes(fp32, narrowed, feeds).items()}
+    narrowed = [name for name in read.by if not read.widened(name)]
+    found = {name: row_scale(*ends) for name, ends in extremes(model, narrowed, feeds).items()}
     return {name: each for name, each in found.items() if each is not None}
 
 
@@ -170,10 +174,10 @@ def quantize_rows(weight: NDArray[np.float32]) -> Rounded:
 
 
 def _round(weight: NDArray[np.float32], applied: Affine, seen: Observed | None) -> Rounded:
-    """Round a matrix whose rows are multiplied by what its activation is divided by."""
-    divisor = np.ones(len(weight), np.float32) if applied.divisor is None else applied.divisor
-    weight = weight * divisor[:, None]
+    """Round a matrix that has made up for the map of its activation."""
     if seen is None:
         return quantize_columns(weight)
     moved = seen if applied.shift is None else seen.shifted(applied.shift)
-    return round_columns(weight, moved.gram / np.outer(divisor, divisor))
+    if applied.divisor is None:
+        return round_columns(weight, moved.gram)
+    return round_columns(weight, moved.gram / np.outer(applied.divisor, applied.divisor))

@@ -138,9 +138,13 @@ def test_smoothing_helps_where_a_channel_stands_out(tmp_path):
     weight = rng.standard_normal((64, 32)).astype(np.float32)
     x = rng.standard_normal((200, 64)).astype(np.float32)
     x[:, 5] *= 60
-    file = network(tmp_path, {"w": weight}, [helper.make_node("MatMul", ["x", "w"], ["y"])], 64)
+    nodes = [
+        helper.make_node("Identity", ["x"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    file = network(tmp_path, {"w": weight}, nodes, 64)
     assert quantized(file, tmp_path / "plain.onnx").smoothed == ()
-    assert quantized(file, tmp_path / "smooth.onnx", feeds=[{"x": x}]).smoothed == ("x",)
+    assert quantized(file, tmp_path / "smooth.onnx", feeds=[{"x": x}]).smoothed == ("h",)
     errors = [
         np.abs(run(tmp_path / f"{name}.onnx", x) - x @ weight).mean()
         for name in ("plain", "smooth")
@@ -150,12 +154,13 @@ def test_smoothing_helps_where_a_channel_stands_out(tmp_path):
 
 @pytest.fixture
 def leaning(tmp_path):
-    """`y = x @ w + b` with channels of x on either side, far from zero."""
+    """`y = h @ w + b` with channels of h on either side, far from zero."""
     rng = np.random.default_rng(0)
     weights = {"w": rng.standard_normal((64, 96)).astype(np.float32), "b": rng.normal(size=96)}
     weights["b"] = weights["b"].astype(np.float32)
     nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["product"]),
+        helper.make_node("Identity", ["x"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["product"]),
         helper.make_node("Add", ["b", "product"], ["y"]),
     ]
     x = rng.standard_normal((200, 64)) + np.where(np.arange(64) % 2, 9, -9)
@@ -168,7 +173,7 @@ def test_the_bias_makes_up_for_a_shift(leaning, form):
     exact = x @ weights["w"] + weights["b"]
     out = file.with_name("int8.onnx")
     plan = quantize(file, out, prepare(file, form, [{"x": x}], [{"x": x}]))
-    assert plan.shifted == ("x",)
+    assert plan.shifted == ("h",)
     error = np.abs(run(out, x) - exact).mean()
     plain = quantize(file, out, prepare(file, form, (), [{"x": x}]))
     assert plain.shifted == ()
@@ -176,10 +181,10 @@ def test_the_bias_makes_up_for_a_shift(leaning, form):
     assert [node.op_type for node in onnx.load(out).graph.node].count("Add") == 1
 
 
-def test_nothing_is_shifted_that_stays_in_fp32(leaning):
+def test_what_stays_in_fp32_is_exact_and_not_called_shifted(leaning):
     file, x, weights = leaning
     out = file.with_name("int8.onnx")
-    plan = quantize(file, out, prepare(file, Form.dynamic, [{"x": x}]), ["x"])
+    plan = quantize(file, out, prepare(file, Form.dynamic, [{"x": x}]), ["h"])
     assert plan.shifted == () and plan.kept_fp32
     np.testing.assert_allclose(run(out, x), x @ weights["w"] + weights["b"], rtol=1e-4, atol=1e-4)
 
