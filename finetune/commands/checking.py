@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finetune.commands import gains
 from finetune.config import Config
 from finetune.config.choices import Source
 from finetune.config.compose import choices, compose
@@ -20,8 +21,6 @@ from finetune.sources import pinned
 
 _EXAMPLES = 8  # shown of each reason
 _SAMPLE = 2_000  # texts that tell the script of all
-# The M3E family's rule of thumb, not a measurement of ours.
-_NOTICED, _PRODUCTION = 5_000, 50_000
 _NOTHING = (
     "finetune check: nothing to check; name a file of pairs, or a domain: "
     "finetune check pairs.jsonl --dev <folder>"
@@ -104,21 +103,8 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
         "tokens": by_script["rows"] if by_script else [],
         "dropped_rows": _dropped(loaded),
         "findings": [asdict(each) for each in found],
-        "gain": gain(len(loaded.pairs)),
+        "gain": gains.expected(len(loaded.pairs)),
     }
-
-
-def gain(pairs: int) -> str:
-    """What this many pairs may bring, by the family's rule of thumb."""
-    rule = (
-        f"Rule of thumb of the M3E family, not measured here: {_NOTICED:,} pairs for a gain that "
-        f"is noticed, {_PRODUCTION:,} for production."
-    )
-    if pairs < _NOTICED:
-        return f"{rule} These are {pairs:,}: {_NOTICED - pairs:,} short of the first."
-    if pairs < _PRODUCTION:
-        return f"{rule} These are {pairs:,}, between the two."
-    return f"{rule} These are {pairs:,}, enough for both."
 
 
 def _contamination(config: Config, loaded: Loaded) -> Iterator[Finding]:

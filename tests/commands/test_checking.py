@@ -144,13 +144,6 @@ def test_it_needs_no_torch(files):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("pairs", "said"), [(10, "4,990 short of the first"), (5_000, "between"), (50_000, "both")]
-)
-def test_the_gain_to_expect_is_a_rule_of_thumb(pairs, said):
-    assert said in checking.gain(pairs) and "not measured" in checking.gain(pairs)
-
-
 def test_texts_longer_than_the_window(files, tiny_model):
     lines(files / "pairs.jsonl", [*ROWS, {"query": "长", "positive": "房" * 100}])
     report = run(files, "model=custom", f"model.path={tiny_model}", "model.max_length=64",
