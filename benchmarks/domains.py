@@ -4,15 +4,21 @@ python benchmarks/domains.py --data ../shared/data [--only legal-best] [--seeds 
 
 Systems: BM25 on characters and bigrams; the starter; the script that everybody writes (`plain.py`,
 4,000 pairs drawn at random); `full`, `lora`, `prefix` and `contrastive` on 4,000 pairs; and
-``recipes=best_<domain>``. Three seeds of the script and of the best recipe, one of the others.
+``recipes=best_<domain>``. Three seeds of the script and of the best recipe, one of the others. A
+domain without a best recipe is told and left out of that.
 
 Everything is scored on the report half of the domain's queries; settings were chosen on the select
 half. E-commerce has few queries: there the best recipe is trained five times a seed, each time with
 another fifth of them as report half, so that all of them report, and the systems that select
-nothing are scored on all. The best recipe, the script and the starter are scored on the other sets
-too: general questions, natively Traditional ones, similarity; with their first seed.
+nothing are scored on all. With their first seed the starter, the script and the best recipe are
+scored on the other sets too (general questions, natively Traditional ones, similarity), and on the
+legal questions and articles converted to Traditional. Starter and script are scored as ONNX fp32,
+which is held against torch first and takes half of its time; of the best recipe that is the bundle
+it published. Minutes are of what comes before a trained model: for a recipe its stages but export,
+evaluation and report, for the script its one process.
 
-Writes one JSON a run to ``benchmarks/results/domains/`` as it ends (scores of every query, no text)
+Prints first what the whole plan takes (under 12 h on 2 cores) and what is missing. Writes one JSON
+a run to ``benchmarks/results/domains/`` as it ends (seed, versions, scores of every query, no text)
 and ``table.md``; what is there is not repeated.
 """
 
@@ -21,75 +27,39 @@ import dataclasses
 import gzip
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from comparison import table
-from runs import RESULTS, ROOT, run
+from runs import RESULTS, ROOT, run, versions
+from systems import CONVERTED, DOMAINS, FOLDS, METHODS, PAIRS, ROTATED, System, hours, systems
 
+from finetune import model as models
 from finetune.commands import scoring
+from finetune.config.compose import choices, compose
 from finetune.data.beir import read_folder
+from finetune.data.script import convert_set
 from finetune.evaluation.artifacts import Outcome, lexical, read_outcome
-from finetune.report.scores import measure
+from finetune.evaluation.statistics import interval
+from finetune.export import Origin, export_bundle
+from finetune.inference.script import converter
 from finetune.sets import AnySet, EvaluationSet, write_set
 from finetune.starter import build_starter
 
 FOLDER = RESULTS / "domains"
-DOMAINS = ("legal", "medical", "ecommerce", "finance")
-METHODS = ("full", "lora", "prefix", "contrastive")
-PAIRS, FOLDS = 4000, 5
-ROTATED = "ecommerce"
 STS = ("afqmc", "atec", "bq", "chinese_sts", "lcqmc", "medical_qqr", "oppo_xiaobu", "pawsx_zh",
        "stsb_zh")  # fmt: skip
 OTHERS = ("general", "traditional", *(f"sts/{name}" for name in STS))
-MINUTES = {"bm25": 0.5, "starter": 30, "plain": 12, "best": 25}  # assumed; 12 for any other
-_SAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class System:
-    """One training, or none, on one domain.
-
-    Attributes:
-        domain: One of `DOMAINS`.
-        name: Of the system.
-        seed: Of its training.
-        fold: Of the rotation; None where the halves are the usual ones.
-    """
-
-    domain: str
-    name: str
-    seed: int
-    fold: int | None = None
-
-    @property
-    def label(self) -> str:
-        """Name of its JSON."""
-        fold = "" if self.fold is None else f"-fold{self.fold}"
-        return f"{self.domain}-{self.name}-{self.seed}{fold}"
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether it is scored on the other sets too."""
-        return self.name in ("plain", "best") and self.seed == 1 and not self.fold
-
-
-def systems(seeds: int) -> Iterator[System]:
-    """All systems, the first seed of each before the second of any."""
-    for seed in range(1, seeds + 1):
-        for domain in DOMAINS:
-            if seed == 1:
-                yield from (System(domain, name, 1) for name in ("bm25", "starter"))
-            yield System(domain, "plain", seed)
-            folds = range(FOLDS) if domain == ROTATED else (None,)
-            yield from (System(domain, "best", seed, fold) for fold in folds)
-    yield System("legal", "strict", 1)
-    yield from (System(domain, name, 1) for domain in DOMAINS for name in METHODS)
+ARTIFACTS = ("onnx-fp32", "onnx-int8-dynamic")
+TRADITIONAL = f"{CONVERTED}+traditional"
+BEHIND = {"export", "report"}  # the model; evaluations are too
+PARITY_TEXTS = 100
+_SAMPLES = 2_000
 
 
 class Lab:
@@ -108,17 +78,21 @@ class Lab:
 
     def result(self, system: System) -> dict[str, Any] | None:
         """Train and score a system; None where that failed."""
-        start = time.monotonic()
         if system.name == "bm25":
-            found = lexical(self.questions(system))
-            return {"values": values(found)}
-        if system.name == "starter":
-            return self.scored(system, self.starter)
+            return {"values": values(lexical(self.questions(system)))}
+        if system.recipe is not None:
+            return self.trained(system)
+        start = time.monotonic()
         if system.name == "plain":
             self.plain(system)
-            minutes = (time.monotonic() - start) / 60
-            return {"minutes": round(minutes, 1), **self.scored(system, self.model(system))}
-        return self.trained(system)
+        taken = {"minutes": round((time.monotonic() - start) / 60, 1)}
+        model = self.starter if system.name == "starter" else self.work / system.label / "model"
+        found = self.scored(system, self.exported(model, system), [self.questions(system)])
+        return {
+            **(taken if system.name == "plain" else {}),
+            "values": values(found.pop(system.domain)),
+            **beyond(found),
+        }
 
     def questions(self, system: System) -> EvaluationSet:
         """The questions that a system without a select half is scored on."""
@@ -126,63 +100,65 @@ class Lab:
             return read_folder(self.data / system.domain)
         return scoring.read(self.data / system.domain, "report")
 
-    def model(self, system: System) -> Path:
-        """Where the plain script leaves its model."""
-        return self.work / system.label / "model"
-
     def plain(self, system: System) -> None:
         """Train as everybody does, on pairs drawn at random."""
         lines = read_lines(self.data / system.domain / "train.jsonl")
         drawn = random.Random(system.seed).sample(lines, PAIRS)
         folder = self.work / system.label
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         (folder / "train.jsonl").write_text("".join(drawn), encoding="utf-8")
         script = [sys.executable, ROOT / "benchmarks/plain.py", folder / "train.jsonl",
                   self.starter, folder, "--seed", system.seed]  # fmt: skip
         subprocess.run(list(map(str, script)), check=True, stdout=subprocess.DEVNULL)
 
-    def scored(self, system: System, model: Path) -> dict[str, Any]:
-        """Score a model folder on the domain and, where that is asked, on the other sets."""
-        sets: list[AnySet] = [self.questions(system)]
-        if system.elsewhere or system.name == "starter":
-            sets += [scoring.read(self.data / each, "all") for each in self.others(system)]
-        ((_, found),) = scoring.outcomes(model, sets, None)
-        own = found.pop(system.domain)
-        return {"values": values(own), "others": others(found)}
+    def exported(self, model: Path, system: System) -> Path:
+        """A model folder as a bundle in fp32, made once and compared with torch."""
+        bundle = model.with_name(f"{model.name}-bundle")
+        if not bundle.is_dir():
+            loaded = models.load(model)
+            texts = list(self.questions(system).queries.values())[:PARITY_TEXTS]
+            origin = Origin(system.name, "intfloat/multilingual-e5-small", "unknown", "mit")
+            config = compose(["recipes=full", "export.precisions=[fp32]"])
+            export_bundle(loaded, models.TorchEncoder(loaded), texts, bundle, origin, config.export)
+        return bundle
 
-    def others(self, system: System) -> Sequence[str]:
-        """The other sets; the starter's scores on them are those of one domain."""
-        wanted = system.name != "starter" or system.domain == DOMAINS[0]
-        return [each for each in OTHERS if wanted and (self.data / each).is_dir()]
+    def scored(self, system: System, bundle: Path, own: Sequence[AnySet]) -> dict[str, Outcome]:
+        """Score a bundle's fp32 on some sets, and on those beyond the domain that are asked for."""
+        sets = list(own)
+        if system.converted:
+            asked = dataclasses.replace(self.questions(system), name=TRADITIONAL)
+            sets.append(convert_set(asked, converter("s2t")))
+        if system.elsewhere:
+            there = [self.data / name for name in OTHERS if (self.data / name).is_dir()]
+            sets += [scoring.read(folder, "all") for folder in there]
+        ((_, found),) = scoring.outcomes(bundle, sets, "fp32") if sets else [("", {})]
+        return found
 
     def trained(self, system: System) -> dict[str, Any] | None:
-        """Run the pipeline, and score what it published on the other sets."""
-        words = [f"recipes={recipe(system)}", f"domain={system.domain}", "model=starter",
+        """Run the pipeline, and score what it published beyond the domain."""
+        words = [f"recipes={system.recipe}", f"domain={system.domain}", "model=starter",
                  f"paths.data={self.data}", f"seed={system.seed}"]  # fmt: skip
-        words += [f"limit={PAIRS}"] if system.name in METHODS else []
+        if system.name in METHODS:
+            words += [f"limit={PAIRS}", "export.precisions=[fp32]", "evaluate.general=null"]
         words += ["check.leak=strict"] if system.name == "strict" else []
         words += self.rotated(system)
         done = run(system.label, words, self.work / "runs")
         if done is None:
             return None
         out = ROOT / "runs" / f"runs-{system.label}"
-        found = {each: values(read_outcome(out / f"outcomes/{each}/{system.domain}.jsonl"))
-                 for each in ("tuned", "onnx-int8-dynamic")}  # fmt: skip
-        kept = {
-            key: done[key] for key in ("verdict", "gates", "training", "scripts") if key in done
+        scores = {each: out / f"outcomes/{each}/{system.domain}.jsonl"
+                  for each in ("tuned", *ARTIFACTS)}  # fmt: skip
+        found = {each: values(read_outcome(path))
+                 for each, path in scores.items() if path.is_file()}  # fmt: skip
+        kept = ("command", "verdict", "gates", "training", "scripts")
+        return {
+            "minutes": round(minutes(done["stages"]), 1),
+            "values": found.pop("tuned"),
+            "artifacts": found,
+            **{key: done[key] for key in kept if key in done},
+            **beyond(self.scored(system, out / "bundle", [])),
         }
-        result = {
-            "command": done["command"],
-            "minutes": round(done["seconds"] / 60, 1),
-            "values": found["tuned"],
-            "int8": found["onnx-int8-dynamic"]["ndcg@10"],
-            **kept,
-        }
-        if system.elsewhere:
-            sets = [scoring.read(self.data / each, "all") for each in self.others(system)]
-            ((_, more),) = scoring.outcomes(out / "bundle", sets, "fp32")
-            result["others"] = others(more)
-        return result
 
     def rotated(self, system: System) -> list[str]:
         """Overrides that make one fifth of the queries report, and the others select."""
@@ -199,9 +175,10 @@ class Lab:
                 for name in folders]  # fmt: skip
 
 
-def recipe(system: System) -> str:
-    """Name of the recipe that trains a system."""
-    return system.name if system.name in METHODS else f"best_{system.domain}"
+def minutes(stages: Sequence[Mapping[str, Any]]) -> float:
+    """Minutes before a trained model: of all stages, cached ones too, but what comes behind it."""
+    behind = BEHIND | {each["name"] for each in stages if each["name"].startswith("evaluate")}
+    return sum(each["seconds"] for each in stages if each["name"] not in behind) / 60
 
 
 def values(found: Outcome) -> dict[str, dict[str, float]]:
@@ -212,11 +189,18 @@ def values(found: Outcome) -> dict[str, dict[str, float]]:
     }
 
 
-def others(found: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """Scores on the other sets, by the metric that decides."""
-    rows = measure({"base": found}, _SAMPLES, 0)
-    return [{"set": row.set, "metric": row.metric, "value": row.value, "n": row.n}
-            for row in rows if row.set in found and row.metric == found[row.set].main]  # fmt: skip
+def beyond(found: Mapping[str, Outcome]) -> dict[str, Any]:
+    """What was scored beyond the domain: each query in Traditional, the other sets as a whole."""
+    kept: dict[str, Any] = {}
+    for name, each in found.items():
+        if name == TRADITIONAL:
+            kept["traditional"] = values(each)
+            continue
+        own = each.metrics[each.main]
+        low, high = interval(own, _SAMPLES)
+        row = {"value": float(own.mean()), "low": low, "high": high, "n": len(own)}
+        kept.setdefault("others", []).append({"set": name, "metric": each.main, **row})
+    return kept
 
 
 def read_lines(path: Path) -> list[str]:
@@ -225,11 +209,6 @@ def read_lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines(keepends=True)
     with gzip.open(f"{path}.gz", "rt", encoding="utf-8") as file:
         return list(file)
-
-
-def forecast(missing: Sequence[System]) -> float:
-    """Hours that the runs which are not there take, roughly."""
-    return sum(MINUTES.get(each.name, 12) for each in missing) / 60
 
 
 def main() -> int:
@@ -243,9 +222,14 @@ def main() -> int:
     if not (asked.data / "legal").is_dir():
         print(f"skipped: no folder {asked.data / 'legal'}; name the data with --data")
         return 0
-    wanted = [each for each in systems(asked.seeds) if each.label.startswith(asked.only)]
-    missing = [each for each in wanted if not (FOLDER / f"{each.label}.json").is_file()]
-    print(f"{len(missing)} runs, about {forecast(missing):.1f} h", flush=True)
+    recipes = choices("recipes")
+    planned = list(systems(asked.seeds, recipes))
+    missing = [each for each in planned if each.label.startswith(asked.only)
+               and not (FOLDER / f"{each.label}.json").is_file()]  # fmt: skip
+    print(f"{len(planned)} runs, about {hours(planned):.1f} h in all; {len(missing)} to do, about "
+          f"{hours(missing):.1f} h", flush=True)  # fmt: skip
+    for name in [name for name in DOMAINS if f"best_{name}" not in recipes]:
+        print(f"no recipe best_{name}: {name} is left without", flush=True)
     lab = Lab(asked.data, asked.work)
     failed = []
     for system in missing:
@@ -254,7 +238,8 @@ def main() -> int:
             failed.append(system.label)
             continue
         FOLDER.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**dataclasses.asdict(system), **result}, ensure_ascii=False)
+        whole = {**dataclasses.asdict(system), "versions": versions(), **result}
+        text = json.dumps(whole, ensure_ascii=False)
         (FOLDER / f"{system.label}.json").write_text(text + "\n", encoding="utf-8")
         (FOLDER / "table.md").write_text(table(FOLDER), encoding="utf-8")
     print(table(FOLDER))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def run(name: str, overrides: Sequence[str], folder: Path) -> dict[str, Any] | N
         folder: Where the JSON goes.
 
     Returns:
-        The run's JSON: ``command``, ``seconds``, ``peak_bytes`` and the parts of ``report.json``;
-        None when it failed (told on the terminal), so that the other runs go on.
+        The run's JSON: ``command``, ``seconds``, ``peak_bytes``, ``versions`` and the parts of
+        ``report.json``; None when it failed (told on the terminal), so that the other runs go on.
     """
     kept = folder / f"{name}.json"
     if kept.is_file():
@@ -49,11 +50,27 @@ def run(name: str, overrides: Sequence[str], folder: Path) -> dict[str, Any] | N
         "command": " ".join(["python train.py", *map(_told, overrides)]),
         "seconds": round(time.monotonic() - start, 1),
         "peak_bytes": usage.ru_maxrss * 1024,
+        "versions": versions(),
         **{key: report[key] for key in _KEPT if key in report},
     }
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def versions() -> dict[str, str]:
+    """What a result was made on and with: machine, libraries, the commit of finetune."""
+    from finetune.config.compose import compose
+    from finetune.machine import hardware
+    from finetune.stage import git_commit
+
+    here = hardware.resolve(compose(["recipes=full"]).hardware)
+    libraries = ("torch", "sentence-transformers", "onnxruntime")
+    return {
+        "machine": hardware.label(here),
+        **{name: version(name) for name in libraries},
+        "finetune": git_commit(),
+    }
 
 
 def _told(word: str) -> str:
