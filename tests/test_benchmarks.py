@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from finetune import pipeline
+from finetune.commands import gains
 from finetune.config.compose import choices, compose
 from finetune.export import Form, prepare
 
@@ -241,6 +242,32 @@ def test_sets_of_a_bases_training_are_marked(monkeypatch):
     seen = benchmark("comparison", monkeypatch).seen
     assert seen("afqmc", "m3e-base") and seen("general", "m3e-base") and seen("bq", "m3e-base")
     assert not seen("traditional", "m3e-base") and not seen("afqmc", "starter")
+
+
+def test_the_learning_curve_is_told_from_what_is_kept(tmp_path, monkeypatch, capsys):
+    curve = benchmark("curve", monkeypatch)
+    monkeypatch.setattr(curve, "FOLDER", tmp_path / "curve")
+    argv = ["curve.py", f"--data={tmp_path}", "--only=legal-5", "--sizes=500"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert curve.main() == 0 and "lacks legal, medical" in capsys.readouterr().out
+    for name, words in curve.variants(tmp_path, list(curve.SIZES)):
+        (tmp_path / name.partition("-")[0]).mkdir(exist_ok=True)
+        assert compose(words).limit == (None if name.endswith("all") else int(name.split("-")[1]))
+    curve.FOLDER.mkdir()
+    command = "python train.py recipes=contrastive domain=legal"
+    result = {**made_up("legal"), "command": command, "seconds": 600}
+    result["scores"][1]["delta_high"] = 0.03
+    for name, pairs in (("legal-500", 500), ("legal-all", 10_313)):
+        kept = json.dumps({**result, "data": {"pairs": pairs}})
+        (curve.FOLDER / f"{name}.json").write_text(kept, "utf-8")
+    assert curve.main() == 0 and capsys.readouterr().out.startswith("0 runs, about 0.0 h")
+    table = (curve.FOLDER / "table.md").read_text("utf-8").splitlines()
+    cells = "contrastive | 500 | 45.0 | 47.0 ± 5.0 | +2.0 [+1.0, +3.0] | 0.0030 | 60 of 120 | 10"
+    assert table[2] == f"| legal | {cells} |"
+    points = json.loads((curve.FOLDER / "points.json").read_text("utf-8"))
+    gain = {"gain": 0.02, "low": 0.01, "high": 0.03}
+    assert points == [{"domain": "legal", "pairs": pairs, **gain} for pairs in (500, 10_313)]
+    assert "legal +2.0 points NDCG@10 [+1.0, +3.0] with 500 pairs" in gains.expected(10, points)
 
 
 def test_one_run_of_the_artifacts_benchmark_leaves_the_table_whole(tmp_path, monkeypatch):
