@@ -238,6 +238,23 @@ def test_the_tables_of_the_domains_benchmark(tmp_path, monkeypatch):
     assert others.splitlines()[2] == "| afqmc, spearman | 60 | 25.0 ± 5.0 |  | +5.0 |"
 
 
+def test_folds_are_one_run_of_each_system(tmp_path, monkeypatch):
+    comparison = benchmark("comparison", monkeypatch)
+    for fold in (0, 1):
+        scores = {metric: {f"q-{fold}": 0.5} for metric in comparison.METRICS}
+        run = {"domain": "ecommerce", "name": "best", "seed": 1, "fold": fold, "minutes": 2 + fold,
+               "values": scores, "artifacts": {"onnx-fp32": scores}}  # fmt: skip
+        path = tmp_path / f"ecommerce-best-1-fold{fold}.json"
+        path.write_text(json.dumps(run), "utf-8")
+    runs = comparison.read(tmp_path)["ecommerce"]
+    assert {name: len(same) for name, same in runs.items()} == {"best": 1, "best, ONNX fp32": 1}
+    for (same,) in runs.values():
+        assert {metric: set(each) for metric, each in same["values"].items()} == dict.fromkeys(
+            comparison.METRICS, {"q-0", "q-1"}
+        )
+    assert runs["best"][0]["minutes"] == 3
+
+
 def test_sets_of_a_bases_training_are_marked(monkeypatch):
     seen = benchmark("comparison", monkeypatch).seen
     assert seen("afqmc", "m3e-base") and seen("general", "m3e-base") and seen("bq", "m3e-base")
