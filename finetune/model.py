@@ -25,7 +25,7 @@ from finetune.config.choices import Hub
 from finetune.errors import UserError
 from finetune.inference import token_budget_batches
 from finetune.inference.encoder import check_texts
-from finetune.machine import hardware
+from finetune.machine import hardware, processes
 from finetune.records import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -108,6 +108,8 @@ class TorchEncoder:
         model: The model.
         autocast: Number format to compute in; None for fp32.
         tokens: How many a batch may hold, padding included; None: as the profile that fits.
+        together: All processes of a step that computes together encode the same texts at once:
+            each computes a share of the batches, and gets all vectors, those of one process.
     """
 
     def __init__(
@@ -116,9 +118,11 @@ class TorchEncoder:
         *,
         autocast: torch.dtype | None = None,
         tokens: int | None = None,
+        together: bool = False,
     ) -> None:
         self.model = model
         self.autocast = autocast
+        self.together = together
         profile = hardware.settings_of(hardware.fitting(model.device.type))
         self._budget = int(tokens or profile["encode_tokens"])
 
@@ -149,7 +153,7 @@ class TorchEncoder:
         """
         check_texts(texts)
         prefix = self.model.prompts.get(prompt) or ""
-        vectors = np.empty((len(texts), self.dim), np.float32)
+        vectors = np.zeros((len(texts), self.dim), np.float32)
         training = self.model.training
         self.model.eval()
         for start in range(0, len(texts), _CHUNK):
@@ -158,11 +162,14 @@ class TorchEncoder:
                 chunk, truncation=True, max_length=self.model.max_seq_length
             )["input_ids"]
             lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-            for batch in token_budget_batches(lengths, self._budget):
+            batches = token_budget_batches(lengths, self._budget)
+            for batch in processes.dealt(batches) if self.together else batches:
                 vectors[start + batch] = self._run([ids[i] for i in batch])
                 if progress is not None:
                     progress(len(batch))
         self.model.train(training)
+        if self.together:
+            processes.add_up(vectors)  # the others' rows are zeros here
         return vectors
 
     @torch.inference_mode()

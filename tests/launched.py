@@ -72,6 +72,22 @@ def run_together(arguments: list[str], mishap: str = "none") -> int:
     return processes.run(lead)
 
 
+def run_noting(arguments: list[str], folder: Path) -> int:
+    """Run a pipeline in all processes; each notes how many texts it encodes for the guard."""
+    from finetune.model import TorchEncoder
+
+    run = TorchEncoder._run
+
+    def noting(self: TorchEncoder, ids: list[list[int]]) -> Any:
+        if self.together:
+            with (folder / f"encoded-{processes.rank()}").open("a") as notes:
+                notes.write(f"{len(ids)}\n")
+        return run(self, ids)
+
+    TorchEncoder._run = noting
+    return run_together(arguments)
+
+
 def fail_in_the_first() -> None:
     """Raise in the first process, in the middle of training."""
     from finetune.training import train as training

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
-from launched import free_port, in_processes, run_together
+from launched import free_port, in_processes, run_noting, run_together
 from safetensors.torch import load_file
 
 from finetune import pipeline
 from finetune.config.compose import compose
 from finetune.records import read_dicts
+from finetune.sets import only_set
 from finetune.training import train as training
 
 ROOT = Path(__file__).parents[1]
@@ -180,6 +181,23 @@ def test_several_processes_make_one_run(one, two, work):
         assert store.execute(losses).fetchone() == (24, 24)
     leftovers = [path for path in (work / "cache").glob("*/.partial*")]
     assert leftovers == []
+
+
+def test_each_process_encodes_its_share_for_the_guard(two, one, arguments, work):
+    """Of texts that fill many batches."""
+    other = work / "guarded"
+    line = arguments("guarded/run", "until=train", "hardware.encode_tokens=32",
+                     cache_without_training(work, other))  # fmt: skip
+    assert in_processes(run_noting, line, other) == [0, 0]
+    pools = {folder.name: folder for folder in (other / "cache/pool").glob("[!.]*")}
+    (new,) = pools.keys() - {folder.name for folder in (work / "cache/pool").glob("[!.]*")}
+    select = only_set(pools[new])
+    texts = len(select.queries) + len(select.corpus)
+    first, second = (sum(map(int, path.read_text().split())) for path in other.glob("encoded-*"))
+    assert first + second == 6 * texts  # the base, and five checkpoints
+    assert abs(first - second) < 0.1 * texts
+    (trained,) = (other / "cache/train").glob("[!.]*")
+    assert rows(trained, "eval_ndcg@10") == pytest.approx(rows(one, "eval_ndcg@10"), abs=LOSS)
 
 
 def cache_without_training(work: Path, other: Path) -> str:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 POLL = 0.2  # seconds between two looks at the store
 GRACE = 10.0  # seconds that one process gives another to say, or to read, how the run ended
 _MEETING = 600.0  # seconds in which all processes come to a step that they do together
-# Of a collective. The others stand at one while the first scores the select half in training.
+# Of a collective. The others stand at one while the first writes a checkpoint.
 PATIENCE = timedelta(hours=3)
 _END = "end"  # key under which the first process leaves its exit code
 

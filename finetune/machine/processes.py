@@ -7,14 +7,17 @@ marked `everywhere`, and they end when it ends.
 """
 
 import functools
+import itertools
 import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
+
+from numpy.typing import NDArray
 
 from finetune.machine.channel import GRACE, PATIENCE, POLL, channel
 
@@ -23,6 +26,7 @@ log = logging.getLogger(__name__)
 _LAST_EXCHANGE = 0.5  # seconds for it to end in, before the processes part
 
 Result = TypeVar("Result")
+Part = TypeVar("Part")
 StepCall = Callable[[Mapping[str, Any], Mapping[str, Path], Path], None]
 
 
@@ -182,6 +186,19 @@ def wait() -> None:
         import torch
 
         torch.distributed.barrier()
+
+
+def dealt(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield the parts of some work that this process does, each part being done by one."""
+    return itertools.islice(parts, rank(), None, count())
+
+
+def add_up(values: NDArray[Any]) -> None:
+    """Replace an array of each process by the sum of all, between `connect` and the step's end."""
+    if count() > 1:
+        import torch
+
+        torch.distributed.all_reduce(torch.from_numpy(values))
 
 
 def use_own_gpu(device: str) -> None:

@@ -93,21 +93,21 @@ def train(
         plan.seed, out / ROWS,
     )  # fmt: skip
     resume = processes.once(lambda: last_complete(checkpoints))
-    guard = Guard(select, plan.precision, plan.encode_tokens)
+    guard = Guard(select, plan.precision, plan.encode_tokens, together=True)
     curves = Curves(
         out / CURVES if processes.first() else Path(os.devnull),
         guard.score,
         keep_until=step_of(resume),
     )
-    base_score = processes.once(lambda: _base_score(curves, guard, model))
+    base_score = _base_score(curves, guard, model)
     finish = _attach(model, fed.texts, select, plan, out)
     trainer = Trainer(
         fed.batches,
+        guard,
         model=model,
         args=arguments(plan, fed, checkpoints, guard.score),
         train_dataset=fed.dataset,
         loss=_losses(plan, mixed, model),
-        evaluator=guard,
         callbacks=[curves, Patience(plan.train.patience, curves), MarkComplete()],
     )
     strategy.check(trainer, plan.precision)
@@ -161,8 +161,6 @@ def _attach(
         return lambda folder: None
     prompts = {name: model.prompts.get(name) or "" for name in ("query", "passage")}
     guarded = [prompts[name] + text for name, text in select.prompted]
-    if not processes.first():
-        guarded = []
     reads = adapters.Reads(list(texts), guarded, plan.train.epochs, autocast(plan.precision), out)
     adapter: adapters.Adapter = instantiate(plan.adapter, _convert_="all")
     return adapter.attach(model, reads)
@@ -186,7 +184,7 @@ def _losses(
 
 def _base_score(curves: Curves, guard: Guard, model: SentenceTransformer) -> float:
     """Score before the first step, measured once over all attempts."""
-    known = curves.base_score()
+    known = processes.once(curves.base_score)
     if known is not None:
         return known
     score = guard(model)[guard.select.main]

@@ -17,8 +17,10 @@ from sentence_transformers import (
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 from torch.utils.data import DataLoader
+from transformers import Trainer as PlainTrainer
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import EvalLoopOutput
 
 from finetune import adapter as adapters
 from finetune import model as models
@@ -52,9 +54,10 @@ class Plan:
 class Trainer(SentenceTransformerTrainer):
     """The trainer with our batches: as an argument they would be pickled with its settings."""
 
-    def __init__(self, sampler: Batches, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, sampler: Batches, guard: "Guard", **kwargs: Any) -> None:
+        super().__init__(evaluator=guard, **kwargs)
         self._sampler = sampler
+        self._guard = guard
 
     def get_batch_sampler(self, *args: Any, **kwargs: Any) -> Batches | Share:
         """Return the length-bucketed batches, or this process's share of each."""
@@ -72,6 +75,12 @@ class Trainer(SentenceTransformerTrainer):
         return self._build_dataloader(
             self.train_dataset, self.args.train_batch_size, dataset_kind="train"
         )
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Score with the guard in all processes: the library's own lets the others wait."""
+        output = PlainTrainer.evaluation_loop(self, *args, **kwargs)  # there are no batches
+        scores = {f"eval_{name}": value for name, value in self._guard(self.model).items()}
+        return output._replace(metrics={**(output.metrics or {}), **scores})
 
     def restore(self, checkpoint: Path) -> None:
         """Take up a training that had ended: resumed, the library's would train a step more."""
@@ -98,12 +107,28 @@ class Trainer(SentenceTransformerTrainer):
 
 
 class Guard(BaseEvaluator):
-    """Scores a model on the select half; the trainer keeps the checkpoint that scores best."""
+    """Scores a model on the select half; the trainer keeps the checkpoint that scores best.
 
-    def __init__(self, select: AnySet, precision: Precision, tokens: int | None = None) -> None:
+    Args:
+        select: Queries of the select half on a pooled corpus, or scored pairs of it.
+        precision: What to compute in.
+        tokens: As `finetune.model.TorchEncoder` takes them.
+        together: All processes score the same model at once: each encodes its share, and all get
+            the score that the first found.
+    """
+
+    def __init__(
+        self,
+        select: AnySet,
+        precision: Precision,
+        tokens: int | None = None,
+        *,
+        together: bool = False,
+    ) -> None:
         super().__init__()
         self.select = select
         self.tokens = tokens
+        self.together = together
         self.autocast = autocast(precision)
         self.primary_metric = select.main
         self.score = f"eval_{select.main}"  # the trainer's name for it
@@ -116,11 +141,16 @@ class Guard(BaseEvaluator):
         steps: int = -1,
     ) -> dict[str, float]:
         """Return mean NDCG@10 or Spearman; the other arguments are the trainer's and not used."""
-        return {self.select.main: float(self.values(model).mean())}
+        score = float(self.values(model).mean())
+        if self.together:  # another machine's may differ in its last digits
+            score = processes.once(lambda: score)
+        return {self.select.main: score}
 
     def values(self, model: SentenceTransformer) -> NDArray[np.float64]:
         """Return ``[n]`` values, one a query or pair, whose mean is the score."""
-        encoder = models.TorchEncoder(model, autocast=self.autocast, tokens=self.tokens)
+        encoder = models.TorchEncoder(
+            model, autocast=self.autocast, tokens=self.tokens, together=self.together
+        )
         return score(encoder, self.select).metrics[self.select.main]
 
 

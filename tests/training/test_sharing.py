@@ -8,11 +8,15 @@ import pytest
 from launched import in_processes
 
 from finetune import model as models
+from finetune.config.choices import Precision
 from finetune.inference import OnnxEncoder
 from finetune.inference.onnx import CHUNK
 from finetune.machine import processes
+from finetune.sets import EvaluationSet
 from finetune.training import sharing
+from finetune.training.trainer import Guard
 
+SELECT = EvaluationSet("select", {"q": "押金"}, {"d": "房东"}, {"q": {"d": 1}})
 TEXTS = [f"{'房东不退押金老板'[n % 8]}{n % 97}{'网店' * (n % 5)}" for n in range(2 * CHUNK + 100)]
 
 
@@ -102,6 +106,39 @@ def test_every_gpu_helps_and_one_process_a_machine_on_cpus(monkeypatch):
     for local, helps in (("0", True), ("3", False)):
         monkeypatch.setenv("LOCAL_RANK", local)
         assert processes.helps("cuda") and processes.helps("cpu") is helps
+
+
+# --- in training ---
+
+SOME = TEXTS[:500]
+
+
+def encode_together(base, folder):
+    processes.connect("cpu", 2)
+    encoder = models.TorchEncoder(models.load(base), tokens=64, together=True)
+    np.save(folder / f"{processes.rank()}.npy", encoder.encode(SOME, "query"))
+
+
+def test_processes_that_train_get_the_vectors_of_one(tiny_model, tmp_path):
+    assert in_processes(encode_together, tiny_model, tmp_path) == [0, 0]
+    encoder = models.TorchEncoder(models.load(tiny_model), tokens=64)
+    alone = encoder.encode(SOME, "query")
+    assert np.linalg.norm(alone, axis=1) == pytest.approx(np.ones(len(SOME)))
+    for rank in range(2):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{rank}.npy"), alone)
+
+
+def score_together(folder):
+    Guard.values = lambda self, model: np.full(3, 0.5 + 1e-9 * processes.rank())  # of its machine
+    processes.connect("cpu", 2)
+    guard = Guard(SELECT, Precision.fp32, together=True)
+    (folder / str(processes.rank())).write_text(str(guard(None)["ndcg@10"]))
+    processes.wait()  # what one tells the others ends with it
+
+
+def test_all_decide_by_the_score_of_the_first(tmp_path):
+    assert in_processes(score_together, tmp_path) == [0, 0]
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["0.5", "0.5"]
 
 
 def test_both_encoders_work_in_these_chunks():
