@@ -5,27 +5,19 @@ into independent parts. GradCache (Gao et al. 2021) holds the activations of one
 and repeats the forward pass; loss and gradients are those of the whole batch.
 """
 
-import gc
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
-
-import torch
 
 from finetune.config.choices import Precision
 from finetune.errors import UserError
 from finetune.machine import processes
 from finetune.records import AnyRow, read_known
 from finetune.sets import only_set
-from finetune.training import losses
+from finetune.training import losses, memory
 from finetune.training import train as training
 from finetune.training.mixing import Examples, read_parts
-
-log = logging.getLogger(__name__)
-
-_CPU_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc")
 
 Result = TypeVar("Result")
 
@@ -77,6 +69,8 @@ def shrinking(
 ) -> Result:
     """Call ``attempt(chunk)`` with a chunk that is halved as long as memory runs out.
 
+    Several processes that work in chunks already halve them within a step
+    (`finetune.training.memory.in_step`); from here, one would start again without the others.
     Where the kernel kills a process that takes too much, as Linux does on CPUs, no error can be
     caught: there the chunk of the hardware profile has to hold.
 
@@ -90,7 +84,7 @@ def shrinking(
 
     Raises:
         UserError: When not even one text at a time fits, the loss cannot be split, or several
-            processes train, of which the others would wait in vain for one that starts again.
+            processes train.
     """
     if chunk is not None and (chunk >= batch * columns or not can_split):
         chunk = None  # one forward pass a step, where chunks need two
@@ -98,46 +92,22 @@ def shrinking(
         try:
             return attempt(chunk)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
             # A chunk holds texts of one column, so that one larger than the batch is the batch.
             held = min(chunk, batch) if chunk else batch * columns
             smaller = min(held // 2, batch)
-            if not smaller or not can_split:
-                raise UserError(_nothing_left(batch, can_split)) from error
-            if processes.count() > 1:
+            if not can_split:
+                raise UserError(
+                    f"train: memory runs out with train.batch_size={batch}, and this loss cannot "
+                    "work in chunks (hardware.chunk); lower train.batch_size or train.max_length"
+                ) from error
+            if smaller and processes.count() > 1:
                 raise UserError(
                     f"train: memory runs out in one of {processes.count()} processes, with {held} "
                     f"texts' activations at once; start again with hardware.chunk={smaller}, which "
                     "changes nothing but speed"
                 ) from error
         # After the except clause: the error's frames held the tensors that filled the memory.
-        log.warning(
-            "memory ran out with %d texts' activations at once; going on with %d (hardware.chunk), "
-            "same batches", held, smaller,
-        )  # fmt: skip
+        memory.go_on_with(smaller, held)
         chunk = smaller
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory ran out, on a GPU or on the CPU.
-
-    torch has an error of its own for GPUs; its CPU allocator raises a plain RuntimeError.
-    """
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in _CPU_WORDS)
-
-
-def _nothing_left(batch: int, can_split: bool) -> str:
-    if can_split:
-        return (
-            "train: memory runs out with one text at a time; lower train.max_length, take a "
-            "smaller model, or a machine with more memory"
-        )
-    return (
-        f"train: memory runs out with train.batch_size={batch}, and this loss cannot work in "
-        "chunks (hardware.chunk); lower train.batch_size or train.max_length"
-    )

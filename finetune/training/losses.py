@@ -7,15 +7,16 @@ from typing import Any
 from hydra.utils import get_class
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import (
-    CachedMultipleNegativesRankingLoss,
     MatryoshkaLoss,
     MultipleNegativesRankingLoss,
 )
 from torch import nn
 
+from finetune.training.memory import Chunked
+
 # Losses with a GradCache form (Gao et al. 2021, https://arxiv.org/abs/2101.06983): the same value
 # and gradients, with the activations of only some texts in memory at once.
-_CACHED = {MultipleNegativesRankingLoss: CachedMultipleNegativesRankingLoss}
+_CACHED = {MultipleNegativesRankingLoss: Chunked}
 # Wrappers that hand the cached embeddings on to the loss inside. Others (AdaptiveLayerLoss) patch
 # the model's forward pass, which GradCache repeats after the patch is gone.
 _WRAPPERS = (MatryoshkaLoss,)

@@ -3,6 +3,7 @@
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from sentence_transformers import (
 )
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import Trainer as PlainTrainer
 from transformers import TrainerState
@@ -29,6 +32,7 @@ from finetune.config.choices import Precision
 from finetune.evaluation.artifacts import score
 from finetune.machine import processes
 from finetune.sets import AnySet
+from finetune.training import memory
 from finetune.training.batching import Share
 from finetune.training.mixing import Batches, Examples
 
@@ -75,6 +79,25 @@ class Trainer(SentenceTransformerTrainer):
         return self._build_dataloader(
             self.train_dataset, self.args.train_batch_size, dataset_kind="train"
         )
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Train on a batch; several processes that work in chunks halve them together."""
+        several = isinstance(self.loss, dict)  # one for each set
+        losses: list[Any] = [*self.loss.values()] if several else [self.loss]
+        loss: Any = self.loss[inputs["dataset_name"]] if several else self.loss
+        shared = getattr(model, "_orig_mod", model)  # where torch has compiled it
+        work = partial(super().training_step, model, inputs, num_items_in_batch)
+        if not memory.chunked(loss) or not isinstance(shared, DistributedDataParallel):
+            return work()
+
+        def alone() -> Tensor:
+            with shared.no_sync():
+                return work()
+
+        rows = self.args.per_device_train_batch_size
+        return memory.in_step(alone, shared, memory.chunked(*losses), rows)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Score with the guard in all processes: the library's own lets the others wait."""
@@ -209,6 +232,7 @@ def arguments(
         dataloader_pin_memory=plan.device != "cpu",
         dataloader_drop_last=processes.count() > 1,  # our batches never read it; the trainer warns
         ddp_find_unused_parameters=False,  # every trained weight has a part in every batch
+        ddp_broadcast_buffers=False,  # constants; else each step would begin with an exchange
         dataloader_num_workers=plan.workers,
         torch_compile=plan.compile,
     )

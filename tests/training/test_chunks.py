@@ -11,7 +11,8 @@ from finetune import pipeline
 from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.records import read_dicts
-from finetune.training.chunks import is_out_of_memory, shrinking
+from finetune.training.chunks import shrinking
+from finetune.training.memory import is_out_of_memory
 
 CPU_ERROR = (
     "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
