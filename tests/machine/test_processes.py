@@ -1,12 +1,15 @@
 """What the processes of a run tell each other; started here without a launcher, as it would."""
 
+import re
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from launched import in_processes
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
@@ -21,6 +24,8 @@ from finetune.machine import processes
 from finetune.machine.processes import everywhere
 from finetune.training import strategy
 from finetune.training import train as training
+
+DOCUMENT = Path(__file__).parents[2] / "docs/multi-node.md"
 
 # --- how a run ends ---
 
@@ -201,6 +206,19 @@ def test_accelerate_configurations_that_would_spoil_the_model(fsdp, stage, preci
     )  # fmt: skip
     with pytest.raises(UserError, match=problem) if problem else nullcontext():
         strategy.check(trainer, precision)
+
+
+def test_documented_accelerate_configurations_are_whole_and_known_to_it(tmp_path):
+    documented = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    kinds = []
+    for number, text in enumerate(documented):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text, encoding="utf-8")
+        found = load_config_from_file(str(path))  # refuses keys that it does not know
+        assert (found.num_machines, found.num_processes) == (2, 8)
+        assert found.main_process_ip and found.main_process_port
+        kinds.append(found.distributed_type)
+    assert kinds == ["MULTI_GPU", "DEEPSPEED"]
 
 
 # --- what a launcher says ---
