@@ -31,7 +31,7 @@ _REQUIRED = re.compile(r"([\w.-]+).*; extra == ['\"]([\w-]+)['\"]")
 _OPTIONAL = {
     "augment": "augment=typos", "cmteb": "evaluate=cmteb", "data": "Excel files",
     "modelscope": "model.hub=modelscope", "openvino": "export=openvino",
-    "search": "mine.search=ivf", "sweep": "hydra/launcher=", "tune": "finetune tune",
+    "search": "mine.search=ivf and hnsw", "sweep": "hydra/launcher=", "tune": "finetune tune",
 }  # fmt: skip
 
 

@@ -40,11 +40,12 @@ class Precision(Enum):
 
 
 class Search(Enum):
-    """How neighbours are found: by comparing with all, in clusters, or ``auto`` by the sizes."""
+    """How neighbours are found: among all, in clusters, in a graph, or ``auto`` by the sizes."""
 
     exact = "exact"
     auto = "auto"
     ivf = "ivf"
+    hnsw = "hnsw"
 
 
 class Tracker(Enum):

@@ -42,7 +42,7 @@ def searcher(
         corpus: ``[m, d]``, perhaps a memory map.
         method: ``exact``; ``ivf``; ``hnsw``; ``auto`` is exact up to `EXACT_PRODUCTS`, then ivf.
         queries: How many will be asked in all, for ``auto``.
-        folder: Where clusters may lie; without it they are in memory.
+        folder: Where clusters may lie; without it they are in memory. A graph always is.
 
     Raises:
         UserError: There is no such method, or faiss is needed and not installed.
@@ -59,7 +59,7 @@ def searcher(
 class Index:
     """A faiss index over unit vectors; `search` may be called from several threads.
 
-    The same corpus gives the same index where one thread builds it (``hnsw``) or always (``ivf``).
+    The same corpus gives the same index, however many threads build it.
 
     Args:
         corpus: ``[m, d]``, perhaps a memory map; read in parts, and again for what the index finds

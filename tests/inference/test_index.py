@@ -40,6 +40,28 @@ def test_nearly_all_of_the_nearest_are_found(corpus, queries, method):
     np.testing.assert_allclose(scores, np.einsum("nd,nkd->nk", queries, corpus[indices]), atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["ivf", "hnsw"])
+def test_as_many_as_mining_looks_at_are_found_too(corpus, queries, method):
+    pytest.importorskip("faiss")
+    _, indices = searcher(corpus, method, len(queries))(queries, 400)
+    assert indices.shape == (200, 400)
+    assert recall(indices, top_k(queries, corpus, 400)[1]) >= 0.95
+
+
+def test_a_graph_is_the_same_however_many_threads_build_it(corpus):
+    faiss = pytest.importorskip("faiss")
+    before = faiss.omp_get_max_threads()
+    graphs = []
+    try:
+        for threads in (1, 4):
+            faiss.omp_set_num_threads(threads)
+            built = index.Index(corpus, "hnsw")
+            graphs.append(faiss.vector_to_array(built._index.hnsw.neighbors))
+    finally:
+        faiss.omp_set_num_threads(before)
+    np.testing.assert_array_equal(*graphs)
+
+
 def test_clusters_on_disk_give_the_same_over_a_memory_map_read_in_parts(
     corpus, queries, tmp_path, monkeypatch
 ):
