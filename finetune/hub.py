@@ -1,6 +1,8 @@
 """Find the folder of a base model: a local path, a hub's cache or a download."""
 
 import logging
+import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +15,9 @@ log = logging.getLogger(__name__)
 # Everything a sentence-transformers or plain transformers folder needs, and no code: remote code
 # is never run. Weights for other frameworks stay where they are.
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*/config.json"]
-_COMMIT = 40
+_COMMIT = re.compile("[0-9a-f]{40}")
 _IGNORED = ["onnx/*", "openvino/*", "tf_model*", "flax_model*", "rust_model*", "*.msgpack"]
+_NEWEST = "main"
 
 
 def fetch(model: Model) -> Path:
@@ -36,6 +39,64 @@ def fetch(model: Model) -> Path:
         raise UserError(_unreachable(model, error)) from error
     log.info("%s %s (revision %s): %s", model.hub.value, model.id, revision(model, folder), folder)
     return folder
+
+
+def resolved(model: Model) -> Model:
+    """Name the commit of a model on Hugging Face where only a branch, a tag or nothing is named.
+
+    Where it cannot be found out the model stays as it is, and `fetch` says what is amiss.
+    """
+    if model.hub is not Hub.huggingface or not model.id:
+        return model
+    return replace(model, revision=commit_of(model.id, model.revision) or model.revision)
+
+
+def commit_of(model_id: str, revision: str | None = None) -> str | None:
+    """The commit that a revision of a model stands for now: by Hugging Face, else by its cache.
+
+    Args:
+        model_id: ``owner/name``.
+        revision: A commit, which nobody is asked about, a branch or a tag; None: the newest.
+
+    Returns:
+        The commit; None where neither knows it.
+    """
+    if _COMMIT.fullmatch(revision or ""):
+        return revision
+    try:
+        commit = _asked(model_id, revision or _NEWEST)
+    except ImportError:  # which `fetch` says
+        return None
+    except OSError as error:
+        commit = _cached(model_id, revision or _NEWEST)
+        if commit:
+            log.warning("huggingface: %s; %s as its cache has it", first_line(error), model_id)
+    if commit and revision:
+        log.info("%s: revision %s is commit %s", model_id, revision, commit)
+    elif commit:
+        log.warning("%s: no revision named; its newest is taken: %s", model_id, commit)
+    return commit
+
+
+def _asked(model_id: str, revision: str) -> str | None:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        patience = constants.HF_HUB_ETAG_TIMEOUT
+        return HfApi().model_info(model_id, revision=revision, timeout=patience).sha
+    except (HTTPError, ValueError) as error:  # a proxy that refuses, or answers something else
+        raise OSError(first_line(error)) from error
+
+
+def _cached(model_id: str, revision: str) -> str | None:
+    """What the revision was when it was last downloaded."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}"
+    ref = folder / "refs" / revision
+    commit = ref.read_text("utf-8").strip() if ref.is_file() else ""
+    return commit if commit and (folder / "snapshots" / commit).is_dir() else None
 
 
 def local_folder(model: Model) -> Path:
@@ -63,7 +124,7 @@ def pinned(model: Model) -> str | None:
 
     The pinned commits are Hugging Face's; ModelScope has its own, and names like "master".
     """
-    foreign = model.hub is Hub.modelscope and len(model.revision or "") == _COMMIT
+    foreign = model.hub is Hub.modelscope and bool(_COMMIT.fullmatch(model.revision or ""))
     return None if foreign else model.revision
 
 

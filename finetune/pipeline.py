@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune import dims, publishing, sources, tracking
+from finetune import dims, hub, publishing, sources, tracking
 from finetune.config import Config, Export, artifact, writing
 from finetune.config.check import target_problems
 from finetune.config.choices import Kind, Source, Use
@@ -31,7 +31,9 @@ TRAINING = (steps.train, distill_steps.distill)
 
 
 def resolve(config: Config) -> Config:
-    """Replace what depends on the machine, or a hub, by what it is now; check what must be there.
+    """Replace what depends on the machine and the hub by what it is here and now.
+
+    Checks what must be there, too.
 
     Raises:
         UserError: With every problem found.
@@ -56,9 +58,12 @@ def resolve(config: Config) -> Config:
         raise UserError(*problems)
     script_steps.tell(config)
     config = sources.pinned(config)
-    evaluate = dataclasses.replace(config.evaluate, general=forgetting.folder_of(config))
     return dataclasses.replace(
-        config, evaluate=evaluate, hardware=hardware.resolve(config.hardware)
+        config,
+        evaluate=dataclasses.replace(config.evaluate, general=forgetting.folder_of(config)),
+        hardware=hardware.resolve(config.hardware),
+        model=config.model if config.distill.teacher else hub.resolved(config.model),
+        mine=rounds.resolved(config),
     )
 
 
@@ -168,7 +173,7 @@ def steps_of(config: Config) -> list[Step]:
         *([forgetting.tuned_step(tuned, encoding)] if general else []),
         *benchmark,
         Step(
-            "report", reporting.report, 7,
+            "report", reporting.report, 8,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
              "mined": mined, "report": config.report, "max_length": config.train.max_length}

@@ -1,7 +1,11 @@
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from hub_cache import COMMIT, put
 from tiny_models import tiny_transformers
 from tiny_runs import overrides
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
@@ -136,3 +140,40 @@ def test_a_hub_id_is_a_setting(line):
     config = compose([*line, "mine.filter=owner/name@abc"])
     assert rounds.filter_files(config) == {}
     assert rounds.mine_settings(config, {})["mine"].filter == "owner/name@abc"
+
+
+def test_a_hub_id_is_resolved_to_its_commit_which_is_part_of_the_key(line, reranker, tmp_path):
+    put(tmp_path, reranker)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        found, pinned, unknown = (
+            pipeline.resolve(compose([*line, f"mine.filter={name}"]))
+            for name in ("owner/name", f"owner/name@{COMMIT}", "owner/other")
+        )
+    assert found.mine.filter == f"owner/name@{COMMIT}"
+    assert found.mine == pinned.mine
+    assert unknown.mine.filter == "owner/other"
+    assert keys(found)["mine"] == keys(pinned)["mine"] != keys(unknown)["mine"]
+
+
+def test_a_folder_is_not_looked_up_on_a_hub(line, reranker, monkeypatch):
+    monkeypatch.setattr("finetune.hub.commit_of", None)
+    for more in ([f"mine.filter={reranker}"], [], ["mine=none", "mine.filter=owner/name"]):
+        config = compose([*line, *more])
+        assert rounds.resolved(config) == config.mine
+
+
+def test_exactly_the_resolved_commit_is_loaded_from_the_cache(reranker, tmp_path):
+    """In a process of its own: the libraries read where the cache is when they are imported."""
+    put(tmp_path / "hub", reranker)
+    other = cross_encoder(tmp_path / "other", outputs=3)
+    put(tmp_path / "hub", other, "f" * 40)  # main is this one now, which would be refused
+    code = f"from finetune.crossencoder import load; f = load('owner/name@{COMMIT}', 'cpu', 0.1)"
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(f.judge('房东押金', '法律规定'))"],
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    expected = load(reranker, "cpu", 0.1).judge("房东押金", "法律规定")
+    assert float(result.stdout) == pytest.approx(expected, abs=1e-6)

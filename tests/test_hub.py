@@ -14,15 +14,18 @@ from urllib.parse import parse_qs, urlsplit
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
+import yaml
+from hub_cache import COMMIT, answering, put
 from huggingface_hub.errors import HTTPError
+from tiny_runs import overrides
 
-from finetune import hub
+from finetune import hub, pipeline
 from finetune.config.choices import Hub
 from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.model import build_base, load
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from finetune.records import read_json
+from finetune.stage import plan
 
 
 def model(**changes):
@@ -47,29 +50,6 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home))
     home.mkdir()
     return home
-
-
-def put(home: Path, source: Path, commit: str = COMMIT) -> Path:
-    """Put a model where the library does: blobs by hash, links to them, the list of the files."""
-    folder = home / "models--owner--name"
-    listed = {}
-    for path in sorted(p for p in source.rglob("*") if p.is_file()):
-        name = path.relative_to(source)
-        blob = folder / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, blob)
-        link = folder / "snapshots" / commit / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(Path(*[".."] * (len(name.parts) + 1), "blobs", blob.name))
-        assert link.read_bytes() == path.read_bytes()
-        listed[str(name)] = {"size": path.stat().st_size, "blob_id": blob.name}
-    for name, text in {
-        "refs/main": commit,
-        f"trees/{commit}.json": json.dumps({"format_version": 1, "files": listed}),
-    }.items():
-        (folder / name).parent.mkdir()
-        (folder / name).write_text(text)
-    return folder / "snapshots" / commit
 
 
 @pytest.mark.parametrize("network", ["HF_HUB_OFFLINE", "nobody answers"])
@@ -124,6 +104,133 @@ def test_offline_the_error_tells_what_was_tried_and_the_ways_out(
     ):  # fmt: skip
         assert part in problem
     assert "\n" not in problem
+
+
+# --- which commit an unpinned model is ---
+
+NEWER = "f" * 40
+
+
+def online(monkeypatch, address):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+
+
+def info(commit) -> bytes:
+    return json.dumps({"id": "owner/name", "sha": commit}).encode()
+
+
+@pytest.mark.parametrize(
+    ("revision", "path", "told"),
+    [
+        (None, "revision/main", f"no revision named; its newest is taken: {NEWER}"),
+        ("v1.5", "revision/v1.5", f"revision v1.5 is commit {NEWER}"),
+        ("pr/1", "revision/pr%2F1", f"revision pr/1 is commit {NEWER}"),
+    ],
+)
+def test_the_hub_says_which_commit_a_revision_is(
+    cache, tiny_model, monkeypatch, caplog, revision, path, told
+):
+    caplog.set_level("INFO")
+    put(cache, tiny_model)  # an older one
+    with answering(info(NEWER)) as (address, asked):
+        online(monkeypatch, address)
+        assert hub.commit_of("owner/name", revision) == NEWER
+    assert asked == [f"/api/models/owner/name/{path}"]
+    assert told in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (None, "offline mode"), ((b"", 503), "503"), ((b"<html>log in</html>", 200), "Expecting"),
+        ((b"", 404), "404"),
+    ],
+)  # fmt: skip
+def test_where_the_hub_does_not_say_its_cache_does(
+    cache, tiny_model, monkeypatch, caplog, answer, why
+):
+    put(cache, tiny_model)
+    with answering(*(answer or (b"",))) as (address, _):
+        if answer:
+            online(monkeypatch, address)
+        assert hub.commit_of("owner/name") == COMMIT
+        assert hub.commit_of("owner/other") is None
+        assert hub.commit_of("owner/name", "v2") is None  # never downloaded
+        (cache / "models--owner--name/refs/v2").write_text(NEWER)
+        assert hub.commit_of("owner/name", "v2") is None  # nor is what it stood for here
+    assert why in caplog.text and "owner/name as its cache has it" in caplog.text
+
+
+def test_nobody_is_asked_what_a_commit_is(cache, monkeypatch):
+    with answering(info(NEWER)) as (address, asked):
+        online(monkeypatch, address)
+        assert hub.commit_of("owner/name", COMMIT) == COMMIT
+    assert asked == []
+
+
+def test_without_the_package_no_commit_is_known(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    wanted = model(hub=Hub.huggingface, id="owner/name")
+    assert hub.resolved(wanted) == wanted
+
+
+def test_a_model_is_resolved_on_hugging_face_alone(cache, tiny_model):
+    put(cache, tiny_model)
+    wanted = model(hub=Hub.huggingface, id="owner/name")
+    assert hub.resolved(wanted) == dataclasses.replace(wanted, revision=COMMIT)
+    unknown = dataclasses.replace(wanted, id="owner/other")
+    others = [model(hub=each, id="owner/name") for each in Hub if each is not Hub.huggingface]
+    local = model(path=tiny_model)
+    for each in (unknown, *others, local, model(hub=Hub.huggingface, id=None)):
+        assert hub.resolved(each) == each
+
+
+def test_exactly_the_resolved_commit_is_fetched(cache, tiny_model, tmp_path):
+    snapshot = put(cache, tiny_model)
+    wanted = hub.resolved(model(hub=Hub.huggingface, id="owner/name", max_length=64))
+    (Path(shutil.copytree(tiny_model, tmp_path / "newer")) / "README.md").write_text("newer")
+    assert put(cache, tmp_path / "newer", NEWER) != snapshot  # main is this one now
+    assert hub.fetch(wanted) == snapshot
+    assert hub.revision(wanted, snapshot) == COMMIT
+
+
+def unpinned_line(tiny_model, domain, work, *more) -> list[str]:
+    """The command line of a run on a model of the hub without a revision."""
+    line = overrides(tiny_model, domain, work, "full", "model.hub=huggingface",
+                     "model.id=owner/name", f"run_dir={work}/run", *more)  # fmt: skip
+    return [each for each in line if not each.startswith("model.path=")]
+
+
+def test_a_run_takes_the_commit_into_its_keys_its_settings_and_its_bundle(
+    cache, tiny_model, tiny_domain, tmp_path, caplog
+):
+    put(cache, tiny_model)
+    line = unpinned_line(tiny_model, tiny_domain, tmp_path, "until=export-base")
+
+    def planned(*more):
+        config = pipeline.resolve(compose([*line, *more]))
+        return {
+            each.step.name: each for each in plan(pipeline.steps_of(config), tmp_path / "cache")
+        }
+
+    unpinned = planned()
+    assert f"its newest is taken: {COMMIT}" in caplog.text
+    pinned = planned(f"model.revision={COMMIT}")
+    newer = planned(f"model.revision={NEWER}")
+    for name in ("base", "export-base", "train", "report"):
+        assert unpinned[name].key == pinned[name].key != newer[name].key
+    pipeline.run(compose(line))
+    bundle = read_json(unpinned["export-base"].folder / "bundle/bundle.json")
+    assert (bundle["base_model"], bundle["base_revision"]) == ("owner/name", COMMIT)
+    settings = yaml.safe_load((tmp_path / "run/config.yaml").read_text("utf-8"))
+    assert settings["model"]["revision"] == COMMIT
+
+
+def test_a_run_whose_model_nobody_knows_ends_as_before(cache, tiny_model, tiny_domain, tmp_path):
+    line = unpinned_line(tiny_model, tiny_domain, tmp_path, "until=base")
+    with pytest.raises(UserError, match=r"owner/name \(revision newest\) is neither in the local"):
+        pipeline.run(compose(line))
 
 
 # --- ModelScope ---

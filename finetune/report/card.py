@@ -37,7 +37,7 @@ def render(facts: Facts, report: Mapping[str, Any]) -> str:
     sections = [
         f"# {_cell(_name(facts))}",
         _cell(report["verdict"]),
-        f"{code(facts.base_model)}, tuned with the recipe {code(facts.recipe)} for the domain "
+        f"{_base(facts)}, tuned with the recipe {code(facts.recipe)} for the domain "
         f"{code(facts.domain)} (seed {facts.seed}) by `finetune`.",
         usage.section(facts, report["published"]),
         _scores(report),
@@ -50,6 +50,11 @@ def render(facts: Facts, report: Mapping[str, Any]) -> str:
 
 def _name(facts: Facts) -> str:
     return f"{facts.domain}-{facts.model.name}"
+
+
+def _base(facts: Facts) -> str:
+    known = facts.base_revision != "unknown"
+    return code(facts.base_model) + (f" (revision {code(facts.base_revision)})" if known else "")
 
 
 def _metadata(facts: Facts, report: Mapping[str, Any]) -> dict[str, Any]:

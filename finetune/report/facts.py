@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune import hub
 from finetune.config import Distill, Evaluate, Model
 from finetune.config.choices import Lang
 from finetune.evaluation import sts
@@ -103,6 +104,11 @@ class Facts:
     def base_model(self) -> str:
         """What the base is called where it comes from: hub id, else folder name, else name."""
         return self.model.id or (self.model.path.name if self.model.path else self.model.name)
+
+    @property
+    def base_revision(self) -> str:
+        """Which of its revisions was tuned; ``unknown`` of folders and the embedded model."""
+        return hub.pinned(self.model) or "unknown"
 
     @property
     def speedup(self) -> float:

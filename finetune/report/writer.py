@@ -113,6 +113,7 @@ def _about(facts: Facts) -> dict[str, Any]:
         "domain_set": facts.domain_set,
         "model": facts.model.name,
         "base_model": facts.base_model,
+        "base_revision": facts.base_revision,
         "licence": facts.model.licence,
         "seed": facts.seed,
     }

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.config import Config
+from finetune import hub
+from finetune.config import Config, Mine
 from finetune.data.hub import is_hub_id
 from finetune.data.lines import names
 from finetune.data.problems import meant
@@ -55,6 +56,20 @@ def outputs(count: int, *, warm: bool) -> dict[str, str]:
     names = [*(["warmup"] if warm else []), "train", *(f"train-{n}" for n in range(2, count + 1))]
     mined = {f"pairs-{n}": f"mine-{n}" for n in range(2, count + 1)}
     return dict(zip(names, names, strict=True)) | mined
+
+
+def resolved(config: Config) -> Mine:
+    """Name the commit of a cross-encoder on the hub, where it can be found out.
+
+    Raises:
+        UserError: When the filter is neither a folder nor a hub id.
+    """
+    name = config.mine.filter
+    if name is None or not config.mine.rounds or filter_files(config):
+        return config.mine
+    hub_id, _, revision = name.partition("@")
+    commit = hub.commit_of(hub_id, revision or None)
+    return replace(config.mine, filter=f"{hub_id}@{commit}") if commit else config.mine
 
 
 def mine_settings(config: Config, machine: dict[str, Any]) -> dict[str, Any]:

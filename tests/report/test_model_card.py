@@ -15,6 +15,18 @@ def card_of(facts, tmp_path) -> str:
     return (tmp_path / "README.md").read_text("utf-8")
 
 
+def test_which_revision_was_tuned(facts, tmp_path):
+    model = dataclasses.replace(
+        facts.model, hub=Hub.huggingface, id="owner/base", revision="a" * 40
+    )
+    pinned = dataclasses.replace(facts, model=model)
+    assert f"`owner/base` (revision `{'a' * 40}`), tuned with" in card_of(pinned, tmp_path)
+    assert report.build(pinned, tmp_path)["about"]["base_revision"] == "a" * 40
+    unknown = dataclasses.replace(facts, model=dataclasses.replace(model, revision=None))
+    assert "`owner/base`, tuned with" in card_of(unknown, tmp_path)
+    assert report.build(unknown, tmp_path)["about"]["base_revision"] == "unknown"
+
+
 def test_the_hub_reads_metadata_and_scores(facts, tmp_path):
     ModelCard = pytest.importorskip("huggingface_hub").ModelCard
     model = dataclasses.replace(facts.model, hub=Hub.huggingface, id="owner/base")
