@@ -10,7 +10,8 @@ import sys
 
 from runs import RESULTS, run, table
 
-GENERATORS = ("title", "heading", "question", "phrases", "cloze", "neighbours", "identity")
+from finetune.config.check import GENERATORS
+
 PAIRS = 3000
 
 
@@ -19,7 +20,8 @@ def variants() -> dict[str, list[str]]:
     alone = ["recipes=documents", "domain=statutes", f"generate.pairs={PAIRS}"]
     singles = {
         name: [*alone, *(f"generate.{each}={float(each == name)}" for each in GENERATORS)]
-        for name in ("heading", "phrases", "cloze", "neighbours")  # statutes hold no questions
+        # Statutes hold no questions.
+        for name in ("heading", "phrases", "words", "cloze", "neighbours")
     }
     questions = ["recipes=contrastive", "domain=statutes"]
     return {

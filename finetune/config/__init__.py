@@ -61,6 +61,7 @@ class Generate:
     heading: float
     question: float
     phrases: float
+    words: float
     cloze: float
     neighbours: float
     identity: float

@@ -30,6 +30,10 @@ from finetune.sets import read_set
 
 log = logging.getLogger(__name__)
 
+# Pairs by rule that are asked of a passage at most, also where few rules are at work: one alone may
+# find several in it.
+_RULED = 7
+
 
 def generate(
     settings: Generate,
@@ -57,7 +61,8 @@ def generate(
     own = list(read_jsonl(data / "train.jsonl", Pair))
     passages = _passages(domain, data, own)
     weights = {name: getattr(settings, name) for name in GENERATORS}
-    most = len(weights) + (writing.writer.queries if writing else 0)
+    most = max(_RULED, sum(weight > 0 for weight in weights.values()))
+    most += writing.writer.queries if writing else 0
     count = min(each for each in (settings.pairs, limit, len(passages) * most) if each)
     made, told = _make(passages, weights, count, seed, writing)
     made, leaked = _without_leaks(made, data, writing)

@@ -10,6 +10,7 @@ title        the document's title                            its first passage
 heading      title and heading                               a passage under it
 question     a sentence that asks                            the sentences after it
 phrases      the passage's rarest phrases, at times asked    the passage
+words        its most telling terms, as in a search box      the passage
 cloze        a sentence of the passage                       the passage without it
 neighbours   a sentence                                      the next one
 identity     the passage (dropout makes the views differ)    the same passage
@@ -27,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from finetune.data.clean import comparable
+from finetune.data.cutting import cutter
 from finetune.records import Pair, Passage
 
 Made = Iterator[tuple[str, str]]
@@ -41,6 +43,7 @@ _BETWEEN = re.compile(
 )
 _PHRASE = range(2, 9)  # characters
 _PHRASES = 3  # of one query
+_WORDS = 5  # of one query, at most
 _ENDINGS = ("", "", "怎么办？", "怎么规定的？", "有什么规定？", "怎么处理？")
 
 
@@ -138,6 +141,32 @@ def _phrases(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], 
     return make
 
 
+def _words(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
+    """What tells most stands here often and in few passages (tf-idf).
+
+    What stands once in all of them may be no term, but cut wrongly.
+    """
+    cut = cutter(piece for each in passages for piece in _BETWEEN.split(each.text))
+
+    def terms(passage: Passage) -> Counter[str]:
+        return Counter(term for piece in _BETWEEN.split(passage.text) for term in cut(piece))
+
+    frequency = Counter(term for each in passages for term in terms(each))
+    total = len(passages)
+
+    def make(passage: Passage, draw: random.Random) -> Made:
+        telling = {
+            term: count * math.log(total / frequency[term])
+            for term, count in terms(passage).items() if count > 1 or frequency[term] > 1
+        }  # fmt: skip
+        best = sorted(telling, key=lambda term: (-telling[term], term))[:_WORDS]
+        if len(best) >= 2:
+            chosen = draw.sample(best, draw.randint(2, len(best)))
+            yield " ".join(sorted(chosen, key=passage.text.index)), passage.indexed
+
+    return make
+
+
 def _cloze(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
     def make(passage: Passage, draw: random.Random) -> Made:
         lines = sentences(passage.text)
@@ -178,6 +207,7 @@ GENERATORS: Mapping[
     "heading": _heading,
     "question": _question,
     "phrases": _phrases,
+    "words": _words,
     "cloze": _cloze,
     "neighbours": _neighbours,
     "identity": _identity,

@@ -80,6 +80,24 @@ def test_limit_lowers_the_number(data, tmp_path):
     assert len(pairs) == 1
 
 
+def test_of_a_passage_in_which_a_rule_finds_much_seven_pairs_are_made(data, tmp_path):
+    """However many rules there are to choose from."""
+    text = "".join(f"第{n}个问题怎么办？第{n}个问题这样办。" for n in range(10))
+    write_rows(tmp_path / "faq.jsonl", [{"text": text}])
+    pairs, _ = make(data, tmp_path / "out", documents=tmp_path / "faq.jsonl", question=1.0)
+    assert len(pairs) == 7
+
+
+def test_keywords_of_documents_ask_for_them(data, tmp_path):
+    texts = ["押金和合同。", "工资和合同。", "押金和房东。", "工资和房东。"]
+    write_rows(tmp_path / "docs.jsonl", [{"text": text} for text in texts])
+    pairs, summary = make(data, tmp_path / "out", documents=tmp_path / "docs.jsonl", words=1.0)
+    assert {(pair.query, pair.positive) for pair in pairs} == {
+        (text.strip("。").replace("和", " "), text) for text in texts
+    }
+    assert summary["sources"] == {"generated-words": 4}
+
+
 def test_nothing_made_is_told_with_the_way_out(data, tmp_path):
     with pytest.raises(UserError, match=r"generate\.title=1: no pair made from 2 passages"):
         make(data, tmp_path / "out", title=1.0)

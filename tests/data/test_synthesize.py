@@ -1,3 +1,6 @@
+import random
+from collections import Counter
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,6 +72,46 @@ def test_phrases_are_the_rarest_of_the_passage():
     phrases = {"熊猫竹子", "高山流水", "江河湖海", "山川草木", "春夏秋冬"}
     used = {each for each in phrases if each in query}
     assert len(used) >= 2 or (used and "国家机关" not in query)
+
+
+def words_of(*passages, seed=0):
+    """Terms of the query that each passage gets."""
+    pairs = synthesize(passages, {"words": 1.0}, 999, seed)
+    assert {pair.source for pair in pairs} <= {"generated-words"}
+    return {pair.positive: pair.query.split(" ") for pair in pairs}
+
+
+def test_words_are_the_most_telling_of_the_passage_in_its_order():
+    law = ["国家", "机关", "工作", "人员", "书面", "通知", "单位", "责任"]
+    own = ["熊猫", "竹子", "高山", "流水", "江河"]
+    draw = random.Random(0)
+    common = [Passage(str(n), "", "", "".join(draw.sample(law, 6)) + "。") for n in range(200)]
+    # Words of law stand between, so that counts alone tell where these end.
+    text = "".join(a + b for a, b in zip(own * 2, law + law[:2], strict=True))
+    rare = Passage("r", "", "", text, "标签：")
+    counts, lengths = Counter(), set()
+    for seed in range(20):
+        (found,) = (each for text, each in words_of(*common, rare, seed=seed).items()
+                    if text == rare.indexed)  # fmt: skip
+        assert len(set(found)) == len(found) and found == sorted(found, key=text.index)
+        lengths.add(len(found))
+        counts.update(found)
+    assert lengths == {2, 3, 4, 5}
+    assert set(counts) == set(own)
+
+
+def test_of_words_equally_rare_those_that_stand_in_the_passage_often_tell_more():
+    words = sorted(["押金", "工资", "合同", "离婚", "孩子", "产假", "社保"])
+    passages = [Passage(f"{n}{word}", "", "", f"{word}。") for n in range(4) for word in words]
+    often = Passage("o", "", "", "。".join([*words, *words[4:]]))
+    found = {
+        term for seed in range(20) for term in words_of(*passages, often, seed=seed)[often.text]
+    }
+    assert found == {*words[:2], *words[4:]}  # of the others those that come first
+
+
+def test_a_passage_with_one_term_gives_no_words():
+    assert words_of(Passage("a", "", "", "押金。"), Passage("b", "", "", "一二三，12345")) == {}
 
 
 def test_shares_decide_how_many_of_each():
