@@ -63,7 +63,7 @@ def test_the_exported_graph_has_their_rows(grown, tmp_path):
 def test_training_moves_the_new_rows(grown):
     model = models.load(grown[1])
     out = model.forward(dict(model.tokenizer(["離"], return_tensors="pt")))["sentence_embedding"]
-    out.sum().backward()
+    out[0, 0].backward()  # behind a LayerNorm the sum of all does not depend on anything
     (index,) = model.tokenizer("離", add_special_tokens=False)["input_ids"]
     assert models.inner(model).get_input_embeddings().weight.grad[index].abs().sum() > 0
 
