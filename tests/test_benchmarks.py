@@ -65,7 +65,7 @@ def made_up(wanted, metric="ndcg@10", low=0.01, step=60, gates=(), rate=40.0):
 
 def test_a_student_of_the_methods_benchmark_has_its_own_epochs_and_columns(monkeypatch, tmp_path):
     methods = benchmark("methods", monkeypatch)
-    for name, words in methods.variants(tmp_path, 3):
+    for name, words in methods.variants(tmp_path, 1):
         config = compose(words)
         assert config.train.epochs == (3 if "-distill-" in name else 1), name
     gate = {"name": "distill", "value": 0.962}

@@ -132,6 +132,7 @@ def test_two_processes_train_as_one_does(one, two, tiny_model):
     assert apart(one, folder) < WEIGHT < 1e-2 < apart(one, tiny_model.parent)
 
 
+@pytest.mark.slow  # tests/training/test_memory.py has lengths in two processes, too
 @pytest.mark.parametrize("name", TOGETHER)
 def test_with_other_losses_too(name, arguments, work, deep_model):
     folders = []

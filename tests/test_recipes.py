@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 
@@ -54,9 +55,8 @@ def test_its_header_holds_a_command_that_composes_and_the_hardware(path):
         assert config.recipe == path.stem
 
 
-@each_recipe
-def test_a_recipe_is_more_than_its_name(path):
-    others = [compose([f"recipes={p.stem}"]) for p in PATHS if p != path]
-    mine = to_dict(compose([f"recipes={path.stem}"]))
-    for other in map(to_dict, others):
-        assert {**other, "recipe": path.stem} != mine
+def test_a_recipe_is_more_than_its_name():
+    seen = {}
+    for path in PATHS:
+        content = json.dumps({**to_dict(compose([f"recipes={path.stem}"])), "recipe": ""})
+        assert seen.setdefault(content, path.stem) == path.stem

@@ -131,6 +131,7 @@ def typed(raw: DictConfig) -> Config:
     """
     problems: list[str] = []
     values: dict[str, Any] = {}
+    single: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
         part = raw.get(field.name)
         if field.name == "mix" and isinstance(part, DictConfig):
@@ -139,12 +140,15 @@ def typed(raw: DictConfig) -> Config:
                 values["mix"][name], found = _typed_part(Mixed, part[name], f"mix.{name}.")
                 problems += found
             continue
-        nested = isinstance(field.type, type) and dataclasses.is_dataclass(field.type)
-        schema = field.type if nested else Config
-        content = part if nested and isinstance(part, DictConfig) else {field.name: part}
-        typed_part, found = _typed_part(schema, content, f"{field.name}." if nested else "")
+        if not (isinstance(field.type, type) and dataclasses.is_dataclass(field.type)):
+            single[field.name] = part
+            continue
+        content = part if isinstance(part, DictConfig) else {field.name: part}
+        values[field.name], found = _typed_part(field.type, content, f"{field.name}.")
         problems += found
-        values[field.name] = typed_part if nested else typed_part.get(field.name)
+    alone, found = _typed_part(Config, single, "")
+    problems += found
+    values |= {name: alone.get(name) for name in single}
     problems += [
         f"{key}: unknown key; {nearest(key, list(known_keys()))}"
         for key in map(str, raw) if key not in values
@@ -181,22 +185,12 @@ def _load(group: str, name: str) -> DictConfig:
 
 
 def _typed_part(schema: Any, content: Mapping[str, Any], prefix: str) -> tuple[Any, list[str]]:
-    """Merge a part leaf by leaf into its schema, so that every wrong leaf is told."""
-    problems = []
-    good: dict[str, Any] = {}
-    for key in map(str, content):
-        try:
-            value = content[key]
-            value = (
-                OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-            )
-            OmegaConf.merge(OmegaConf.structured(schema), {key: value})
-            good[key] = value
-        except (OmegaConfBaseException, ValueError) as error:
-            problems.append(f"{prefix}{key}: {first_line(error)}")
-    if problems:
-        return {}, problems
-    merged = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), good))
+    """Merge a part into its schema; where that fails, leaf by leaf: each mistake is told."""
+    try:
+        good = {key: _plain(content[key]) for key in map(str, content)}
+        merged = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), good))
+    except (OmegaConfBaseException, ValueError):
+        return {}, [f"{prefix}{told}" for told in _wrong_leaves(schema, content)]
     missing = [f.name for f in dataclasses.fields(schema) if OmegaConf.is_missing(merged, f.name)]
     if not prefix:
         found = {key: merged[key] for key in good}
@@ -205,6 +199,18 @@ def _typed_part(schema: Any, content: Mapping[str, Any], prefix: str) -> tuple[A
     if missing:
         return {}, [f"{prefix}{name}: not set" for name in missing]
     return OmegaConf.to_object(merged), []
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _wrong_leaves(schema: Any, content: Mapping[str, Any]) -> Iterator[str]:
+    for key in map(str, content):
+        try:
+            OmegaConf.merge(OmegaConf.structured(schema), {key: _plain(content[key])})
+        except (OmegaConfBaseException, ValueError) as error:
+            yield f"{key}: {first_line(error)}"
 
 
 @cache

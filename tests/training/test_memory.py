@@ -104,7 +104,7 @@ def trained(cache):
     ("loss", "where"),
     [
         ("mnrl", "embedding"),
-        ("mnrl", "forward"),
+        pytest.param("mnrl", "forward", marks=pytest.mark.slow),
         ("mnrl", "backward"),
         ("matryoshka", "embedding"),
         ("two sets", "forward"),
