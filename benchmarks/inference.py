@@ -18,13 +18,14 @@ Parts, each in processes of its own:
 - ``memory``: peak resident memory while encoding real texts at the default token budget.
 
 Models of the geometry of the m3e family have random weights, the starter its own. Bundles are made
-once, in ``--work``. Writes ``benchmarks/results/inference.json`` after each part, beside what the
-same machine showed for other parts and models; a machine that does nothing else, please.
+once, in ``--work``. Writes ``benchmarks/results/inference/<CPU>.json`` after each part, beside what
+the same machine showed for other parts and models; a machine that does nothing else, please.
 """
 
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -50,7 +51,7 @@ from engines import (
     texts_of,
 )
 
-RESULTS = ROOT / "benchmarks/results/inference.json"
+RESULTS = ROOT / "benchmarks/results/inference"
 SHAPES = ((1, 16), (1, 64), (32, 64), (32, 256))
 LARGE = 2e11  # operations of a batch that torch takes seconds for
 # Operations a second and thread that the forecast counts on; measured ones go into the results.
@@ -82,13 +83,15 @@ def main() -> int:
     print(f"about {forecast(asked) / 60:.0f} min, and once some for making the bundles", flush=True)
     for name in asked.models:
         bundle(name, asked.work, asked.data)
-    kept = json.loads(asked.out.read_text("utf-8")) if asked.out.is_file() else {}
+    here = machine()
+    out = asked.out or RESULTS / f"{'-'.join(re.findall('[a-z0-9]+', here['cpu'].lower()))}.json"
+    kept = json.loads(out.read_text("utf-8")) if out.is_file() else {}
     for part in asked.parts:
         print(part, flush=True)
-        kept = joined(kept, {"machine": machine(), part: PARTS[part](asked)})
+        kept = joined(kept, {"machine": here, part: PARTS[part](asked)})
         print(json.dumps(kept[part], ensure_ascii=False, indent=1), flush=True)
-        asked.out.parent.mkdir(exist_ok=True)
-        asked.out.write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        out.parent.mkdir(exist_ok=True)
+        out.write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", "utf-8")
     for name, value, limit, met in bars(kept):
         print(f"{'met   ' if met else 'MISSED'}  {name}: {value} (bar {limit})")
     return 0
@@ -112,7 +115,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=2000, help="texts of whole and memory")
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="so many of the grid's")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "inference")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="benchmarks/results/inference/<CPU>.json")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     asked.words = [__file__, *sys.argv[1:]]

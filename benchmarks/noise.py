@@ -18,23 +18,23 @@ from typing import Any
 import numpy as np
 from runs import RESULTS, ROOT, run, table
 
-from finetune.evaluation.artifacts import read_outcome
 from finetune.evaluation.statistics import compare_seeds
 
 FOLDER = RESULTS / "noise"
 SAMPLES = 10_000
 
 
-def difference(seeds: int) -> dict[str, Any]:
+def difference(results: Mapping[str, Mapping[str, Any]], seeds: int) -> dict[str, Any]:
     """The filter against none: NDCG@10 of each question, mean over the seeds."""
-    values = {}
-    for kind in ("none", "rank"):
-        found = [read_outcome(ROOT / f"runs/noise-{kind}-{seed}/outcomes/tuned/ecommerce.jsonl")
-                 for seed in range(1, seeds + 1)]  # fmt: skip
-        values[kind] = np.stack([each.metrics["ndcg@10"] for each in found])
-    made = compare_seeds(values["none"], values["rank"], SAMPLES, seed=0)
+    names = sorted(results["none-1"]["questions"])
+    none, rank = (
+        np.array([[results[f"{kind}-{seed}"]["questions"][name] for name in names]
+                  for seed in range(1, seeds + 1)])
+        for kind in ("none", "rank")
+    )  # fmt: skip
+    made = compare_seeds(none, rank, SAMPLES, seed=0)
     return {"delta": made.delta, "low": made.ci_low, "high": made.ci_high, "p": made.p_value,
-            "questions": values["none"].shape[1], "seeds": seeds}  # fmt: skip
+            "questions": len(names), "seeds": seeds}  # fmt: skip
 
 
 def left_out(results: Mapping[str, Mapping[str, Any] | None]) -> str:
@@ -60,10 +60,10 @@ def main() -> int:
     for seed in range(1, asked.seeds + 1):
         for kind in ("none", "rank"):
             words = [*common, f"noise={kind}", f"seed={seed}"]
-            results[f"{kind}-{seed}"] = run(f"{kind}-{seed}", words, FOLDER)
+            results[f"{kind}-{seed}"] = run(f"{kind}-{seed}", words, FOLDER, "ecommerce")
     if None in results.values():
         return 1
-    made = difference(asked.seeds)
+    made = difference(results, asked.seeds)
     (FOLDER / "difference.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     told = (f"noise=rank against none, {made['questions']} questions, {made['seeds']} seeds: "
             f"{100 * made['delta']:+.2f} points [{100 * made['low']:+.2f}, "

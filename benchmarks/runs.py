@@ -14,19 +14,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from finetune.evaluation.artifacts import read_outcome
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 _KEPT = ("verdict", "scores", "baselines", "gates", "training", "speed", "data", "scripts",
          "tokens", "parity", "stages")  # fmt: skip
 
 
-def run(name: str, overrides: Sequence[str], folder: Path) -> dict[str, Any] | None:
+def run(
+    name: str, overrides: Sequence[str], folder: Path, questions: str | None = None
+) -> dict[str, Any] | None:
     """Run train.py once, or read what an earlier call kept.
 
     Args:
         name: Of the run; its JSON is ``<folder>/<name>.json``.
         overrides: ``key=value`` words.
         folder: Where the JSON goes.
+        questions: Name of an evaluation set whose questions' NDCG@10 under the tuned model is kept
+            too, as ``questions``: what a comparison of runs needs, also on another day.
 
     Returns:
         The run's JSON: ``command``, ``seconds``, ``peak_bytes``, ``versions`` and the parts of
@@ -53,6 +59,10 @@ def run(name: str, overrides: Sequence[str], folder: Path) -> dict[str, Any] | N
         "versions": versions(),
         **{key: report[key] for key in _KEPT if key in report},
     }
+    if questions:
+        found = read_outcome(run_dir / f"outcomes/tuned/{questions}.jsonl")
+        values = (round(float(value), 4) for value in found.metrics["ndcg@10"])
+        result["questions"] = dict(zip(found.queries, values, strict=True))
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return result
