@@ -151,7 +151,7 @@ def test_with_other_losses_too(name, arguments, work, deep_model):
     assert apart(*folders) < WEIGHT < 1e-2 < apart(folders[0], deep_model.parent)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_accelerate_launches_the_same_training(count, one, two, arguments, work):
     """As docs/multi-node.md says."""
     other = work / f"accelerate-{count}"
