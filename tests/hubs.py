@@ -3,13 +3,12 @@
 import contextlib
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pyarrow
 from pyarrow import parquet
+from serving import Quiet, serving
 
 NAME = "owner/questions"
 ROWS = 4  # in each file
@@ -45,37 +44,22 @@ def put(folder: Path, **answers: str) -> str:
 def served(folder: Path, commit: str):
     """Serve the data set as of this commit; gives the address."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self):
             length = int(self.headers.get("Content-Length", 0))
             form = json.loads(self.rfile.read(length) or b"{}")
             found = _answer(folder, commit, unquote(urlsplit(self.path).path), form)
-            self.send_response(404 if isinstance(found, str) else 200)
             if isinstance(found, str):
-                self.send_header("X-Error-Code", found)
-                found = {}
+                self.answer(b"{}", 404, X_Error_Code=found, X_Repo_Commit=commit)
+                return
             body = found if isinstance(found, bytes) else json.dumps(found).encode()
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("X-Repo-Commit", commit)
-            self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+            tag = f'"{hashlib.sha1(body).hexdigest()}"'
+            self.answer(body, X_Repo_Commit=commit, ETag=tag)
 
         do_HEAD = do_POST = do_GET
 
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as address:
+        yield address
 
 
 def _answer(folder: Path, commit: str, path: str, form: dict[str, list[str]]) -> object:
