@@ -264,11 +264,12 @@ def _conflicts(loaded: Loaded, grouped: groups.Grouped) -> Finding:
 def _boilerplate(loaded: Loaded, grouped: groups.Grouped, check: Check) -> Finding:
     pairs = loaded.pairs
     answers = isinstance(pairs[0], Pair)  # of scored pairs, neither text answers the other
-    found = groups.boilerplate(grouped, check.boilerplate_queries) if answers else []
+    least = check.boilerplate_queries, check.near
+    found = groups.boilerplate(pairs, grouped, *least) if answers else []
     return Finding(
         "boilerplate positives", sum(len(rows) for rows in found), len(pairs), "pairs", True,
-        "One text answers many questions that have nothing in common, as greetings do: it teaches "
-        "that they are alike.",
+        "One text, or its near duplicates, answers many questions that have nothing in common, as "
+        "greetings do: it teaches that they are alike.",
         "Leave these rows out, unless the text does answer all of them.",
         tuple(Example(place(loaded, pairs[rows[0]]), short(sides(pairs[rows[0]])[1]),
                       f"{len(rows):,} queries, as: " + " | ".join(

@@ -92,19 +92,41 @@ def conflicts(pairs: Sequence[Pair | Scored], grouped: Grouped) -> Iterator[tupl
                 yield row, other
 
 
-def boilerplate(grouped: Grouped, least: int) -> list[list[int]]:
-    """Return the pairs of each positive that answers unlike queries, the most frequent first."""
-    counts = np.bincount(grouped.positive)
-    frequent = set(np.flatnonzero(counts >= least).tolist())
-    rows = np.flatnonzero(np.isin(grouped.positive, list(frequent)))
+def boilerplate(
+    pairs: Sequence[Pair | Scored], grouped: Grouped, most: int, least: float
+) -> list[list[int]]:
+    """Return the pairs of each positive that answers unlike queries, the most frequent first.
+
+    Args:
+        pairs: All of them.
+        grouped: The same.
+        most: Queries of one positive, or of positives that are near duplicates, from which on they
+            are looked at.
+        least: As for `near.alike`.
+    """
+    members = _members(grouped.positive)
+    # A greeting that was said once only, in its very words, is not told from an answer.
+    repeated = [rows for rows in members if len(np.unique(grouped.query[rows])) > 1]
     found = []
-    for members in _members(grouped.positive[rows]):
-        own = rows[members]
+    for same in _joined([folded(sides(pairs[rows[0]])[1]) for rows in repeated], least):
+        own = np.sort(np.concatenate([repeated[place] for place in same]))
         queries = np.unique(grouped.query[own])
         chosen = queries[np.linspace(0, len(queries) - 1, min(_SAMPLE, len(queries))).astype(int)]
-        if len(queries) >= least and _unlike([grouped.queries[index] for index in chosen]):
+        if len(queries) >= most and _unlike([grouped.queries[index] for index in chosen]):
             found.append(own.tolist())
     return sorted(found, key=lambda own: (-len(own), own[0]))
+
+
+def _joined(texts: Sequence[str], least: float) -> list[list[int]]:
+    """The places of texts, those of near duplicates, and of theirs, in one list."""
+    lists = [[place] for place in range(len(texts))]
+    for i, j in near.within(texts, least) if texts else ():
+        if lists[i] is not lists[j]:
+            short, long = sorted((lists[i], lists[j]), key=len)
+            long += short
+            for place in short:
+                lists[place] = long
+    return [each for place, each in enumerate(lists) if each[0] == place]
 
 
 def _alike(

@@ -57,6 +57,17 @@ def test_boilerplate_answers_questions_that_have_nothing_in_common():
     assert found.examples[0].text.startswith("您好") and "快递" in found.examples[0].other
 
 
+def test_boilerplate_in_other_words_is_the_same():
+    asked = ["快递几天到", "发票能开吗", "尺码偏大么", "颜色有红的没", "会员怎么退", "电池多久没电",
+             "屏幕碎了", "能便宜点不", "赠品漏发", "地址写错", "密码忘记", "保修几年"]  # fmt: skip
+    said = ["尊敬的客户，请问有什么可以帮到您的？", "尊敬的客户，请问有什么可以帮到您呢？"]
+    look_like = [(text, said[row % 2]) for row, text in enumerate(asked)]
+    other = [(text, f"尊敬的客户，您的第{row % 2}笔订单请问有什么可以帮到您？")
+             for row, text in enumerate(asked)]  # fmt: skip
+    assert look(look_like)["boilerplate positives"].count == 12
+    assert "boilerplate positives" not in look(other)
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [
