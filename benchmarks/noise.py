@@ -68,7 +68,9 @@ def main() -> int:
     told = (f"noise=rank against none, {made['questions']} questions, {made['seeds']} seeds: "
             f"{100 * made['delta']:+.2f} points [{100 * made['low']:+.2f}, "
             f"{100 * made['high']:+.2f}], p = {made['p']:.4f}")  # fmt: skip
-    text = f"{table(results, 'ecommerce')}\n\n{told}\n\nleft out: {left_out(results)}\n"
+    text = (
+        f"{table(results, 'ecommerce', timed=False)}\n\n{told}\n\nleft out: {left_out(results)}\n"
+    )
     (FOLDER / "table.md").write_text(text, encoding="utf-8")
     print(text)
     return 0

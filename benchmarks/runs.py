@@ -93,7 +93,11 @@ def _told(word: str) -> str:
 
 
 def table(
-    results: Mapping[str, Mapping[str, Any] | None], wanted: str, artifact: str = "tuned"
+    results: Mapping[str, Mapping[str, Any] | None],
+    wanted: str,
+    artifact: str = "tuned",
+    *,
+    timed: bool = True,
 ) -> str:
     """A Markdown table of one set's NDCG@10 (in points), a row a run, the base first.
 
@@ -101,17 +105,19 @@ def table(
         results: By name of the run; None for one that failed.
         wanted: Name of the evaluation set.
         artifact: Whose scores.
+        timed: Whether the machine did nothing else meanwhile, so that pairs a second are told.
     """
-    lines = ["| run | NDCG@10 | gain | p | pairs | pairs/s | best step |", "| --- |" + " --- |" * 6]
+    head = ["run", "NDCG@10", "gain", "p", "pairs", *(["pairs/s"] if timed else []), "best step"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for name, result in results.items():
         if result is None:
-            lines.append(f"| {name} | failed | | | | | |")
+            lines.append(f"| {name} | failed {'| ' * (len(head) - 1)}|")
             continue
         rows = {r["artifact"]: r for r in result["scores"]
                 if r["set"] == wanted and r["metric"] == "ndcg@10"}  # fmt: skip
         if len(lines) == 2:
-            lines.append(f"| base | {100 * rows['base']['value']:.1f} | | | | | |")
-        lines.append(f"| {name} | {_scores(rows[artifact])} | {_training(result)} |")
+            lines.append(f"| base | {100 * rows['base']['value']:.1f} {'| ' * (len(head) - 1)}|")
+        lines.append(f"| {name} | {_scores(rows[artifact])} | {_training(result, timed=timed)} |")
     return "\n".join(lines)
 
 
@@ -121,7 +127,8 @@ def _scores(row: Mapping[str, Any]) -> str:
     return f"{value} | {100 * row['delta']:+.1f} | {row['p_value']:.4f}"
 
 
-def _training(result: Mapping[str, Any]) -> str:
+def _training(result: Mapping[str, Any], *, timed: bool) -> str:
     training = result["training"]
     step = f"{training['best_step']} of {training['steps']}" if training["improved"] else "base"
-    return f"{result['data']['pairs']:,} | {training['pairs_per_second']} | {step}"
+    speed = [str(training["pairs_per_second"])] if timed else []
+    return " | ".join([f"{result['data']['pairs']:,}", *speed, step])

@@ -23,6 +23,7 @@ from finetune.steps import cmteb, forgetting, reporting, rounds
 from finetune.steps import core as steps
 from finetune.steps import distill as distill_steps
 from finetune.steps import mix as mix_steps
+from finetune.steps import pseudo as pseudo_steps
 from finetune.steps import script as script_steps
 
 log = logging.getLogger(__name__)
@@ -77,8 +78,10 @@ def steps_of(config: Config) -> list[Step]:
     generated = config.generate.use is not Use.none
     warm = config.generate.use is Use.warmup
     own = "generate" if generated and not warm else "data"
+    labelled = pseudo_steps.asked(config)
     noisy = config.noise.cut > 0
-    clean = "noise" if noisy else own
+    trained_on = "pseudo" if labelled else own
+    clean = "noise" if noisy else trained_on
     pairs = "mine" if mined else clean
     machine = {"device": config.hardware.device, "threads": config.hardware.threads}
     machine |= script_steps.encoding(config)
@@ -87,6 +90,7 @@ def steps_of(config: Config) -> list[Step]:
     mix = mix_steps.train_settings(config) if config.mix else {}
     encoding = machine | {"encode_tokens": config.hardware.encode_tokens}
     outside = {"workers": config.hardware.workers, "chunk": config.hardware.chunk}
+    label = pseudo_steps.steps_of(config, own, general) if labelled else ()
     first = [
         Step(
             "data", steps.data, 6,
@@ -98,6 +102,7 @@ def steps_of(config: Config) -> list[Step]:
         *([forgetting.read_step(general)] if general else []),
         *([_generate(config)] if generated else []),
         *([mix_steps.read_step(config, general)] if config.mix else []),
+        *label[:1],
         Step("base", steps.base, 1, {"model": config.model}, files=sources.model_files(config)),
         Step(
             "export-base", steps.export, 2,
@@ -107,9 +112,11 @@ def steps_of(config: Config) -> list[Step]:
     ]  # fmt: skip
     embed = Step(
         "embed", steps.embed, 2, encoding,
-        {"model": "base", "export": "export-base", "data": "data", "pairs": own},
+        {"model": "base", "export": "export-base", "data": "data", "pairs": own}
+        | ({"queries": "queries"} if labelled else {}),
     )  # fmt: skip
-    noise = Step("noise", steps.noise, 1, {"noise": config.noise}, {"embed": "embed", "pairs": own})
+    noise = Step("noise", steps.noise, 1, {"noise": config.noise},
+                 {"embed": "embed", "pairs": trained_on})  # fmt: skip
     mine = Step(
         "mine", steps.mine, 4, rounds.mine_settings(config, machine),
         {"embed": "embed", "pairs": clean}, files=rounds.filter_files(config),
@@ -140,6 +147,7 @@ def steps_of(config: Config) -> list[Step]:
     planned = [
         *first,
         *([embed] if searched else []),
+        *label[1:],
         *([noise] if noisy else []),
         *([mine] if mined else []),
         Step(
@@ -180,7 +188,7 @@ def steps_of(config: Config) -> list[Step]:
             | script_steps.encoding(config)
             | writing.prices(config.writer, config.evaluate.currency)
             | ({"distill": dataclasses.replace(config.distill, teacher=None)} if distilled else {}),
-            {"data": own, "sets": "data", "pairs": pairs, "export": "export",
+            {"data": trained_on, "sets": "data", "pairs": pairs, "export": "export",
              "evaluate_base": "evaluate-base", "evaluate": "evaluate"} | mixed
             | rounds.outputs(config.mine.rounds, warm=warm)
             | (forgetting.OUTPUTS if general else {})

@@ -59,7 +59,8 @@ def model_files(config: Config) -> dict[str, Path]:
 def missing_data(config: Config) -> list[str]:
     """What the domain needs and has not been given, told from its data card."""
     domain = config.domain
-    no_pairs = domain.train is None and config.generate.use is not Use.only
+    made = (config.generate.use, config.pseudo.use if config.pseudo.queries else None)
+    no_pairs = domain.train is None and Use.only not in made
     if not no_pairs and domain.dev and "None/" not in f"{domain.train}{domain.dev}":
         return []
     if config.paths.data is None and domain.name != "custom":
@@ -76,7 +77,7 @@ def missing_data(config: Config) -> list[str]:
         f"domain.{key}: not set; {what}"
         for key, missing, what in (
             ("train", no_pairs, "name a jsonl, csv or parquet file of pairs, or a hub id; "
-             "recipes=documents makes pairs from documents alone"),
+             "recipes=documents makes pairs from documents alone, recipes=queries from queries"),
             ("dev", not domain.dev, f"name a folder with {EXPECTED[domain.kind]}"),
         )
         if missing

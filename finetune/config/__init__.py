@@ -68,6 +68,15 @@ class Generate:
 
 
 @dataclass(frozen=True)
+class Pseudo:
+    """Queries that are given an answer (`finetune.steps.pseudo`): where from, how many at most."""
+
+    queries: Optional[Path]  # noqa: UP045
+    use: Use
+    pairs: int
+
+
+@dataclass(frozen=True)
 class Mixed:
     """A training set beside the domain's: its share of the batches, its loss and its prompts."""
 
@@ -271,6 +280,7 @@ class Config:
     domain: Domain
     generate: Generate
     writer: Writer
+    pseudo: Pseudo
     mix: Dict[str, Mixed]  # noqa: UP006
     check: Check
     opencc: OpenCC

@@ -31,6 +31,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "limit": (0, math.inf),
     "generate.pairs": (0, math.inf),
     **{f"generate.{name}": (-1e-9, math.inf) for name in GENERATORS},
+    "pseudo.pairs": (0, math.inf),
     "writer.share": (-1e-9, math.inf),
     "writer.queries": (0, 20),
     "writer.limit": (0, math.inf),
@@ -134,6 +135,7 @@ def problems(config: Config) -> Iterator[str]:
         yield from _scored_problems(config)
     yield from _mix_problems(config)
     yield from _noise_problems(config)
+    yield from _pseudo_problems(config)
     yield from augmentation.problems(config.augment, distilled=config.distill.asked)
     yield from script.problems(
         config.script, config.opencc, config.encode, distilled=config.distill.asked
@@ -158,6 +160,20 @@ def _noise_problems(config: Config) -> Iterator[str]:
         yield f"{ranks}, and scored pairs have none; set noise=none"
     if config.distill.asked:
         yield f"{ranks}, and a student learns vectors; set noise=none"
+
+
+def _pseudo_problems(config: Config) -> Iterator[str]:
+    if config.pseudo.use not in (Use.join, Use.only):
+        yield f"pseudo.use={config.pseudo.use.value}: choose from: join, only"
+    if config.pseudo.queries is None:
+        return
+    given = f"pseudo.queries={config.pseudo.queries}: gives queries an answer"
+    if config.domain.kind is Kind.scored:
+        yield f"{given}, and scored pairs have none; leave it out"
+    if config.distill.asked:
+        yield f"{given}, and a student learns vectors; leave it out"
+    if config.script in script.WHOLE:
+        yield f"{given} as they are; script={config.script} would convert the passages alone"
 
 
 def _mix_problems(config: Config) -> Iterator[str]:

@@ -29,9 +29,9 @@ from finetune.errors import UserError, first_line, nearest
 _PACKAGE = Path(__file__).parents[1]
 # A clone keeps configs/ beside the package; an installed wheel carries them inside it.
 ROOT = _PACKAGE.parent if (_PACKAGE.parent / "configs/default.yaml").is_file() else _PACKAGE
-GROUPS = ("recipes", "domain", "check", "opencc", "encode", "generate", "writer", "mix", "model",
-          "adapter", "loss", "noise", "mine", "augment", "distill", "train", "merge", "hardware",
-          "export", "quantize", "evaluate", "tracking")  # fmt: skip
+GROUPS = ("recipes", "domain", "check", "opencc", "encode", "generate", "writer", "pseudo", "mix",
+          "model", "adapter", "loss", "noise", "mine", "augment", "distill", "train", "merge",
+          "hardware", "export", "quantize", "evaluate", "tracking")  # fmt: skip
 
 # What Hydra's grammar takes for no part of a plain value: Chinese, and signs that paths hold.
 _ODD = re.compile(r"[^\x00-\x7f]|[~#&!;=]")

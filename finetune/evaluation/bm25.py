@@ -5,7 +5,7 @@ beaten proves nothing.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,8 @@ def rank(evaluation_set: EvaluationSet, depth: int = DEPTH) -> Ranking:
     Raises:
         UserError: When bm25s is not installed.
     """
-    indices, scores = _engine(evaluation_set).retrieve(
-        _queries(evaluation_set),
+    indices, scores = _engine(evaluation_set.corpus.values()).retrieve(
+        _queries(evaluation_set.queries.values()),
         k=min(depth, len(evaluation_set.corpus)),
         show_progress=False,
     )
@@ -38,30 +38,41 @@ def scores(evaluation_set: RerankingSet) -> list[NDArray[np.float32]]:
     Raises:
         UserError: When bm25s is not installed.
     """
-    engine = _engine(evaluation_set)
+    engine = _engine(evaluation_set.corpus.values())
     rows = {name: row for row, name in enumerate(evaluation_set.corpus)}
+    asked = _queries(evaluation_set.queries.values())
     found = []
-    for query, tokens in zip(evaluation_set.queries, _queries(evaluation_set), strict=True):
+    for query, tokens in zip(evaluation_set.queries, asked, strict=True):
         candidates = [rows[name] for name in evaluation_set.candidates[query]]
         known = engine.get_scores(tokens) if tokens else np.zeros(len(rows), np.float32)
         found.append(known[candidates])
     return found
 
 
-def _engine(evaluation_set: EvaluationSet) -> Any:
+def first(queries: Sequence[str], passages: Sequence[str]) -> NDArray[np.int64]:
+    """Return the passage that BM25 ranks first for each query, ``[n]``; -1 where none matches.
+
+    Raises:
+        UserError: When bm25s is not installed.
+    """
+    indices, scores = _engine(passages).retrieve(_queries(queries), k=1, show_progress=False)
+    return np.where(scores[:, 0] > 0, indices[:, 0].astype(np.int64), -1)
+
+
+def _engine(passages: Iterable[str]) -> Any:
     try:
         import bm25s
     except ImportError as error:
         raise UserError("BM25 needs bm25s: pip install 'finetune[evaluate]'") from error
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every index at debug level
     engine = bm25s.BM25()
-    engine.index(_tokens(evaluation_set.corpus.values()), show_progress=False)
+    engine.index(_tokens(passages), show_progress=False)
     return engine
 
 
-def _queries(evaluation_set: EvaluationSet) -> list[list[str]]:
+def _queries(texts: Iterable[str]) -> list[list[str]]:
     # A query of punctuation alone has no tokens; bm25s fails on an empty one.
-    return [list(filter(None, tokens)) for tokens in _tokens(evaluation_set.queries.values())]
+    return [list(filter(None, tokens)) for tokens in _tokens(texts)]
 
 
 def bigrams(text: str) -> list[str]:

@@ -84,9 +84,12 @@ def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
     encoder = encoders.scoring("base", settings, inputs, out)
     pairs = disk.rows(inputs["pairs"] / "train.jsonl", Pair)
     select = cast(EvaluationSet, _select(inputs["data"]))  # domains of pairs have this step
-    passages = chain((pair.positive for pair in pairs), select.corpus.values())
+    more = {kind: disk.texts(inputs["queries"] / f"{kind}.jsonl") if "queries" in inputs else ()
+            for kind in ("queries", "passages")}  # fmt: skip
+    passages = chain((pair.positive for pair in pairs), select.corpus.values(), more["passages"])
     encode("pool", passages, encoder, "passage", out)
-    encode("queries", (pair.query for pair in pairs), encoder, "query", out)
+    queries = chain((pair.query for pair in pairs), more["queries"])
+    encode("queries", queries, encoder, "query", out)
     write_vectors("select", list(select.queries.values()), encoder, "query", out)
 
 

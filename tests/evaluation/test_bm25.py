@@ -75,3 +75,8 @@ def test_without_bm25s_the_command_is_told(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"pip install 'finetune\[evaluate\]'"):
         found({"q": "押金"})
+
+
+def test_the_first_of_each_query():
+    passages = list(CORPUS.values())
+    assert bm25.first(["离婚", "工资", "？！", "无关文"], passages).tolist() == [3, 1, -1, -1]

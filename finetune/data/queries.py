@@ -1,0 +1,114 @@
+"""Queries without an answer, as a search log holds them: read, cleaned, and free of leaks."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from finetune.config.choices import BadRows, Leak
+from finetune.data import clean, leaks
+from finetune.data.clean import BadRow, fingerprint
+from finetune.data.folding import folded
+from finetune.data.lines import empty, ending, existing, text_lines
+from finetune.data.problems import Problems, listed, printable, shown
+from finetune.data.tables import READABLE, Row, Table, open_table
+from finetune.errors import UserError
+from finetune.records import Dropped, Pair
+from finetune.sets import AnySet
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("text", "query")
+DUPLICATE = "duplicate"
+ANSWERED = "asked by a training pair"
+_SHOWN = 200  # characters of a dropped query that are kept
+
+
+def read_queries(
+    path: Path, bad_rows: BadRows, pairs: Sequence[Pair], sets: Sequence[AnySet], least: float
+) -> tuple[list[str], list[Dropped]]:
+    """Read what may be given an answer; rows read = queries + dropped rows.
+
+    Args:
+        path: A ``.txt`` file with a query a line, or one of rows with a ``text`` or a ``query``.
+        bad_rows: Whether rows that cannot be used end the run or are dropped.
+        pairs: Those trained on anyway: what they ask has an answer.
+        sets: Evaluation sets: what these ask, also in other words, is left out.
+        least: Jaccard index of near-equal queries, as for `near.alike`.
+
+    Raises:
+        UserError: With every problem found; when no query is left.
+    """
+    problems = Problems()
+    table, column = _open(path, problems)
+    seen = {fingerprint(folded(pair.query)): ANSWERED for pair in pairs}
+    kept: list[Pair] = []
+    lines: dict[str, int] = {}
+    dropped: list[Dropped] = []
+
+    def drop(reason: str, line: int, text: object, collided_with: str = "") -> None:
+        told = printable(text[:_SHOWN]) if isinstance(text, str) else shown(text)
+        dropped.append(Dropped(reason, table.name, line, told, collided_with))
+
+    for line, row in table.rows([column]):
+        try:
+            text = clean.text(column, row.get(column), Counter())
+        except BadRow as error:
+            if bad_rows is BadRows.stop:
+                problems.add(f"{table.name}:{line}: {error}")
+            else:
+                drop(error.reason, line, row.get(column))
+            continue
+        mark = fingerprint(folded(text))
+        if mark in seen:
+            drop(seen[mark], line, text)
+            continue
+        seen[mark] = DUPLICATE
+        kept.append(Pair(str(line), text, "", table.stem))
+        lines[str(line)] = line
+    problems.check("or set check.bad_rows=drop to leave such rows out and count them")
+    if not kept and not dropped:
+        raise empty(table.name)
+    suspects = leaks.find(kept, sets, least)
+    queries = []
+    for each in kept:
+        reason, place = suspects.get(each.id, ("", ""))
+        if reason in leaks.DROPPED[Leak.default]:
+            drop(reason, lines[each.id], each.query, place)
+        else:
+            queries.append(each.query)
+    if not queries:
+        raise UserError(
+            f"pseudo.queries={path}: no query is left of {len(dropped):,} rows; expected at least "
+            "one that neither the training pairs nor the evaluation sets ask: name another file"
+        )
+    log.info("%s: %s queries, %s dropped", table.name, f"{len(queries):,}", f"{len(dropped):,}")
+    return queries, dropped
+
+
+def _open(path: Path, problems: Problems) -> tuple[Table, str]:
+    """The source, and its column that holds the queries."""
+    path = existing(path)
+    if ending(path) == ".txt":
+        return _lines(path, problems), COLUMNS[0]
+    try:
+        table = open_table(path, problems)
+    except UserError as error:
+        raise UserError(*(each.replace(READABLE[0], f".txt, {READABLE[0]}", 1)
+                          for each in error.problems)) from error  # fmt: skip
+    for column in COLUMNS:
+        if column in table.columns:
+            return table, column
+    raise UserError(
+        f"{table.name}: no column {' or '.join(map(shown, COLUMNS))}; found "
+        f"{listed(table.columns)}; expected the queries in one of them: rename it"
+    )
+
+
+def _lines(path: Path, problems: Problems) -> Table:
+    def rows(_: object) -> Iterator[Row]:
+        for number, line in text_lines(path, problems):
+            if line.strip():
+                yield number, {COLUMNS[0]: line}
+
+    return Table(printable(str(path)), path.name.split(".")[0], COLUMNS[:1], rows)
