@@ -41,6 +41,7 @@ SOURCE = "pseudo"
 DIFFERENT = "BM25 and the base model find different passages"
 LIMIT = "limit"
 _BLOCK = 4096  # queries at a time
+_SHOWN, _WIDTH = 5, 30  # pairs that are shown, and characters of each text
 
 
 def asked(config: Config) -> bool:
@@ -119,8 +120,7 @@ def pseudo(settings: Settings, inputs: Inputs, out: Path) -> None:
     write_jsonl(out / "dropped.jsonl", dropped)
     write_json(out / "summary.json", _summary(read_json(inputs["pairs"] / "summary.json"), pairs,
                                               len(given), made, dropped))  # fmt: skip
-    log.info("%s of %s queries paired, as: %s", f"{len(found):,}", f"{len(given):,}",
-             " | ".join(f"{pair.query} → {pair.positive[:30]}" for pair in made[:3]))  # fmt: skip
+    log.info("%s of %s queries paired, as: %s", f"{len(found):,}", f"{len(given):,}", _some(made))
 
 
 def paired(given: Sequence[str], embedded: Path) -> tuple[list[Pair], list[str]]:
@@ -162,5 +162,10 @@ def _summary(
         "read": len(pairs) + sum(reasons.values()),
         "dropped": dict(sorted(reasons.items())),
         "sources": dict(sorted(Counter(pair.source for pair in pairs).items())),
-        "pseudo": {"queries": given, "paired": len(made)},
+        "pseudo": {"queries": given, "paired": len(made), "as": _some(made)},
     }
+
+
+def _some(made: Sequence[Pair]) -> str:
+    """A few of the pairs, for the log and the report."""
+    return " | ".join(f"{pair.query[:_WIDTH]} → {pair.positive[:_WIDTH]}" for pair in made[:_SHOWN])
