@@ -65,6 +65,11 @@ def overrides(asked: argparse.Namespace, recipe: str, precision: str, folder: Pa
     ]  # fmt: skip
     if recipe in ("documents", "simcse", "warmup"):
         words += [f"domain.documents={folder}/documents.jsonl", f"generate.pairs={asked.pairs}"]
+    if recipe == "queries":
+        words += [
+            f"domain.queries={folder}/queries.txt",
+            f"domain.documents={folder}/documents.jsonl",
+        ]
     if recipe == "matryoshka":
         words.append(f"loss.matryoshka_dims={[GEOMETRIES[asked.model].hidden, 16]}")
     if recipe == "distill":
@@ -92,6 +97,8 @@ def prepare(asked: argparse.Namespace, folder: Path) -> None:
     documents = [{"id": f"d{index}", "title": query, "text": f"{query}。{passage}"}
                  for index, (query, passage) in enumerate(pairs)]  # fmt: skip
     write_jsonl(folder / "documents.jsonl", documents)
+    asked_for = "".join(f"{each['text'][:-1]}\n" for each in documents)
+    (folder / "queries.txt").write_text(asked_for, encoding="utf-8")
     build(geometry, letters, folder / "model")
 
 

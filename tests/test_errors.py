@@ -222,7 +222,7 @@ def test_domains(tmp_path, changes, phrase, parts):
     settings = {
         "name": "custom", "source": Source.files, "kind": Kind.pairs,
         "train": str(tmp_path / "train.jsonl"), "dev": tmp_path / "dev", "documents": None,
-        "columns": {}, "sources": None, "full": False,
+        "queries": None, "columns": {}, "sources": None, "full": False,
     }  # fmt: skip
     with pytest.raises(UserError) as caught:
         prepare(
@@ -269,7 +269,7 @@ def test_scored_domains(tmp_path, train, dev, changes, phrase, parts):
     settings = {
         "name": "custom", "source": Source.files, "kind": Kind.scored,
         "train": str(tmp_path / "train.jsonl"), "dev": folder, "test": None, "documents": None,
-        "columns": {}, "sources": None, "full": False,
+        "queries": None, "columns": {}, "sources": None, "full": False,
     } | changes  # fmt: skip
     if settings["test"]:
         settings["test"] = folder

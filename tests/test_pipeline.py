@@ -321,9 +321,9 @@ OUTSIDE = {
     "tracking.name",
     "tracking.parent",
 }
-CONTAINERS = {"paths", "domain", "generate", "writer", "check", "opencc", "encode", "model",
-              "noise", "mine", "augment", "distill", "train", "merge", "hardware", "export",
-              "quantize", "evaluate", "report", "tracking"}  # fmt: skip
+CONTAINERS = {"paths", "domain", "generate", "writer", "pseudo", "check", "opencc", "encode",
+              "model", "noise", "mine", "augment", "distill", "train", "merge", "hardware",
+              "export", "quantize", "evaluate", "report", "tracking"}  # fmt: skip
 LEAVES = [key for key in known_keys() if key not in CONTAINERS]
 
 
@@ -348,7 +348,7 @@ def copies(tiny_model, domain, tmp_path_factory):
         "domain.train": str(train), "domain.dev": folder / "domain/dev",
         "domain.test": folder / "domain/dev", "model.path": folder / "model",
         "domain.documents": folder / "domain", "opencc.dictionary": dictionary,
-        "augment.terms": terms,
+        "augment.terms": terms, "domain.queries": terms,
         "distill.teacher": folder / "model",
     }  # fmt: skip
 
@@ -404,7 +404,8 @@ def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, c
         line = arguments("distill")
     else:
         line = [*arguments("contrastive", "merge=interpolate", "script=mix:0.5", "augment=all"),
-                "generate=documents", "writer.url=http://a/v1", "writer.model=m"]  # fmt: skip
+                "generate=documents", "writer.url=http://a/v1", "writer.model=m", "pseudo.use=join",
+                f"domain.queries={copies['domain.dev'] / 'queries.jsonl'}"]  # fmt: skip
     config = compose(line)
     if key == "domain.source":
         pytest.importorskip("finetune.data.statutes")

@@ -46,6 +46,7 @@ class Domain:
     dev: Optional[Path]  # noqa: UP045
     test: Optional[Path]  # noqa: UP045
     documents: Optional[Path]  # noqa: UP045
+    queries: Optional[Path]  # noqa: UP045
     columns: Dict[str, str]  # noqa: UP006
     sources: Optional[List[str]]  # noqa: UP006, UP045
     full: bool
@@ -69,9 +70,8 @@ class Generate:
 
 @dataclass(frozen=True)
 class Pseudo:
-    """Queries that are given an answer (`finetune.steps.pseudo`): where from, how many at most."""
+    """Queries that are given an answer (`finetune.steps.pseudo`): what for, how many at most."""
 
-    queries: Optional[Path]  # noqa: UP045
     use: Use
     pairs: int
 

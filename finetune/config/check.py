@@ -163,15 +163,16 @@ def _noise_problems(config: Config) -> Iterator[str]:
 
 
 def _pseudo_problems(config: Config) -> Iterator[str]:
-    if config.pseudo.use not in (Use.join, Use.only):
-        yield f"pseudo.use={config.pseudo.use.value}: choose from: join, only"
-    if config.pseudo.queries is None:
+    use = config.pseudo.use
+    if use is Use.none:
         return
-    given = f"pseudo.queries={config.pseudo.queries}: gives queries an answer"
+    if use is Use.warmup:
+        yield f"pseudo.use={use.value}: choose from: none, join, only"
+    given = f"pseudo.use={use.value}: gives queries an answer"
     if config.domain.kind is Kind.scored:
-        yield f"{given}, and scored pairs have none; leave it out"
+        yield f"{given}, and scored pairs have none; set pseudo.use=none"
     if config.distill.asked:
-        yield f"{given}, and a student learns vectors; leave it out"
+        yield f"{given}, and a student learns vectors; set pseudo.use=none"
     if config.script in script.WHOLE:
         yield f"{given} as they are; script={config.script} would convert the passages alone"
 

@@ -79,7 +79,7 @@ def read_queries(
             queries.append(each.query)
     if not queries:
         raise UserError(
-            f"pseudo.queries={path}: no query is left of {len(dropped):,} rows; expected at least "
+            f"domain.queries={path}: no query is left of {len(dropped):,} rows; expected at least "
             "one that neither the training pairs nor the evaluation sets ask: name another file"
         )
     log.info("%s: %s queries, %s dropped", table.name, f"{len(queries):,}", f"{len(dropped):,}")

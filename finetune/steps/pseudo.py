@@ -9,14 +9,13 @@ that nobody has labelled, the positives, and ``domain.documents``.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finetune.config import Config
-from finetune.config.choices import Use
+from finetune.config.choices import Kind, Use
 from finetune.disk import rows, texts
 from finetune.embedded import vectors_of
 from finetune.errors import UserError
@@ -46,14 +45,19 @@ _SHOWN, _WIDTH = 5, 30  # pairs that are shown, and characters of each text
 
 def asked(config: Config) -> bool:
     """True where queries are to be given answers."""
-    return config.pseudo.queries is not None
+    return config.pseudo.use is not Use.none and config.domain.kind is Kind.pairs
 
 
 def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step]:
-    """The step that reads the queries, and the one that pairs them once they are embedded."""
-    path, documents = config.pseudo.queries, config.domain.documents
-    assert path is not None
-    files = {"queries": path.expanduser()}
+    """The step that reads the queries, and the one that pairs them once they are embedded.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    from finetune.data.lines import existing
+
+    path, documents = config.domain.queries, config.domain.documents
+    files = {"queries": existing(path)} if path is not None else {}  # told by `sources`
     if documents is not None:
         files["documents"] = documents.expanduser()
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})
@@ -64,8 +68,7 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
     )  # fmt: skip
     pair = Step(
         "pseudo", pseudo, 1,
-        {"pseudo": replace(config.pseudo, queries=None), "limit": config.limit,
-         "seed": config.seed},
+        {"pseudo": config.pseudo, "limit": config.limit, "seed": config.seed},
         {"queries": "queries", "embed": "embed", "pairs": own},
     )  # fmt: skip
     return read, pair
@@ -99,7 +102,7 @@ def pseudo(settings: Settings, inputs: Inputs, out: Path) -> None:
     found, left_out = paired(given, inputs["embed"])
     if not found:
         raise UserError(
-            f"pseudo.queries: for none of {len(given):,} queries BM25 and the base model find the "
+            f"domain.queries: for none of {len(given):,} queries BM25 and the base model find the "
             "same passage; name the documents that answer them: domain.documents=<folder>"
         )
     count = min(each for each in (settings["pseudo"].pairs, settings["limit"], len(found)) if each)

@@ -32,7 +32,9 @@ def data(tmp_path):
 def make(data, out, use=Use.only, documents=None, limit=None, seed=0, writing=None, **shares):
     out.mkdir()
     settings = Generate(use=use, pairs=100, **(dict.fromkeys(GENERATORS, 0.0) | shares))
-    domain = Domain("law", Source.files, Kind.pairs, None, None, None, documents, {}, None, False)
+    domain = Domain(
+        "law", Source.files, Kind.pairs, None, None, None, documents, None, {}, None, False
+    )
     summary = generate(settings, domain, data, limit, seed, out, writing)
     assert summary == read_json(out / "summary.json")
     assert read_known(out) == read_known(data)

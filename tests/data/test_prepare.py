@@ -19,7 +19,7 @@ def domain(tmp_path, **changes):
     settings = {
         "name": "custom", "source": Source.files, "kind": Kind.pairs,
         "train": str(tmp_path / "train.jsonl"), "dev": tmp_path / "dev", "test": None,
-        "documents": None, "columns": {}, "sources": None, "full": False,
+        "documents": None, "queries": None, "columns": {}, "sources": None, "full": False,
     }  # fmt: skip
     return Domain(**(settings | changes))
 

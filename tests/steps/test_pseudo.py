@@ -47,7 +47,7 @@ def line(tiny_model, domain, tmp_path):
 
     def of(recipe, *more):
         return tiny_runs.overrides(tiny_model, domain, tmp_path, recipe, "mine.relative_margin=0",
-                                   f"pseudo.queries={file}", *more)  # fmt: skip
+                                   f"domain.queries={file}", "pseudo.use=join", *more)  # fmt: skip
 
     return of
 
@@ -75,7 +75,7 @@ def test_pairs_come_beside_the_own_and_every_query_is_accounted_for(line):
 
 def test_a_run_on_queries_alone_tells_of_them(line):
     words = [each for each in line("queries", "train.epochs=1", "pseudo.pairs=20")
-             if not each.startswith("domain.train=")]  # fmt: skip
+             if not each.startswith(("domain.train=", "pseudo.use="))]  # fmt: skip
     report = pipeline.run(compose([*words, "domain.train=null"]))
     assert report["data"]["pseudo"]["queries"] == 64
     assert report["data"]["pseudo"]["paired"] == 20
@@ -105,9 +105,9 @@ def test_where_nothing_agrees_the_documents_are_missing(line, tmp_path):
         (["recipes=cosent", "domain=stsb_zh", "paths.data=/d"], "scored pairs have none"),
         (["recipes=distill"], "a student learns vectors"),
         (["recipes=full", "script=s2tw"], "would convert the passages alone"),
-        (["recipes=full", "pseudo.use=warmup"], "choose from: join, only"),
+        (["recipes=full", "pseudo.use=warmup"], "choose from: none, join, only"),
     ],
 )
 def test_what_cannot_be_with_it(words, said):
     with pytest.raises(UserError, match=said):
-        compose([*words, "pseudo.queries=log.txt"])
+        compose([*words, *(() if "pseudo.use=warmup" in words else ["pseudo.use=join"])])
