@@ -20,7 +20,8 @@ def domain(folder, **changes):
     settings = {
         "name": "custom", "source": Source.files, "kind": Kind.scored,
         "train": str(folder / "train.jsonl"), "dev": folder / "dev", "test": None,
-        "documents": None, "queries": None, "columns": {"a": "sentence1", "b": "sentence2", "score": "label"},
+        "documents": None, "queries": None,
+        "columns": {"a": "sentence1", "b": "sentence2", "score": "label"},
         "sources": None, "full": False,
     }  # fmt: skip
     return Domain(**(settings | changes))
