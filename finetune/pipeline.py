@@ -44,6 +44,7 @@ def resolve(config: Config) -> Config:
     if domain.source is Source.files:
         problems += sources.missing_data(config)
     problems += mix_steps.missing(config)
+    problems += pseudo_steps.missing(config)
     problems += augment_steps.missing(config)
     problems += cmteb.problems(config)
     if config.until is not None and not problems:  # the plan looks at the data

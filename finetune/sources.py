@@ -60,11 +60,7 @@ def missing_data(config: Config) -> list[str]:
     """What the domain needs and has not been given, told from its data card."""
     domain = config.domain
     no_pairs = domain.train is None and Use.only not in (config.generate.use, config.pseudo.use)
-    no_queries = config.pseudo.use is not Use.none and domain.queries is None
-    named = f"{domain.train}{domain.dev}"
-    if config.pseudo.use is not Use.none:
-        named += str(domain.queries or "")
-    if not (no_pairs or no_queries) and domain.dev and "None/" not in named:
+    if not no_pairs and domain.dev and "None/" not in f"{domain.train}{domain.dev}":
         return []
     if config.paths.data is None and domain.name != "custom":
         from finetune.data.card import read_card
@@ -82,8 +78,6 @@ def missing_data(config: Config) -> list[str]:
             ("train", no_pairs, "name a jsonl, csv or parquet file of pairs, or a hub id; "
              "recipes=documents makes pairs from documents alone, recipes=queries from queries"),
             ("dev", not domain.dev, f"name a folder with {EXPECTED[domain.kind]}"),
-            ("queries", no_queries, "name a file of queries without an answer: .txt with one a "
-             "line, or rows with a text"),
         )
         if missing
     ]  # fmt: skip

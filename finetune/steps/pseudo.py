@@ -8,7 +8,7 @@ that nobody has labelled, the positives, and ``domain.documents``.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,15 @@ def asked(config: Config) -> bool:
     return config.pseudo.use is not Use.none and config.domain.kind is Kind.pairs
 
 
+def missing(config: Config) -> Iterator[str]:
+    """Say that there is no file of queries."""
+    if asked(config) and config.domain.queries is None:
+        yield (
+            "domain.queries: not set; name a file of queries without an answer: .txt with one a "
+            "line, or rows with a text"
+        )
+
+
 def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step]:
     """The step that reads the queries, and the one that pairs them once they are embedded.
 
@@ -57,7 +66,7 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
     from finetune.data.lines import existing
 
     path, documents = config.domain.queries, config.domain.documents
-    files = {"queries": existing(path)} if path is not None else {}  # told by `sources`
+    files = {"queries": existing(path)} if path is not None else {}  # told by `missing`
     if documents is not None:
         files["documents"] = documents.expanduser()
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})

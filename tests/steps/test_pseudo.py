@@ -99,6 +99,14 @@ def test_where_nothing_agrees_the_documents_are_missing(line, tmp_path):
         pipeline.run(compose(line("contrastive", "until=pseudo")))
 
 
+@pytest.mark.parametrize("domain", ["statutes", "custom"])
+def test_without_a_file_it_is_asked_for(domain, tmp_path):
+    words = ["recipes=queries", f"domain={domain}", "domain.dev=dev", "tracking=none",
+             f"paths.cache={tmp_path}"]  # fmt: skip
+    with pytest.raises(UserError, match=r"domain\.queries: not set; name a file"):
+        pipeline.run(compose(words))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -111,3 +119,14 @@ def test_where_nothing_agrees_the_documents_are_missing(line, tmp_path):
 def test_what_cannot_be_with_it(words, said):
     with pytest.raises(UserError, match=said):
         compose([*words, *(() if "pseudo.use=warmup" in words else ["pseudo.use=join"])])
+
+
+def test_pairs_pass_through_noise_both_rounds_and_scripts(line):
+    config = compose(line("contrastive", "noise=rank", "noise.cut=0.2", "mine.rounds=2",
+                          "script=mix:0.5", "train.epochs=1", "until=train-2"))  # fmt: skip
+    pipeline.run(config)
+    found = folders(config)
+    made = sources(found["pseudo"]).count("pseudo")
+    assert made
+    for step in ("noise", "mine", "mine-2", "script", "script-2"):
+        assert 0 < sources(found[step]).count("pseudo") <= made
