@@ -116,7 +116,10 @@ def test_the_second_run_finds_all_of_it(finished):
     assert (work / "run/adapter").exists() == (recipe == "lora")
 
 
-@pytest.mark.parametrize("point", ["second epoch", "before the result is written"])
+@pytest.mark.parametrize(
+    "point",
+    ["second epoch", pytest.param("before the result is written", marks=pytest.mark.slow)],
+)
 def test_killed_and_started_again_it_ends_with_the_same_weights(finished, tmp_path, point):
     recipe, line, work, _ = finished
     changes = without(work, tmp_path, ["train", "export", "evaluate", "report"])

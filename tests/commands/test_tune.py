@@ -73,7 +73,9 @@ def test_the_seed_decides(study):
         assert (made(other) == made(study)) is same
 
 
-@pytest.mark.parametrize("killed", [0, 1, 12])
+@pytest.mark.parametrize(
+    "killed", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(12, marks=pytest.mark.slow)]
+)
 def test_a_search_that_was_killed_goes_on_with_the_trials_it_would_have_made(study, killed):
     tune._make_trials(study, search("tune.trials=14"), far)
     other, calls = optuna.create_study(direction="maximize"), []
