@@ -17,7 +17,6 @@ import numpy as np
 from finetune.config import Config
 from finetune.config.choices import Kind, Use
 from finetune.disk import rows, texts
-from finetune.embedded import vectors_of
 from finetune.errors import UserError
 from finetune.records import (
     Dropped,
@@ -145,6 +144,7 @@ def paired(given: Sequence[str], embedded: Path) -> tuple[list[Pair], list[str]]
     Returns:
         The pairs, and the queries for which the two differ, or that are themselves the passage.
     """
+    from finetune.embedded import vectors_of
     from finetune.evaluation import bm25
     from finetune.inference import top_k
 
