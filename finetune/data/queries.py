@@ -43,7 +43,6 @@ def read_queries(
     table, column = _open(path, problems)
     seen = {fingerprint(folded(pair.query)): ANSWERED for pair in pairs}
     kept: list[Pair] = []
-    lines: dict[str, int] = {}
     dropped: list[Dropped] = []
 
     def drop(reason: str, line: int, text: object, collided_with: str = "") -> None:
@@ -65,7 +64,6 @@ def read_queries(
             continue
         seen[mark] = DUPLICATE
         kept.append(Pair(str(line), text, "", table.stem))
-        lines[str(line)] = line
     problems.check("or set check.bad_rows=drop to leave such rows out and count them")
     if not kept and not dropped:
         raise empty(table.name)
@@ -74,7 +72,7 @@ def read_queries(
     for each in kept:
         reason, place = suspects.get(each.id, ("", ""))
         if reason in leaks.DROPPED[Leak.default]:
-            drop(reason, lines[each.id], each.query, place)
+            drop(reason, int(each.id), each.query, place)
         else:
             queries.append(each.query)
     if not queries:
