@@ -34,7 +34,7 @@ def exported(folder: Path) -> Path:
     model = models.load(folder / "model")
     export_bundle(model, models.TorchEncoder(model), ["贷款怎么还", "如何申请离婚"],
                   folder / "bundle", Origin("starter", "starter", "unknown", "unknown"),
-                  Export(["fp32"], 2, {"fp32": {}}))  # fmt: skip
+                  Export(["fp32"], None, 2, {"fp32": {}}))  # fmt: skip
     return folder / "bundle"
 
 

@@ -289,7 +289,7 @@ def _export_settings(config: Config, export: Export, name: str) -> dict[str, Any
 
 def _fp32(config: Config) -> Export:
     """What a base's export reads: were it more, another export would train all anew."""
-    return Export(["fp32"], 100, {"fp32": config.export.floors["fp32"]})
+    return Export(["fp32"], None, 100, {"fp32": config.export.floors["fp32"]})
 
 
 def _evaluate_settings(config: Config, artifacts: Sequence[str]) -> dict[str, Any]:

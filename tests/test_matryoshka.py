@@ -114,6 +114,26 @@ def test_the_bundle_knows_its_lengths(finished):
         OnnxEncoder.load(bundle, "fp32", dim=8)
 
 
+def test_a_bundle_that_is_published_short(finished, line, tmp_path):
+    before = values(finished[1])
+    content = pipeline.run(compose(line[0]("export.dim=16", f"run_dir={tmp_path}/run")))
+    bundle = tmp_path / "run/bundle"
+    assert BundleInfo.read(bundle).default_dim == 16
+    by_length = {dim: OnnxEncoder.load(bundle, "fp32", dim=dim).dim for dim in (None, 4, 16, 32)}
+    assert by_length == {None: 16, 4: 4, 16: 16, 32: 32}
+    assert values(content) == before  # every length is scored, the whole one too
+    card = (tmp_path / "run/README.md").read_text(encoding="utf-8")
+    assert '"int8-dynamic")  # 16 numbers a vector; dim= asks for others' in card
+
+
+def test_a_length_that_nothing_was_trained_for(line):
+    with pytest.raises(UserError, match="export.dim=64: the model is trained .* 4, 32, 16; choose"):
+        compose(line[0]("export.dim=64"))
+    with pytest.raises(UserError, match="export.dim=64: .* no length at all"):
+        compose(["recipes=full", "export.dim=64"])
+    assert compose(["recipes=matryoshka", "export=matryoshka"]).export.dim == 256
+
+
 def test_the_command_line_cuts(finished, monkeypatch):
     out = io.BytesIO()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("法律\n".encode())))
@@ -166,6 +186,7 @@ def test_a_typo_in_the_loss_inside(line):
 
 
 def test_other_recipes_write_no_lengths(tiny_bundle):
-    assert "dims" not in json.loads((tiny_bundle / "bundle.json").read_text("utf-8"))
+    written = json.loads((tiny_bundle / "bundle.json").read_text("utf-8"))
+    assert written.keys().isdisjoint({"dims", "default_dim"})
     with pytest.raises(UserError, match="dim 16: this bundle's vectors were trained"):
         OnnxEncoder.load(tiny_bundle, "fp32", dim=16)

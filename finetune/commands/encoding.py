@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     encode.add_argument("bundle", type=Path)
     encode.add_argument("--prompt", default="passage", help="query or passage (default)")
     encode.add_argument("--precision", default="int8-dynamic")
-    encode.add_argument("--dim", type=int, help="cut vectors to it; one of the bundle's dims")
+    encode.add_argument("--dim", type=int, help="cut vectors to it: one of the bundle's dims")
     encode.add_argument("--dtype", default="float32",
                         help="float32, float16, or int8 (compared by cosine)")  # fmt: skip
     encode.add_argument("--threads", type=int, help="default: all CPUs")

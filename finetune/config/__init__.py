@@ -211,6 +211,7 @@ class Export:
     """Which artifacts are made, and how close to torch each must be, on how many texts."""
 
     precisions: List[str]  # noqa: UP006
+    dim: Optional[int]  # noqa: UP045
     parity_texts: int
     floors: Dict[str, Dict[str, float]]  # noqa: UP006
 

@@ -124,7 +124,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from _adapter_problems(config.adapter)
     yield from _merge_problems(config)
     yield from _distill_problems(config)
-    yield from _dims_problems(config.loss)
+    yield from _dims_problems(config)
     yield from _export_problems(config)
     if config.mine.rounds and config.mine.negatives > config.mine.candidates:
         yield (
@@ -231,10 +231,16 @@ def _merge_problems(config: Config) -> Iterator[str]:
         yield "merge: a prefix cannot be merged with the base, which has none; leave merge=none"
 
 
-def _dims_problems(loss: Mapping[str, Any]) -> Iterator[str]:
-    dims = loss.get("matryoshka_dims", [])
+def _dims_problems(config: Config) -> Iterator[str]:
+    dims = config.loss.get("matryoshka_dims", [])
     if not (isinstance(dims, list) and all(type(dim) is int and dim > 0 for dim in dims)):
         yield f"loss.matryoshka_dims={dims}: expected lengths of vectors, as in [256, 128]"
+    elif config.export.dim is not None and config.export.dim not in dims:
+        yield (
+            f"export.dim={config.export.dim}: the model is trained to be cut to "
+            f"{', '.join(map(str, dims)) or 'no length at all'}; choose one of these, or train "
+            "for it with recipes=matryoshka and loss.matryoshka_dims"
+        )
 
 
 def _distill_problems(config: Config) -> Iterator[str]:

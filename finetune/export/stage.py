@@ -101,7 +101,8 @@ def export_bundle(
                 plan = quantizer.write(name, folder / name / MODEL_FILE)
                 info = _with(info, folder, name, plan)
         found = _check_models(comparison, info, folder, export, threads)
-        _keep(info, folder, [name for name in export.precisions if not found[name]["misses"]])
+        good = [name for name in export.precisions if not found[name]["misses"]]
+        _keep(replace(info, default_dim=export.dim), folder, good)
         folder.rename(out)
     log.info("published %s with %s", out, ", ".join(BundleInfo.read(out).precisions))
     return found

@@ -64,6 +64,8 @@ class BundleInfo:
         precisions: The models in the folder, by precision.
         dims: Shorter lengths that the vectors may be cut to (matryoshka training), longest first;
             the file has the key only where there are any.
+        default_dim: The one of them that vectors have unless another length is asked for; None
+            leaves them whole. The file has the key only where it is set.
         script: OpenCC's conversion of every text before it is tokenised, ``t2s`` for one; the file
             has the key only where it is not ``keep``.
         format: Version of this file's form.
@@ -82,6 +84,7 @@ class BundleInfo:
     tokenizer_sha256: str
     precisions: Mapping[str, BundleFile]
     dims: tuple[int, ...] = ()
+    default_dim: int | None = None
     script: str = KEEP
     format: int = FORMAT
 
@@ -106,7 +109,7 @@ class BundleInfo:
             )
         names = {f.name for f in dataclasses.fields(cls)}
         # A key we do not know may change how texts must be treated: refuse rather than ignore it.
-        present = {*content, "dims", "script"}
+        present = {*content, "dims", "default_dim", "script"}
         if present != names:
             missing, unknown = sorted(names - present), sorted(content.keys() - names)
             raise UserError(
@@ -134,6 +137,8 @@ class BundleInfo:
         content = dataclasses.asdict(self)
         if not self.dims:
             del content["dims"]
+        if self.default_dim is None:
+            del content["default_dim"]
         if self.script == KEEP:
             del content["script"]
         text = json.dumps(content, ensure_ascii=False, indent=2)
@@ -152,7 +157,7 @@ class BundleInfo:
         return self.prompts[name]
 
     def length(self, dim: int | None) -> int:
-        """Return the length of vectors that are cut to ``dim``; None leaves them whole.
+        """Return the length of vectors that are cut to ``dim``; None takes the bundle's default.
 
         Raises:
             UserError: The model was not trained to be cut to it.
@@ -163,7 +168,7 @@ class BundleInfo:
                 f"dim {dim}: this bundle's vectors were trained to be used at "
                 f"{', '.join(map(str, known))}; train with recipes=matryoshka for other lengths"
             )
-        return dim or self.dim
+        return dim or self.default_dim or self.dim
 
     def model_file(self, folder: Path, precision: str) -> Path:
         """Return the model file of a precision after checking that it is whole.

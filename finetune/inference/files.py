@@ -46,7 +46,7 @@ def encode_file(
         prompt: Name of the prompt put before each text.
         column: Of JSON Lines, where the text stands.
         precision: Which of the bundle's models to run.
-        dim: One of the bundle's ``dims`` that vectors are cut to.
+        dim: One of the bundle's ``dims`` that vectors are cut to; None as `OnnxEncoder.load`.
         dtype: Type of the vectors: float32, float16 or int8 (`finetune.inference.as_type`).
         threads: Of each process; None as `OnnxEncoder.load`, and shares the CPUs among
             several processes.

@@ -82,7 +82,8 @@ class OnnxEncoder:
             precision: Which of its models to run; ``openvino-int8`` needs the package openvino.
             threads: Threads of the runtime; None takes what ``finetune tune-threads`` found on this
                 machine, else every CPU this process may run on.
-            dim: One of the bundle's ``dims`` that vectors are cut to, and normalised again.
+            dim: One of the bundle's ``dims`` that vectors are cut to, and normalised again, or
+                its own ``dim``, which leaves them whole; None takes its ``default_dim``.
             budget: Tokens of a batch, padding included; None as for the threads.
             device: ``auto`` runs fp16 on a GPU where ONNX Runtime has one, and all else on the CPU;
                 ``cuda`` runs fp16 or fp32 on a GPU or raises.

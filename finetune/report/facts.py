@@ -61,6 +61,7 @@ class Facts:
         data_licences: What the data card says of its sources' licences; None without a card.
         data_flaws: What the data card warns of.
         adapter: ``adapter/`` is published beside the merged model, for peft.
+        dim: Length that the bundle cuts its vectors to unless told otherwise; None: whole.
     """
 
     recipe: str
@@ -86,6 +87,7 @@ class Facts:
     data_licences: str | None = None
     data_flaws: Sequence[str] = ()
     adapter: bool = False
+    dim: int | None = None
     tokens: Mapping[str, Any] | None = None
     script: str = KEEP
     noise: Sequence[Mapping[str, Any]] = ()

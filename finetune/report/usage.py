@@ -23,7 +23,7 @@ def section(facts: Facts, published: Sequence[str]) -> str:
         facts: Of the run.
         published: The precisions that the bundle holds.
     """
-    parts = [_torch(facts), _onnx(published), *([_peft(facts)] if facts.adapter else [])]
+    parts = [_torch(facts), _onnx(facts, published), *([_peft(facts)] if facts.adapter else [])]
     parts.append("\n".join(_texts(facts)))
     return "## Use\n\n" + "\n\n".join(parts)
 
@@ -56,8 +56,9 @@ scores = passages @ query
 ```"""
 
 
-def _onnx(published: Sequence[str]) -> str:
+def _onnx(facts: Facts, published: Sequence[str]) -> str:
     fast = "int8-dynamic" if "int8-dynamic" in published or not published else published[0]
+    cut = f"  # {facts.dim} numbers a vector; dim= asks for others" if facts.dim else ""
     formats = "\n".join(f"- `{name}`: {_FORMATS.get(name, 'ONNX')}" for name in published)
     return f"""Without torch, from the folder `bundle/`, in one of these precisions:
 
@@ -67,7 +68,7 @@ def _onnx(published: Sequence[str]) -> str:
 from pathlib import Path
 from finetune.inference import OnnxEncoder, top_k
 
-encoder = OnnxEncoder.load(Path("bundle"), "{fast}")
+encoder = OnnxEncoder.load(Path("bundle"), "{fast}"){cut}
 queries = encoder.encode(["{_QUERY}"], "query")
 passages = encoder.encode(["{_PASSAGE}"], "passage")
 scores, indices = top_k(queries, passages, 10)

@@ -48,10 +48,11 @@ def own(artifact: str, settings: Settings, inputs: Inputs) -> "Encoder":
         loaded = models.load(inputs["model"] / "model", settings["device"])
         encoder = models.TorchEncoder(loaded, tokens=settings["encode_tokens"])
         return converted(encoder, settings.get("script", KEEP))
-    from finetune.inference import OnnxEncoder
+    from finetune.inference import BundleInfo, OnnxEncoder
 
     folder = bundled(artifact, inputs)
-    return OnnxEncoder.load(folder.parent, folder.name, settings["threads"])
+    whole = BundleInfo.read(folder.parent).dim  # shorter ones are cut from it
+    return OnnxEncoder.load(folder.parent, folder.name, settings["threads"], whole)
 
 
 def bundled(artifact: str, inputs: Inputs) -> Path:

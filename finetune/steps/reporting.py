@@ -20,6 +20,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Put the scores, their uncertainty and the gates together."""
     from finetune.data import tokens
     from finetune.evaluation import cmteb
+    from finetune.inference import BundleInfo
     from finetune.report import Facts, build
     from finetune.report.scripts import is_converted
     from finetune.steps import rounds
@@ -52,6 +53,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             lang=settings["report"].lang,
             **_of_card(inputs),
             adapter=rounds.adapted(inputs) and settings.get("distill") is None,
+            dim=BundleInfo.read(inputs["export"] / "bundle").default_dim,
             distill=settings.get("distill"),
             outcomes=[inputs[name] / "outcomes" for name in inputs if name.startswith("evaluate")],
             speeds=read_json(inputs["evaluate_base"] / "speed.json")
