@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from finetune.commands import encoding
+from finetune.commands.outputs import check_outputs
 from finetune.errors import UserError
 from finetune.machine import processes
 
@@ -200,6 +201,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from finetune.records import write_json
     from finetune.report import checked, show
 
+    check_outputs(html=arguments.html, json=arguments.json, dropped=arguments.dropped)
     files = [word for word in arguments.words if "=" not in word or Path(word).exists()]
     overrides = [word for word in arguments.words if word not in files]
     if len(files) > 1:
@@ -217,6 +219,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from finetune.commands import scoring
 
+    check_outputs(json=arguments.json)
     scores = scoring.evaluate(
         arguments.artifact, arguments.data, arguments.split, arguments.precision,
         chunked=arguments.chunks,
@@ -231,6 +234,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from finetune.commands import comparison
     from finetune.report.comparison import compare, save, show
 
+    check_outputs(json=arguments.json)
     if arguments.data:
         systems = comparison.score(
             arguments.paths, arguments.artifact, arguments.data, arguments.split

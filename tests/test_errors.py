@@ -166,6 +166,25 @@ def test_a_check_of_no_set_or_of_two(words, phrase, capsys):
     check(UserError(capsys.readouterr().err), phrase, [*words])
 
 
+@pytest.mark.parametrize(
+    ("words", "phrase"),
+    [
+        ("check a.jsonl --html {}/gone/a.html", "to write it to"),
+        ("check a.jsonl --json {}/gone/a.json", "to write it to"),
+        ("check a.jsonl --dropped {}/gone/a.jsonl", "to write it to"),
+        ("evaluate bundle --data dev --json {}", "name a file in it"),
+        ("compare run run --json {}/gone/a.json", "to write it to"),
+        ("encode bundle --input a.txt --output {}/gone/a.npy", "to write it to"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_any_work(tmp_path, words, phrase, capsys):
+    arguments = words.format(tmp_path).split()
+    assert cli.main(arguments) == cli.BAD_INPUT
+    # Of all that is not there, it is told first and alone.
+    (told,) = capsys.readouterr().err.splitlines()
+    check(UserError(told), phrase, [f"{arguments[-2]} {arguments[-1]}"])
+
+
 def test_unknown_field(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(GOOD)
     with pytest.raises(UserError) as caught:

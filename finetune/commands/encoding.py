@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from finetune.commands.outputs import check_outputs
 from finetune.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def _encode_file(arguments: argparse.Namespace) -> int:
     from finetune.inference import encode_file
     from finetune.progress import bar
 
+    check_outputs(output=arguments.output)
     with bar(f"encoding {arguments.input}", None) as progress:
         encode_file(
             arguments.input, arguments.output, arguments.bundle, arguments.prompt,
