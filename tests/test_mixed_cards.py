@@ -1,4 +1,4 @@
-"""The licences of what is mixed in reach the report."""
+"""What data cards say of the domain and of what is mixed in reaches the report."""
 
 from finetune import sources
 from finetune.config.compose import compose
@@ -23,3 +23,11 @@ def test_a_mixed_set_brings_the_licences_of_its_card(tmp_path):
     found = reporting.mixed_in({"mixed": tmp_path} | card)
     assert found["general"] == {"pairs": 3, "licences": read_card("general").licence_line}
     assert found["mine"] == {"pairs": 2}
+
+
+def test_what_the_card_says_of_the_base_reaches_the_report(tmp_path):
+    config = compose(["recipes=cosent", "domain=afqmc", "model=m3e-base", f"paths.data={tmp_path}"])
+    found = reporting.of_card(sources.cards(config), config.model)
+    assert found["data_seen"] == "AFQMC, probably (through SimCLUE)"
+    config = compose(["recipes=full", "domain=statutes"])
+    assert reporting.of_card(sources.cards(config), config.model)["data_seen"] is None

@@ -8,6 +8,7 @@ from typing import Any
 from finetune import hub
 from finetune.config import Distill, Evaluate, Model
 from finetune.config.choices import Lang
+from finetune.data.contamination import plain
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
 from finetune.script import KEEP
@@ -60,6 +61,7 @@ class Facts:
         lang: Of the page.
         data_licences: What the data card says of its sources' licences; None without a card.
         data_flaws: What the data card warns of.
+        data_seen: What the base saw of the domain's data, by the card; None where that is silent.
         adapter: ``adapter/`` is published beside the merged model, for peft.
         dim: Length that the bundle cuts its vectors to unless told otherwise; None: whole.
     """
@@ -86,6 +88,7 @@ class Facts:
     lang: Lang = Lang.en
     data_licences: str | None = None
     data_flaws: Sequence[str] = ()
+    data_seen: str | None = None
     adapter: bool = False
     dim: int | None = None
     tokens: Mapping[str, Any] | None = None
@@ -121,8 +124,8 @@ class Facts:
     @property
     def contaminated(self) -> list[str]:
         """Evaluation sets whose public namesake the base saw in training."""
-        seen = {name.casefold() for name in self.model.trained_on}
-        return [each.name for each in self.sets if each.name.casefold() in seen]
+        seen = {plain(name) for name in self.model.trained_on}
+        return [each.name for each in self.sets if plain(each.name) in seen]
 
 
 def read_outcomes(facts: Facts) -> dict[str, dict[str, Outcome]]:

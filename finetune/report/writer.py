@@ -137,6 +137,8 @@ def _notes(facts: Facts, rows: Sequence[Score]) -> Iterator[Said]:
         yield Said("note.distill", parts=_parts(facts.distill))
     for name in facts.contaminated:
         yield Said("note.seen", name=name)
+    if facts.data_seen:
+        yield Said("note.card", told=facts.data_seen)
     seen = sorted({row["task"] for row in facts.cmteb if row["contaminated"]})
     if seen:
         yield Said("note.cmteb", tasks=", ".join(seen))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune.config import Model
 from finetune.config.writing import cost
 from finetune.records import read_json
 from finetune.script import KEEP
@@ -51,7 +52,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             evaluate=settings["evaluate"],
             seed=settings["seed"],
             lang=settings["report"].lang,
-            **_of_card(inputs),
+            **of_card(inputs, settings["model"]),
             adapter=rounds.adapted(inputs) and settings.get("distill") is None,
             dim=BundleInfo.read(inputs["export"] / "bundle").default_dim,
             distill=settings.get("distill"),
@@ -92,14 +93,15 @@ def cut(settings: Settings, inputs: Inputs) -> dict[str, Any]:
             "setting to raise": found.setting}  # fmt: skip
 
 
-def _of_card(inputs: Inputs) -> dict[str, Any]:
-    """What the data card says that a model card must say too."""
+def of_card(inputs: Inputs, model: Model) -> dict[str, Any]:
+    """What the data card says that a report and a model card must say too."""
     if "card" not in inputs:
         return {}
     from finetune.data.card import read_card
 
     card = read_card(inputs["card"])
-    return {"data_licences": card.licence_line, "data_flaws": card.known_flaws}
+    return {"data_licences": card.licence_line, "data_flaws": card.known_flaws,
+            "data_seen": card.contamination.get(model.name)}  # fmt: skip
 
 
 def written(folder: Path, prices: Mapping[str, Any]) -> dict[str, Any]:

@@ -274,9 +274,14 @@ def test_without_training_and_tuned(facts, tmp_path):
 
 
 def test_notes(facts, tmp_path):
-    model = dataclasses.replace(facts.model, trained_on=["Statutes", "unknown"])
-    notes = report.build(dataclasses.replace(facts, model=model), tmp_path)["notes"]
+    model = dataclasses.replace(facts.model, trained_on=["Statutes-zh", "unknown"])
+    told = dataclasses.replace(facts, model=model, data_seen="Articles, <probably>")
+    notes = report.build(told, tmp_path)["notes"]
     assert any(note.startswith("The base saw statutes in training") for note in notes)
+    assert r"by the data card: Articles, \<probably\>." in (tmp_path / "README.md").read_text(
+        "utf-8"
+    )
+    assert "data card: Articles, &lt;probably&gt;" in (tmp_path / "report.html").read_text("utf-8")
     assert any("is unknown" in note for note in notes)
     assert any("evaluate.general=<folder>" in note for note in notes)
     words = r"The 48 queries of statutes show .* about (\d\.\d) points"
