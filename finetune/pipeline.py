@@ -206,7 +206,7 @@ def steps_of(config: Config) -> list[Step]:
 def _generate(config: Config) -> Step:
     documents = config.domain.documents
     return Step(
-        "generate", steps.generate, 3,
+        "generate", steps.generate, 4,
         {"generate": config.generate, "domain": config.domain, "limit": config.limit,
          "seed": config.seed} | writing.settings(config.writer, config.check.near),
         {"data": "data"},

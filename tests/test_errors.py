@@ -304,6 +304,7 @@ def test_scored_domains(tmp_path, train, dev, changes, phrase, parts):
         ("a.pdf", "x", "expected a folder of .md, .markdown, .txt files", ["domain.documents="]),
         ("folder/empty.md", " ", "no text found", ["domain.documents=", "folder"]),
         ("a.jsonl", '{"body": "x"}', "no text; expected a row with text", ["a.jsonl:1"]),
+        ("a.jsonl", '{"text": "a\\ud83d"}', "a lone surrogate", ["a.jsonl:1: text", "ud83d"]),
     ],
 )
 def test_documents(tmp_path, name, content, phrase, parts):

@@ -1,9 +1,12 @@
 """Read documents (Markdown, text, JSON Lines) and cut them into passages."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from finetune.data import clean
+from finetune.data.clean import BadRow
 from finetune.data.lines import ending, existing, objects, text_lines
 from finetune.data.problems import Problems, printable
 from finetune.errors import UserError
@@ -15,11 +18,11 @@ _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$")
 
 
 def read_documents(source: Path) -> list[Passage]:
-    """Read the passages of a folder (searched in depth) or of a ``.jsonl`` file.
+    """Read the passages of a folder (searched in depth, hidden ones not) or of a ``.jsonl`` file.
 
     A Markdown file is cut at its headings, the first of level 1 being its title; a text file's
     title is its name. Paragraphs are joined up to 300 characters. A JSON Lines file has a ``text``
-    a row, and may have ``title`` and ``heading``.
+    a row, and may have ``title`` and ``heading``. All are cleaned as the texts of pairs are.
 
     Raises:
         UserError: With every problem found.
@@ -50,12 +53,22 @@ def from_texts(texts: Sequence[str]) -> list[Passage]:
 
 def _folder(folder: Path, problems: Problems) -> Iterator[Passage]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and ending(path) in READABLE:
-            lines = [line for _, line in text_lines(path, problems)]
-            name = str(path.relative_to(folder))
-            sections = _sections(path.stem, lines, markdown=ending(path) != ".txt")
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)  # no part of a step's key
+        if not hidden and path.is_file() and ending(path) in READABLE:
+            lines = [_seen(line) for _, line in text_lines(path, problems)]
+            name = printable(str(inside))
+            sections = _sections(_seen(path.stem), lines, markdown=ending(path) != ".txt")
             for number, (title, heading, text) in enumerate(sections):
                 yield Passage(f"{name}#{number}", title, heading, text)
+
+
+def _seen(text: str) -> str:
+    """The cleaned text, or "" where nothing of it can be seen, or a file's name is not UTF-8."""
+    try:
+        return clean.text("text", text, Counter())
+    except BadRow:
+        return ""
 
 
 def _sections(
@@ -65,16 +78,16 @@ def _sections(
     heading = ""
     paragraphs = [""]
     for line in [*lines, "# "]:
-        found = _HEADING.match(line.strip()) if markdown else None
+        found = _HEADING.match(line) if markdown else None
         if found or line == "# ":
             yield from ((title, heading, text) for text in _joined(paragraphs))
             paragraphs = [""]
         if found and line.startswith("# ") and not heading:
-            title = found[1]
+            title = _seen(found[1])
         elif found:
-            heading = found[1]
-        elif line.strip():
-            paragraphs[-1] += line.strip() + "\n"
+            heading = _seen(found[1])
+        elif line:
+            paragraphs[-1] += line + "\n"
         else:
             paragraphs.append("")
 
@@ -92,12 +105,22 @@ def _joined(paragraphs: Sequence[str]) -> Iterator[str]:
 
 
 def _rows(path: Path, problems: Problems) -> Iterator[Passage]:
+    name = printable(str(path))
     for number, row in objects(path, problems):
-        values = [row.get(name, "") for name in ("title", "heading", "text")]
-        if not all(isinstance(value, str) for value in values) or not values[2].strip():
+        values = {field: row.get(field, "") for field in ("title", "heading", "text")}
+        texts = all(isinstance(value, str) for value in values.values())
+        if not texts or not values["text"].strip():
             problems.add(
-                f"{printable(str(path))}:{number}: no text; expected a row with text, and "
-                "perhaps title and heading, all of them strings"
+                f"{name}:{number}: no text; expected a row with text, and perhaps title and "
+                "heading, all of them strings"
             )
             continue
-        yield Passage(str(number), values[0], values[1], values[2].strip())
+        try:
+            title, heading, text = (
+                clean.text(field, value, Counter()) if value.strip() else ""
+                for field, value in values.items()
+            )
+        except BadRow as error:
+            problems.add(f"{name}:{number}: {error}")
+            continue
+        yield Passage(str(number), title, heading, text)

@@ -70,7 +70,7 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
         files["documents"] = documents.expanduser()
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})
     read = Step(
-        "queries", queries, 1,
+        "queries", queries, 2,
         {"bad_rows": config.check.bad_rows, "near": config.check.near},
         evaluated | {"pairs": own}, files,
     )  # fmt: skip

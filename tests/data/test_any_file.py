@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from collections import Counter
 
 import pyarrow
 from hypothesis import HealthCheck, given, settings
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from finetune.config.choices import BadRows, Kind
-from finetune.data import beir
+from finetune.data import beir, clean
+from finetune.data.documents import read_documents
 from finetune.data.load import read_pairs
 from finetune.errors import UserError
 from finetune.records import write_jsonl
@@ -171,3 +173,24 @@ def test_any_similarity_file(tmp_path, raw):
         str(error).encode("utf-8")
     else:
         assert len({row.id for row in rows}) == len(rows)
+
+
+DOCUMENTS = st.lists(
+    st.dictionaries(st.sampled_from(["title", "heading", "text"]), TEXT), min_size=1, max_size=2
+).map(lambda rows: "\n".join(map(json.dumps, rows)).encode())
+
+
+@settings(FILES, max_examples=30)
+@given(raw=RAW | DOCUMENTS, end=st.sampled_from([".jsonl", ".md", ".txt", ".txt.gz"]))
+def test_any_bytes_as_documents(tmp_path, raw, end):
+    folder = tmp_path / end
+    folder.mkdir(exist_ok=True)
+    path = folder / f"a{end}"
+    path.write_bytes(raw)
+    try:
+        passages = read_documents(path if end == ".jsonl" else folder)
+    except UserError as error:
+        str(error).encode("utf-8")
+        return
+    write_jsonl(tmp_path / "passages", passages)
+    assert all(clean.text("text", each.text, Counter()) == each.text for each in passages)

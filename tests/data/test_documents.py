@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -20,8 +21,31 @@ def test_markdown_is_cut_at_its_headings_under_the_title(tmp_path):
     ]
 
 
+def test_texts_of_a_folder_are_cleaned_as_rows_are(tmp_path):
+    lines = [
+        "\ufeff# 退货\x00说明",
+        "\x01## \u200b七天\x0b无理由",
+        "甲\x00\n\u200b\n乙\x1f丙",
+        "## \u200b",
+        "丁",
+    ]
+    (tmp_path / "a.md").write_text("\n".join(lines), "utf-8")
+    assert read_documents(tmp_path) == [
+        Passage("a.md#0", "退货说明", "\u200b七天 无理由", "甲\n乙 丙"),
+        Passage("a.md#1", "退货说明", "", "丁"),
+    ]
+
+
+def test_a_name_that_is_not_utf8_is_no_title(tmp_path):
+    (tmp_path / os.fsdecode("退货.txt".encode("gb18030"))).write_text("正文", "utf-8")
+    (passage,) = read_documents(tmp_path)
+    assert passage == Passage(r"\udccd˻\udcf5.txt#0", "", "", "正文")
+
+
 def test_a_text_file_is_called_by_its_name_and_a_hash_is_no_heading(tmp_path):
-    (tmp_path / "sub").mkdir()
+    for folder in ("sub", ".git"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / ".git/not.txt").write_text("不读", "utf-8")
     (tmp_path / "sub/说明.txt").write_text("# 不是标题\n第一段。", "utf-8")
     (passage,) = read_documents(tmp_path)
     assert passage == Passage("sub/说明.txt#0", "说明", "", "# 不是标题\n第一段。")
@@ -36,11 +60,11 @@ def test_short_paragraphs_are_joined_and_long_ones_stay_whole(tmp_path):
 
 def test_json_lines_may_have_titles(tmp_path):
     file = tmp_path / "texts.jsonl"
-    rows = [{"text": "正文"}, {"text": " 正文二 ", "title": "题", "heading": "节"}]
+    rows = [{"text": "正文"}, {"text": " 正文\x00二 ", "title": "题\x07", "heading": "节\x0c一"}]
     file.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
     assert read_documents(file) == [
         Passage("1", "", "", "正文"),
-        Passage("2", "题", "节", "正文二"),
+        Passage("2", "题", "节 一", "正文二"),
     ]
 
 
@@ -50,6 +74,15 @@ def test_a_row_without_text_is_told_by_its_line(tmp_path, row):
     file = tmp_path / "texts.jsonl"
     file.write_text('{"text": "好"}\n' + row, "utf-8")
     with pytest.raises(UserError, match=r"texts\.jsonl:2: no text; expected"):
+        read_documents(file)
+
+
+@pytest.mark.parametrize("field", ["title", "heading", "text"])
+def test_half_of_a_character_is_told_by_its_line(tmp_path, field):
+    file = tmp_path / "texts.jsonl"
+    row = {"text": "正文"} | {field: "好\ud83d"}
+    file.write_text('{"text": "好"}\n' + json.dumps(row), "utf-8")
+    with pytest.raises(UserError, match=rf"texts\.jsonl:2: {field} holds \\ud83d at character 2"):
         read_documents(file)
 
 
