@@ -1,8 +1,8 @@
 """Make a text fit to be kept, or say why it is none.
 
-Only what is safe is changed, and each change counted: control characters and byte order marks go,
-white space around the text goes. NFKC is never applied to text that is kept (① would become 1,
-and full-width punctuation half-width); it serves comparison only.
+Only what is safe is changed, and each change counted: control characters, byte order marks and
+characters without width go, white space around the text goes. NFKC is never applied to text that
+is kept (① would become 1, and full-width punctuation half-width); it serves comparison only.
 """
 
 import hashlib
@@ -17,9 +17,16 @@ CONTROLS = "control characters removed"
 SPACE = "white space stripped"
 
 # The C0 and C1 controls but tab and line ends; those that Python takes for white space (\v, \f,
-# \x1c-\x1f, \x85) become a space, so that no two words grow together.
+# \x1c-\x1f, \x85) become a space, so that no two words grow together. Then what has no width: the
+# zero-width space, word joiner and byte order mark, and joiners behind a Chinese character, which
+# join nothing (in an emoji, or other scripts, they do). The C1 controls of UTF-8 that was read as
+# Latin-1 stay, so that `texts.is_broken` can tell it.
 _SPACES = "\v\f\x1c\x1d\x1e\x1f\x85"
-_CONTROL = re.compile("[\x00-\x08\v\f\x0e-\x1f\x7f-\x9f\ufeff]")
+_ANY_CONTROL = re.compile("[\x00-\x08\v\f\x0e-\x1f\x7f-\x9f\u200b-\u200d\u2060\ufeff]")
+_CONTROL = re.compile(
+    "(?<=[\u3400-\u9fff])[\u200b-\u200d]+|[\x00-\x08\v\f\x0e-\x1f\x7f\u200b\u2060\ufeff]"
+    "|(?<![\xe3-\xef])(?<![\xe3-\xef][\x80-\xbf])[\x80-\x9f]"
+)
 _INVISIBLE = "\xad\u200b-\u200f\u2060-\u2064\ufeff"
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST = 1e9  # far beyond any scale of similarity, and exact in arithmetic
@@ -54,9 +61,10 @@ def text(field: str, value: Any, changed: Counter[str]) -> str:
         raise _no_text(field, value)
     _check_characters(field, value)
     cleaned = value
-    if _CONTROL.search(value):
+    if _ANY_CONTROL.search(value):
         cleaned = _CONTROL.sub(lambda match: " " if match[0] in _SPACES else "", value)
-        changed[CONTROLS] += 1
+        if cleaned != value:
+            changed[CONTROLS] += 1
     stripped = cleaned.strip()
     if not _VISIBLE.search(stripped):
         raise BadRow(

@@ -7,18 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.config import Check, Model
-from finetune.config.choices import Hub
+from finetune.config import Check
 from finetune.data import groups, texts
 from finetune.data.leaks import DROPPED, Suspects
 from finetune.data.loaded import Loaded, sides
+from finetune.data.multilingual import ADVISED
 from finetune.data.problems import printable
 from finetune.records import Pair, Scored, write_jsonl
 
-# To name where Chinese bases know too little.
-ADVISED = ("multilingual-e5-base", "bge-m3")
-# Names of bases that know more than Chinese; the starter, which comes of one, is trimmed for it.
-MULTILINGUAL = (*ADVISED, "multilingual-e5-small", "multilingual-e5-large", "labse")
 _EXAMPLES = 8  # shown of each finding
 _TEXT = 200  # characters shown of a text
 _BOTH_SCRIPTS = 0.05  # share of the rarer script from which on a set is in both
@@ -85,12 +81,13 @@ def look(
     """
     if not loaded.pairs:
         return []
-    counts, html, compatible = _scan(loaded, progress)
+    counts, html, broken, compatible = _scan(loaded, progress)
     grouped = groups.group(loaded.pairs, progress)
     found = [
         *_languages(loaded, counts, check, multilingual),
         *_scripts(loaded, counts),
         _html(loaded, html),
+        _broken(loaded, broken),
         _compatible(loaded, compatible),
         *_suspects(loaded, suspects, check),
         _near(loaded, grouped, check, progress, near),
@@ -101,33 +98,29 @@ def look(
     return [each for each in found if each.count]
 
 
-def is_multilingual(model: Model) -> bool:
-    """Say whether a base is known to know other languages: by its name, or that of its files."""
-    names = {model.name, (model.id or "").rpartition("/")[2], model.path.name if model.path else ""}
-    known = {name.casefold() for name in names} & set(MULTILINGUAL)
-    return bool(known) and model.hub is not Hub.starter
-
-
 def place(loaded: Loaded, pair: Pair | Scored) -> str:
     """File and line of a pair, or its source and id."""
     line = loaded.lines.get(pair.id)
     return f"{loaded.origin}:{line}" if line else f"{pair.source} {pair.id}"
 
 
-def _scan(loaded: Loaded, progress: Progress) -> tuple[texts.Counts, list[int], list[int]]:
+def _scan(
+    loaded: Loaded, progress: Progress
+) -> tuple[texts.Counts, list[int], list[int], list[int]]:
     """Count the characters of all texts (query, positive, query, ...).
 
-    Find those with remains of HTML, and those with compatibility characters.
+    Find those with remains of HTML, in a broken encoding, and with compatibility characters.
     """
-    rows, html, compatible = [], [], []
+    rows, html, broken, compatible = [], [], [], []
     for start in range(0, len(loaded.pairs), _CHUNK):
         chunk = loaded.pairs[start : start + _CHUNK]
         both = [text for pair in chunk for text in sides(pair)]
         html += [2 * start + index for index, text in enumerate(both) if texts.has_html(text)]
+        broken += [2 * start + index for index, text in enumerate(both) if texts.is_broken(text)]
         compatible += [2 * start + index for index in texts.with_compatible(both)]
         rows.append(texts.count(both).by_kind)
         progress(len(chunk))
-    return texts.Counts(np.concatenate(rows)), html, compatible
+    return texts.Counts(np.concatenate(rows)), html, broken, compatible
 
 
 def _shown(loaded: Loaded, rows: Sequence[int]) -> tuple[Example, ...]:
@@ -187,6 +180,16 @@ def _html(loaded: Loaded, rows: Sequence[int]) -> Finding:
         "HTML remains", len(rows), 2 * len(loaded.pairs), "texts", True,
         "Tags and entities (<br>, &nbsp;) take room in the window and mean nothing to readers.",
         "Export the texts without them, or strip them.", _shown(loaded, rows),
+    )  # fmt: skip
+
+
+def _broken(loaded: Loaded, rows: Sequence[int]) -> Finding:
+    return Finding(
+        "broken encoding", len(rows), 2 * len(loaded.pairs), "texts", True,
+        "They were read in another encoding than they were written in: � and 锟斤拷 stand for what "
+        "could not be read, æŠ¼é‡‘ and 鎶奸噾 for 押金.",
+        "Export them again from their source, read in its own encoding (often GB18030 or UTF-8); "
+        "leave out what stays broken.", _shown(loaded, rows),
     )  # fmt: skip
 
 

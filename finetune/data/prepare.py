@@ -16,6 +16,7 @@ from finetune.data import findings, leaks, lengths, parts
 from finetune.data.hub import is_hub_id
 from finetune.data.load import load_pairs
 from finetune.data.loaded import Loaded, sides
+from finetune.data.multilingual import is_multilingual
 from finetune.errors import UserError, nearest
 from finetune.progress import bar
 from finetune.records import Dropped, Pair, Scored, normalised, write_json, write_jsonl
@@ -112,7 +113,7 @@ def inspect(
     dropped = {key: why for key, why in suspects.items() if why[0] in leaks.DROPPED[check.leak]}
     loaded = _drop(loaded, lambda pair: dropped.get(pair.id))
     with bar("check", 3 * len(loaded.pairs)) as progress:
-        multilingual = model is not None and findings.is_multilingual(model)
+        multilingual = model is not None and is_multilingual(model)
         found = findings.look(loaded, suspects, check, progress, multilingual=multilingual,
                               near=near)  # fmt: skip
     return loaded, found

@@ -20,6 +20,22 @@ _HTML = re.compile(
     re.IGNORECASE,
 )
 
+# What Windows reads the bytes of a character's rest in UTF-8 as, and what Latin-1 does.
+_REST = "".join(sorted(
+    {chr(byte) for byte in range(0x80, 0xC0)}
+    | {bytes([byte]).decode("cp1252", "ignore") for byte in range(0x80, 0xC0)}
+))  # fmt: skip
+# A rest that could not be read; what reading that as GBK makes; memory that nobody wrote to; two
+# Chinese characters read as six of Latin-1.
+_BROKEN = re.compile(
+    rf"\ufffd|锟斤拷|烫烫烫|屯屯屯|[\xe3-\xe9\xef][{re.escape(_REST)}]{{2}}"
+    rf".*?[\xe3-\xe9\xef][{re.escape(_REST)}]{{2}}",
+    re.DOTALL,
+)
+# One of these is in all of them. The last, of ，。的一是, are in most UTF-8 that was read as GBK.
+_SUSPECT = re.compile("[\ufffd锟烫屯\xe3-\xe9\xef锛銆鐨涓鏄]")
+_COMMON_HAN = re.compile("[\u4e00-\u9fff]")
+_READ_AS_GBK = 0.25  # characters of Chinese for each of the text; of other texts there are none
 
 _PLANES = 0x30000  # no character beyond is one of compatibility
 # The space, the ellipsis, the yen sign and the punctuation of ASCII as Chinese has them.
@@ -80,6 +96,20 @@ class Counts:
 def has_html(text: str) -> bool:
     """True for a text with a tag or an entity left in it; ``<合同法>`` is a title."""
     return ("<" in text or "&" in text) and _HTML.search(text) is not None
+
+
+def is_broken(text: str) -> bool:
+    """True for a text that was read in another encoding than it was written in.
+
+    It holds what stands for bytes that could not be read (U+FFFD, 锟斤拷, 烫烫烫), or is UTF-8 that
+    was read as Latin-1 (æŠ¼é‡‘ for 押金) or, but for some short texts, GBK (鎶奸噾).
+    """
+    if _SUSPECT.search(text) is None:
+        return False
+    if _BROKEN.search(text):
+        return True
+    meant = text.encode("gb18030").decode("utf-8", "ignore")
+    return len(_COMMON_HAN.findall(meant)) > _READ_AS_GBK * len(text)
 
 
 def compatible(text: str) -> dict[str, str]:

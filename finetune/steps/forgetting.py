@@ -67,7 +67,7 @@ def folder_of(config: Config) -> Path | None:
 
 def read_step(folder: Path) -> Step:
     """The step that reads the general set; first of all, so that its mistakes are told at once."""
-    return Step("general", general, 1, {"name": folder.resolve().name}, files={"folder": folder})
+    return Step("general", general, 2, {"name": folder.resolve().name}, files={"folder": folder})
 
 
 def base_steps(export: Settings, machine: Settings) -> list[Step]:

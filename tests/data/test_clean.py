@@ -14,6 +14,9 @@ from finetune.data import clean
         ("甲\x0b乙", "甲 乙", {clean.CONTROLS: 1}),
         ("第一行\n\t第二行", "第一行\n\t第二行", {}),
         ("①ＡＢＣ，ﬁ", "①ＡＢＣ，ﬁ", {}),  # NFKC is for comparison only
+        ("合\u200b\u200d同\u2060", "合同", {clean.CONTROLS: 1}),
+        ("👨\u200d👧", "👨\u200d👧", {}),  # one emoji of two
+        ("æ\x8a¼é\x87\x91", "æ\x8a¼é\x87\x91", {}),  # 押金, broken: findings tell it
         ("\x01 合同 \x01", "合同", {clean.CONTROLS: 1, clean.SPACE: 1}),
     ],
 )

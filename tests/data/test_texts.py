@@ -36,6 +36,24 @@ def test_what_is_no_html(text):
 
 
 @pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("答案锟斤拷锟斤拷", True),
+        ("答案�", True),
+        ("烫烫烫烫", True),
+        ("æŠ¼é‡‘", True),  # 押金 in UTF-8, read as Windows does
+        ("答：æ\x8a¼é\x87\x91", True),  # and as Latin-1
+        ("房东不退押金".encode().decode("gb18030", "ignore"), True),
+        ("", False),
+        ("“café”… Nestlé’s São Paulo été", False),
+        ("锛子，涓涓细流，在屯里屯着，烫", False),
+    ],
+)
+def test_texts_that_were_read_in_another_encoding(text, broken):
+    assert texts.is_broken(text) == broken
+
+
+@pytest.mark.parametrize(
     ("text", "found"),
     [
         ("①面积90㎡", {"①": "1", "㎡": "m2"}),
