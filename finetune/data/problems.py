@@ -3,6 +3,7 @@
 import difflib
 import reprlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import UserError
@@ -51,6 +52,17 @@ class Problems:
             raise UserError(*self.first, *([f"and {more:,} more"] if more else []), *advice)
 
 
+@dataclass(frozen=True)
+class NoValue:
+    """A cell without a value: what it shows instead, and what that is, in words."""
+
+    text: str
+    what: str
+
+    def __repr__(self) -> str:
+        return printable(self.text)
+
+
 def shown(value: Any) -> str:
     """A value as a message can hold it: short, one line, printable on any terminal."""
     if value is None or isinstance(value, bool):
@@ -65,6 +77,8 @@ def printable(text: str) -> str:
 
 def type_name(value: Any) -> str:
     """What a value is, in words: ``a number``, ``a list``."""
+    if isinstance(value, NoValue):
+        return value.what
     return _KINDS.get(type(value), type(value).__name__)
 
 

@@ -44,9 +44,10 @@ def open_table(path: Path, problems: Problems) -> Table:
     """
     path = existing(path)
     suffix = ending(path)
-    if suffix == ".parquet" and path.suffix == ".parquet":
+    packed = path.suffix == ".gz"
+    if suffix == ".parquet" and not packed:
         return _parquet_table(path)
-    if suffix == ".xlsx" and path.suffix == ".xlsx":
+    if suffix == ".xlsx" and not packed:
         from finetune.data.excel import open_excel
 
         return open_excel(path)

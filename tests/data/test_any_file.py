@@ -1,13 +1,17 @@
 """No file whatever gives anything but a UserError or a full account of its rows."""
 
+import csv
 import gzip
 import io
 import json
+import zipfile
 from collections import Counter
 
 import pyarrow
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from openpyxl import Workbook
 from pyarrow import parquet
 
 from finetune.config.choices import BadRows, Kind
@@ -45,7 +49,12 @@ TABLES = st.lists(st.lists(TEXT, min_size=1, max_size=3), max_size=5).map(
         "utf-8", "surrogatepass"
     )
 )
-ENDINGS = st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz"])
+ENDINGS = st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".jsonl.gz",
+                           ".csv.gz"])  # fmt: skip
+# Texts that any table can hold; to Excel some are an error or a formula.
+CELLS = st.text(st.characters(exclude_categories=["C"]), max_size=8) | st.sampled_from(
+    ["", " ", "问", "答", "=A1", "#N/A", '"', ",", '["反"]']
+)
 
 
 LIKELY_SCORED = st.fixed_dictionaries(
@@ -82,6 +91,31 @@ def test_rows_in_are_rows_kept_and_rows_dropped(tmp_path, rows):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     assert check(path, BadRows.drop) == len(rows)
+
+
+def workbook(rows) -> bytes:
+    book = Workbook()
+    for row in rows:
+        book.active.append(row)
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("end", [".csv", ".tsv", ".xlsx"])
+@settings(FILES, max_examples=20)
+@given(rows=st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=5))
+@example(rows=[["=A1", "", ""]])
+def test_rows_of_a_table_in_are_rows_kept_and_rows_dropped(tmp_path, end, rows):
+    path = tmp_path / f"a{end}"
+    table = [["query", "positive", "negatives"], *rows]
+    if end == ".xlsx":
+        path.write_bytes(workbook(table))
+        rows = list(filter(any, rows))  # one without a value is none
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter="," if end == ".csv" else "\t").writerows(table)
+    assert check(path, BadRows.drop) == (len(rows) or None)
 
 
 @settings(FILES, max_examples=100)
@@ -121,6 +155,29 @@ def test_any_parquet_file_whole_or_broken(tmp_path, rows, cut, change):
     found = check(path, BadRows.drop)
     if cut is None:
         assert found == len(rows)
+
+
+WORKBOOK = zipfile.ZipFile(io.BytesIO(workbook([["query", "positive"], ["问", "=A1"], [1, "答"]])))
+
+
+@settings(FILES, max_examples=40)
+@given(
+    part=st.sampled_from(["xl/worksheets/sheet1.xml"] * 3 + WORKBOOK.namelist()),
+    at=st.floats(0, 1),
+    removed=st.integers(1, 20),
+    put=st.binary(max_size=3),
+    cut=st.booleans(),
+)
+def test_any_broken_workbook(tmp_path, part, at, removed, put, cut):
+    path = tmp_path / "a.xlsx"
+    with zipfile.ZipFile(path, "w") as file:
+        for name in WORKBOOK.namelist():
+            raw = WORKBOOK.read(name)
+            if name == part:
+                place = int(at * len(raw))
+                raw = raw[:place] + put + (b"" if cut else raw[place + removed :])
+            file.writestr(name, raw)
+    check(path, BadRows.drop)
 
 
 @settings(FILES, max_examples=150)

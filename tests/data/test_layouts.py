@@ -1,5 +1,6 @@
 import csv
 import json
+import zipfile
 
 import pytest
 from openpyxl import Workbook
@@ -127,6 +128,67 @@ def test_an_empty_cell_of_excel_is_named_by_its_row(tmp_path):
     rows = [["query", "positive"], ["问", "答"], ["问二", None]]
     with pytest.raises(UserError, match="a.xlsx:3: positive is null"):
         read(workbook(tmp_path / "a.xlsx", rows))
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "A.XLSX"])
+def test_every_row_of_excel_is_accounted_for(tmp_path, name, caplog):
+    rows = [
+        ["query", "positive"],
+        ["问", "答"],
+        ["=A2", "=B2"],
+        ["问二", "#N/A"],
+        ["问三", "答三", "注", "又"],
+        [None, None, "注二"],
+    ]
+    source = workbook(tmp_path / name, rows)
+    with pytest.raises(UserError) as caught:
+        read(source)
+    for part in (
+        f"{name}:3: query is =A2, a formula without a result, which Excel adds when it saves",
+        f"{name}:3: positive is =B2, a formula",
+        f"{name}:4: positive is #N/A, an error of its formula",
+        f"{name}:6: query is null",
+    ):
+        assert part in str(caught.value)
+    assert caplog.text.count("stands under no name") == 1
+    assert f"{name}:5: '注' stands under no name" in caplog.text
+    loaded = read(source, BadRows.drop)
+    assert [p.query for p in loaded.pairs] == ["问", "问三"]
+    assert [(d.line, d.reason) for d in loaded.dropped] == [
+        (3, "not text"), (4, "not text"), (6, "empty text"),
+    ]  # fmt: skip
+
+
+def replace_in_sheet(source, old, new):
+    """Write a workbook again with a change in the XML of its sheet."""
+    with zipfile.ZipFile(source) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    with zipfile.ZipFile(source, "w") as book:
+        for name, raw in parts.items():
+            assert old in raw or "sheet1" not in name
+            book.writestr(name, raw.replace(old, new) if "sheet1" in name else raw)
+
+
+def test_a_formula_whose_result_is_empty_is_an_empty_cell(tmp_path):
+    source = workbook(tmp_path / "a.xlsx", [["query", "positive"], ["问", "答"], ["=A9", None]])
+    replace_in_sheet(source, b'<c r="A3">', b'<c r="A3" t="str">')
+    assert len(read(source).pairs) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"</sheetData>", b""),
+        (b"<v>1</v>", b"<v>x</v>"),
+        (b't="n"><v>1</v>', b't="s"><v>99</v>'),
+        (b"<v>1</v>", b'<f t="shared" ref="B2" si="0">"</f>'),
+    ],
+)
+def test_a_workbook_that_is_damaged_in_its_sheet(tmp_path, old, new):
+    source = workbook(tmp_path / "a.xlsx", [["query", "positive"], ["问", 1]])
+    replace_in_sheet(source, old, new)
+    with pytest.raises(UserError, match=r"a.xlsx: not readable as Excel \(.+\); expected an .xlsx"):
+        read(source)
 
 
 def folder(path, qrels):
