@@ -4,7 +4,8 @@ python benchmarks/checks.py [--pairs 1000000]
 
 Faults: 5,000 generated pairs without duplicates, a tenth of which differ from another in a number,
 a negation or a content word only, and 500 planted ones. Pairs: all checks that need no model on
-50,000 and on ``--pairs``, each in a process of its own. Writes ``benchmarks/results/checks.json``.
+50,000, on ``--pairs``, and on 200,000 whose answers are ten times as long, each in a process of its
+own; a twentieth answers two queries. Writes ``benchmarks/results/checks.json``.
 """
 
 import argparse
@@ -29,6 +30,8 @@ from finetune.data.rows import DUPLICATE
 BASE, TRAPS = 5_000, 500
 KINDS = {"exact": 100, "punctuation": 100, "script": 100, "near": 200}
 EVALUATED = 1_000
+REPEATED = 20  # every so many pairs, one with the answer of the pair before it
+LONG = 200_000, 10  # pairs, and how often an answer says everything
 
 WHO = (
     "房东 租客 老板 同事 邻居 前夫 婆婆 中介 物业 医生 护士 老师 校长 商家 快递员 保险公司 "
@@ -213,12 +216,20 @@ def _found(rows: list[dict[str, str]]) -> tuple[dict[int, int], int]:
     return found, other
 
 
-def many(count: int) -> dict[str, Any]:
+def repeating(rows: Iterator[dict[str, str]], times: int) -> Iterator[dict[str, str]]:
+    """The pairs, some with the answer of the one before, and each answer said so often."""
+    answer = ""
+    for index, row in enumerate(rows):
+        answer = answer if index % REPEATED == REPEATED - 1 else row["positive"] * times
+        yield {**row, "positive": answer}
+
+
+def many(count: int, times: int) -> dict[str, Any]:
     """Check so many pairs against an evaluation set, as ``finetune check`` does."""
     with tempfile.TemporaryDirectory() as folder:
         path, dev = Path(folder) / "pairs.jsonl", Path(folder) / "dev"
         dev.mkdir()
-        _write(path, pairs(count, 1))
+        _write(path, repeating(pairs(count, 1), times))
         asked = list(pairs(EVALUATED, 2))
         _write(dev / "queries.jsonl", ({"id": str(i), "text": row["query"]}
                                        for i, row in enumerate(asked)))  # fmt: skip
@@ -233,7 +244,7 @@ def many(count: int) -> dict[str, Any]:
     if report["pairs"] + sum(report["dropped"].values()) != report["read"]:
         raise SystemExit("rows are missing")
     return {
-        "pairs": count, "kept": report["pairs"], "dropped": report["dropped"],
+        "pairs": count, "times": times, "kept": report["pairs"], "dropped": report["dropped"],
         "findings": {each["name"]: each["count"] for each in report["findings"]},
         "seconds": round(seconds, 1), "cpu_seconds": round(used, 1),
         "pairs_per_second": round(count / seconds), "pairs_per_cpu_second": round(count / used),
@@ -251,15 +262,15 @@ def main() -> int:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=1_000_000)
-    parser.add_argument("--child", type=int, help="measure this many pairs here, and print JSON")
+    parser.add_argument("--child", type=int, nargs=2, help="measure here, and print JSON")
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(many(arguments.child)))
+        print(json.dumps(many(*arguments.child)))
         return 0
     result: dict[str, Any] = {"faults": faults(), "many": []}
     print(json.dumps(result["faults"], indent=1))
-    for count in sorted({50_000, arguments.pairs}):
-        command = [sys.executable, __file__, "--child", str(count)]
+    for sizes in ((50_000, 1), LONG, (arguments.pairs, 1)):
+        command = [sys.executable, __file__, "--child", *map(str, sizes)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         result["many"].append(json.loads(done.stdout.splitlines()[-1]))
         print(json.dumps(result["many"][-1]))

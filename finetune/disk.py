@@ -4,12 +4,18 @@ A number of eight bytes stands for a text. Of ten million texts any two share on
 of three in a million; of Python's strings and sets they would take some ten gigabytes.
 """
 
+import dataclasses
 import hashlib
 import json
+import marshal
 import mmap
+import os
+import tempfile
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from operator import itemgetter
+from itertools import pairwise
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
@@ -19,6 +25,7 @@ from numpy.typing import NDArray
 from finetune.records import as_row
 
 Item = TypeVar("Item")
+_BLOCK = 1_000  # rows that are read at a time where all are
 
 
 class Rows(Sequence[Item], Generic[Item]):
@@ -59,6 +66,82 @@ class Rows(Sequence[Item], Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         with self._path.open("rb") as file:
             yield from map(self._make, map(json.loads, file))
+
+
+class Spilled(Sequence[Item], Generic[Item]):
+    """Rows as they are appended, in a file without a name that goes when they do.
+
+    In memory are eight bytes a row. The file lies where temporary files do (``TMPDIR``).
+
+    Args:
+        kind: A dataclass of two fields or more, whose values are texts, numbers and tuples of them.
+        items: The first of them.
+    """
+
+    def __init__(self, kind: type[Item], items: Iterable[Item] = ()) -> None:
+        self._make = kind
+        self._values = attrgetter(*(each.name for each in dataclasses.fields(kind)))  # type: ignore[arg-type]
+        self._file = tempfile.TemporaryFile(prefix="finetune-")  # noqa: SIM115 (open as long as this is)
+        self._ends = array("q", [0])
+        for item in items:
+            self.append(item)
+
+    def append(self, item: Item) -> None:
+        """Add a row."""
+        self._ends.append(self._ends[-1] + self._file.write(marshal.dumps(self._values(item))))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | list[Item]:
+        places = range(len(self))[place]
+        if isinstance(places, range):
+            whole = places and places.step == 1
+            return self._block(places) if whole else [self[each] for each in places]
+        return self._block(range(places, places + 1))[0]
+
+    def __iter__(self) -> Iterator[Item]:
+        for start in range(0, len(self), _BLOCK):
+            yield from self[start : start + _BLOCK]
+
+    def _block(self, places: range) -> list[Item]:
+        self._file.flush()
+        ends = self._ends[places.start : places.stop + 1]
+        content = os.pread(self._file.fileno(), ends[-1] - ends[0], ends[0])
+        rows = (content[start - ends[0] : end - ends[0]] for start, end in pairwise(ends))
+        return [self._make(*marshal.loads(row)) for row in rows]
+
+
+class Chosen(Sequence[Item], Generic[Item]):
+    """Some of the items of a sequence, in eight bytes an item.
+
+    Args:
+        items: The sequence.
+        places: Where they stand in it.
+    """
+
+    def __init__(self, items: Sequence[Item], places: Iterable[int]) -> None:
+        self._places = array("q", places)
+        self._items = items
+        if isinstance(items, Chosen):
+            self._places = array("q", map(items._places.__getitem__, self._places))
+            self._items = items._items
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | list[Item]:
+        if isinstance(place, slice):
+            return [self._items[each] for each in self._places[place]]
+        return self._items[self._places[place]]
 
 
 def rows(path: Path, kind: type[Item]) -> Rows[Item]:

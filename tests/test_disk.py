@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.disk import Lookup, distinct, number, numbers, rows, texts
+from finetune.disk import Chosen, Lookup, Spilled, distinct, number, numbers, rows, texts
 from finetune.records import Mined, Pair, write_jsonl
 
 PAIRS = [
@@ -27,6 +27,28 @@ def test_rows_are_read_by_place_by_slice_and_one_after_the_other(file):
     assert PAIRS[1] in found and found.index(PAIRS[2]) == 2
     with pytest.raises(IndexError):
         found[3]
+
+
+def test_spilled_rows_are_read_while_others_are_appended():
+    found = Spilled(Pair, PAIRS[:1])
+    assert found[0] == PAIRS[0] and list(found) == PAIRS[:1]
+    for pair in PAIRS[1:] * 700:  # more than are read at a time
+        found.append(pair)
+    expected = PAIRS[:1] + PAIRS[1:] * 700
+    assert len(found) == 1401 and list(found) == expected
+    assert [found[place] for place in (-1, np.int64(1))] == [PAIRS[2], PAIRS[1]]
+    assert found[999:1001] == expected[999:1001] and found[::-500] == expected[::-500]
+    assert found[9:3] == [] and list(Spilled(Mined)) == []
+    with pytest.raises(IndexError):
+        found[1401]
+
+
+def test_chosen_of_chosen_rows():
+    some = Chosen(Chosen(PAIRS, [2, 0, 1]), np.array([0, 2]))
+    assert list(some) == [PAIRS[2], PAIRS[1]] and len(some) == 2 and some[-1] == PAIRS[1]
+    assert some[:5] == [PAIRS[2], PAIRS[1]]
+    with pytest.raises(IndexError):
+        some[2]
 
 
 def test_an_empty_file_has_no_rows(tmp_path):

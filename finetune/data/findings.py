@@ -210,19 +210,19 @@ def _compatible(loaded: Loaded, rows: Sequence[int]) -> Finding:
 
 def _suspects(loaded: Loaded, suspects: Suspects, check: Check) -> Iterator[Finding]:
     """Suspect pairs that were not dropped, by reason."""
-    by_reason: dict[str, list[Pair | Scored]] = {}
-    for pair in loaded.pairs:
+    by_reason: dict[str, list[int]] = {}
+    for row, pair in enumerate(loaded.pairs):
         if pair.id in suspects:
-            by_reason.setdefault(suspects[pair.id][0], []).append(pair)
-    for reason, pairs in sorted(by_reason.items()):
+            by_reason.setdefault(suspects[pair.id][0], []).append(row)
+    for reason, rows in sorted(by_reason.items()):
         leak = reason in DROPPED[type(check.leak).default]
         yield Finding(
-            reason, len(pairs), len(loaded.pairs), "pairs", leak,
+            reason, len(rows), len(loaded.pairs), "pairs", leak,
             "Trained on, what the evaluation asks makes its scores too good." if leak else
             "Normal where questions share their answers; scores on unseen answers may be lower.",
             "check.leak=default drops them." if leak else "check.leak=strict drops them.",
             tuple(Example(place(loaded, pair), short(sides(pair)[0]), suspects[pair.id][1])
-                  for pair in pairs[:_EXAMPLES]),
+                  for pair in (loaded.pairs[row] for row in rows[:_EXAMPLES])),
         )  # fmt: skip
 
 
@@ -282,13 +282,14 @@ def _boilerplate(loaded: Loaded, grouped: groups.Grouped, check: Check) -> Findi
 
 
 def _negatives(loaded: Loaded) -> Finding:
-    having = [pair for pair in loaded.pairs if isinstance(pair, Pair) and pair.negatives]
+    given = (len(pair.negatives) for pair in loaded.pairs if isinstance(pair, Pair))
+    having = [count for count in given if count]
     every = len(having) == len(loaded.pairs)
     return Finding(
         "given negatives", len(having), len(loaded.pairs), "pairs", False,
         "Recipes that mine find negatives of their own and do not train on these; the others use "
         "as many as the pair with the fewest has"
-        + (f": {min(len(pair.negatives) for pair in having)}." if every else
+        + (f": {min(having)}." if every else
            ", which is none: not every pair has some."),
         "recipes=full with negatives in every row, or recipes=contrastive, which mines.",
     )  # fmt: skip

@@ -1,10 +1,37 @@
 """What every loader of a domain returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 from finetune.records import Dropped, Pair, Scored
 from finetune.sets import AnySet
+
+
+class Texts(Sequence[str]):
+    """Both texts of every row, one after the other, read as they are asked for.
+
+    Args:
+        rows: The rows.
+    """
+
+    def __init__(self, rows: Sequence[Pair | Scored]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return 2 * len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(len(self))[place]]
+        return sides(self._rows[place // 2])[place % 2]
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for row in self._rows for text in sides(row))
 
 
 def sides(row: Pair | Scored) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,8 +16,9 @@ from finetune.config.choices import Source
 from finetune.data import findings, leaks, lengths, parts
 from finetune.data.hub import is_hub_id
 from finetune.data.load import load_pairs
-from finetune.data.loaded import Loaded, sides
+from finetune.data.loaded import Loaded, Texts
 from finetune.data.multilingual import is_multilingual
+from finetune.disk import Chosen, Spilled, number
 from finetune.errors import UserError, nearest
 from finetune.progress import bar
 from finetune.records import Dropped, Pair, Scored, normalised, write_json, write_jsonl
@@ -73,7 +75,7 @@ def prepare(
     loaded = _sample(loaded, limit, seed)
     _check_scores(domain, loaded.pairs)
     if model is not None and max_length is not None:
-        texts = [text for pair in loaded.pairs for text in sides(pair)]
+        texts = Texts(loaded.pairs)
         otherwise = lengths.ASSUMED.get(model.hub, check.tokens_per_character)
         rate = lengths.tokens_per_character(lengths.tokenizer_of(model), texts, otherwise)
         lengths.cut(texts, rate, model, max_length).tell()
@@ -229,27 +231,32 @@ def _sample(loaded: Loaded, limit: int | None, seed: int) -> Loaded:
 
 def _known(everything: Iterable[Pair | Scored], kept: Iterable[Pair | Scored]) -> Iterator[Pair]:
     """Pairs left out that share a text with the query of one that was kept."""
-    rows = {pair.id: normalised(pair.query) for pair in kept if isinstance(pair, Pair)}
-    asked = set(rows.values())
+    ids, asked = set(), set()
+    for pair in kept:
+        if isinstance(pair, Pair):
+            ids.add(number(pair.id))
+            asked.add(number(normalised(pair.query)))
     for pair in everything:
-        if not isinstance(pair, Pair) or pair.id in rows:
+        if not isinstance(pair, Pair) or number(pair.id) in ids:
             continue
-        if {normalised(pair.query), normalised(pair.positive)} & asked:
+        if {number(normalised(pair.query)), number(normalised(pair.positive))} & asked:
             yield pair
 
 
 def _drop(loaded: Loaded, why: Callable[[Pair | Scored], tuple[str, str] | None]) -> Loaded:
     """Drop the pairs for which there is a reason (and what they collided with)."""
-    kept, dropped = [], list(loaded.dropped)
-    for pair in loaded.pairs:
+    kept, dropped = array("q"), Spilled(Dropped, loaded.dropped)
+    for row, pair in enumerate(loaded.pairs):
         found = why(pair)
         if found is None:
-            kept.append(pair)
+            kept.append(row)
         else:
             line = loaded.lines.get(pair.id, 0)
             origin = loaded.origin or pair.source
             dropped.append(Dropped(found[0], origin, line, pair.questions[0][0], found[1]))
-    return replace(loaded, pairs=kept, dropped=dropped)
+    if len(kept) == len(loaded.pairs):
+        return loaded
+    return replace(loaded, pairs=Chosen(loaded.pairs, kept), dropped=dropped)
 
 
 def _nothing_left(domain: Domain, dropped: Sequence[Dropped]) -> str:

@@ -12,6 +12,7 @@ from finetune.data.clean import BadRow
 from finetune.data.loaded import sides
 from finetune.data.problems import Problems, listed, printable, shown, type_name
 from finetune.data.tables import Table
+from finetune.disk import Spilled
 from finetune.records import Dropped, Pair, Scored
 
 # Characters of a dropped row's first text that are kept; file and line lead to the rest.
@@ -36,13 +37,15 @@ class Form:
         optional: Fields that it may have.
         symmetric: A row with the texts exchanged is the same row, and equal texts are no mistake.
         wrong: Yields what is wrong with cleaned values, given the second text's comparable form.
-        make: The row of an id, a source and cleaned values.
+        kind: What a row becomes.
+        make: It, of an id, a source and cleaned values.
     """
 
     required: tuple[str, ...]
     optional: tuple[str, ...]
     symmetric: bool
     wrong: Callable[[Mapping[str, Any], str], Iterator[BadRow]]
+    kind: type[Pair] | type[Scored]
     make: Callable[[str, str, Mapping[str, Any]], Pair | Scored]
 
     @property
@@ -79,8 +82,8 @@ class Collector:
         self.duplicates = duplicates
         self.problems = problems
         self.read = 0
-        self.pairs: list[Pair | Scored] = []
-        self.dropped: list[Dropped] = []
+        self.pairs: Spilled[Pair | Scored] = Spilled(form.kind)
+        self.dropped = Spilled(Dropped)
         self.found = set() if table.ragged else set(columns)
         self.lines: dict[str, int] = {}
         self.changed: Counter[str] = Counter()
@@ -136,7 +139,7 @@ class Collector:
         way_out = "or set check.bad_rows=drop to leave such rows out and count them"
         self.problems.check(*([way_out] if self._refused else []))
         if self._refuted:
-            pairs, self.pairs = self.pairs, []
+            pairs, self.pairs = self.pairs, Spilled(self.form.kind)
             for pair in pairs:
                 self._keep_unless_refuted(pair)
 
@@ -270,9 +273,14 @@ def _scored(key: str, source: str, values: Mapping[str, Any]) -> Scored:
 
 FORMS: Mapping[Kind, Form] = {
     Kind.pairs: Form(
-        ("query", "positive"), ("negatives", "source", "id", "label"), False, _contradictions, _pair
-    ),
+        ("query", "positive"),
+        ("negatives", "source", "id", "label"),
+        False,
+        _contradictions,
+        Pair,
+        _pair,
+    ),  # fmt: skip
     Kind.scored: Form(
-        ("a", "b", "score"), ("source", "id"), True, lambda values, b: iter(()), _scored
+        ("a", "b", "score"), ("source", "id"), True, lambda values, b: iter(()), Scored, _scored
     ),
 }
