@@ -3,7 +3,7 @@
 Which rows are converted is decided by a hash of seed and row id, so that a run that is repeated, or
 goes on, converts the same. A text whose conversion does not come back to itself (punctuation, case
 and width apart) is one that OpenCC could not read for certain: such rows stay as they are where
-training sees both scripts, and are told.
+training sees both scripts, are never crossed, and are told.
 """
 
 import hashlib
@@ -130,7 +130,7 @@ def rewrite(
         script: As the setting of the name.
         scripts: The conversions.
         crossed: Share of converted rows of which the query (of scored pairs the first text) alone
-            is converted.
+            is converted, if they come back.
         encode: Conversion of all texts when they are encoded; training sees what it makes of them.
         seed: Of the choice of rows.
     """
@@ -148,7 +148,8 @@ def rewrite(
             lost.append({"id": row.id, "reason": NO_RETURN, "text": broken,
                          "back": way.back(way.convert(broken))})  # fmt: skip
         stays = broken is not None and is_mixed(script)
-        other = row if stays else _other(row, script, way, crossed, seed, counts)
+        across = crossed if broken is None else 0.0
+        other = row if stays else _other(row, script, way, across, seed, counts)
         versions = [row, other] if script == BOTH and other != row else [other]
         made += versions
         answers += _answers(row, versions, way, script, crossed)

@@ -211,7 +211,7 @@ def _mix_converted(planned: Sequence[Step], config: Config) -> list[Step]:
             kinds = {name: each.kind.value for name, each in config.mix.items()}
             settings = _settings(config) | {"rows": kinds, "seed": config.seed}
             made.append(
-                Step("script-mix", script_mix, 1, settings, {"mixed": "mix"}, _files(config))
+                Step("script-mix", script_mix, 2, settings, {"mixed": "mix"}, _files(config))
             )
     return made
 
@@ -259,7 +259,7 @@ def _step(
 ) -> Step:
     rows = "mined" if mined else config.domain.kind.value
     settings = _settings(config) | {"rows": rows, "seed": config.seed, **(more or {})}
-    return Step(name, script, 1, settings, inputs, _files(config))
+    return Step(name, script, 2, settings, inputs, _files(config))
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -44,13 +44,26 @@ def test_a_text_is_in_the_script_that_most_of_its_characters_are_of(text, tradit
     assert is_traditional(text) is traditional
 
 
-def test_all_texts_of_a_row_are_converted_alike():
-    result = rewritten(ROWS[:1], "s2tw")
+@pytest.mark.parametrize(
+    ("script", "traditional"),
+    [
+        ("s2t", "衛生間裏的軟件"),
+        ("s2tw", "衛生間裡的軟件"),
+        ("s2twp", "衛生間裡的軟體"),
+        ("s2hk", "衞生間裏的軟件"),
+        ("t2s", "衛生間裡的軟件"),
+    ],
+)
+def test_all_texts_of_a_row_are_converted_alike(script, traditional):
+    given = ("卫生间里的软件", "合同终止后应当退还", "劳动报酬")
+    made = (traditional, "合同終止後應當退還", "勞動報酬")
+    if script == "t2s":
+        given, made = made, given
+    row = Mined("r0", given[0], given[1], given[2:], (0.9, 0.5), "s")
+    result = rewritten([row], script)
     (row,) = result.rows
-    assert (row.query, row.positive, row.negatives) == (
-        "房東不退押金怎麼辦0", "合同終止後應當退還0", ("勞動報酬0",)
-    )  # fmt: skip
-    assert (row.id, row.scores, row.source) == ("r0", (0.9, 0.5), "s+s2tw")
+    assert (row.query, row.positive, *row.negatives) == made
+    assert (row.id, row.scores, row.source) == ("r0", (0.9, 0.5), f"s+{script}")
     assert result.counts == {"rows": 1, "converted": 1, "crossed": 0, "unchanged": 0, NO_RETURN: 0}
 
 
@@ -109,9 +122,10 @@ def test_rows_that_do_not_come_back_stay_as_they_are_and_are_told():
         assert list(result.lost) == [
             {"id": "b", "reason": NO_RETURN, "text": "這个问题", "back": "这个问题"}
         ]  # fmt: skip
-    # Where all is converted nothing is paired, so that it only counts.
-    result = rewritten([BROKEN], "s2tw")
-    assert result.rows[0].query == "這個問題" and result.counts[NO_RETURN] == 1
+    # Where all is converted nothing is paired, so that it only counts; it is not crossed.
+    result = rewritten([BROKEN], "s2tw", crossed=1.0)
+    assert (result.rows[0].query, result.rows[0].positive) == ("這個問題", "答案在這裡")
+    assert (result.counts[NO_RETURN], result.counts["crossed"]) == (1, 0)
 
 
 def test_taiwans_words_come_back_as_its_own():

@@ -10,13 +10,16 @@ import tiny_runs
 from finetune import pipeline
 from finetune.commands import scoring
 from finetune.config.compose import compose
+from finetune.data.prepare import write_sets
 from finetune.data.script import is_traditional
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder
 from finetune.inference.script import converter
-from finetune.records import Mined, Pair, read_dicts, read_jsonl
-from finetune.sets import only_set
+from finetune.records import Mined, Pair, read_dicts, read_jsonl, write_json, write_jsonl
+from finetune.script import WHOLE, OpenCC
+from finetune.sets import EvaluationSet, only_set
 from finetune.stage import plan
+from finetune.steps import script as script_steps
 
 
 def problems(*overrides):
@@ -246,6 +249,26 @@ def test_the_card_tells_users_of_the_library_to_convert(encoded):
     card = (encoded[0] / "README.md").read_text("utf-8")
     assert 'convert = OpenCC("tw2s").convert' in card
     assert "must convert queries and passages first" in card
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_rows_and_evaluation_sets_are_converted_alike(tmp_path, name):
+    convert = converter(name)
+    query, answer = ("卫生间里", "软件") if name != "t2s" else ("衛生間裡", "軟件")
+    each = EvaluationSet("dev", {"q": query}, {"d": answer}, {"q": {"d": 1}})
+    write_sets(tmp_path, {"select": [each], "report": [each]})
+    write_jsonl(tmp_path / "train.jsonl", [Pair("p", query, answer, "s")])
+    write_json(tmp_path / "summary.json", {})
+    settings = {"script": name, "opencc": OpenCC("s2tw", [], None, 0.0), "encode": "keep",
+                "rows": "pairs", "seed": 1, "measured": False}  # fmt: skip
+    out = tmp_path / "out"
+    out.mkdir()
+    script_steps.script(settings, {"pairs": tmp_path, "sets": tmp_path}, out)
+    (row,) = read_jsonl(out / "train.jsonl", Pair)
+    assert (row.query, row.positive) == (convert(query), convert(answer)) != (query, answer)
+    for part in ("select", "report"):
+        made = only_set(out / part)
+        assert (made.queries, made.corpus) == ({"q": row.query}, {"d": row.positive})
 
 
 def test_uniform_conversion(arguments):
