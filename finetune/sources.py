@@ -84,7 +84,16 @@ def missing_data(config: Config) -> list[str]:
 
 
 def cards(config: Config) -> dict[str, Path]:
-    """The data cards of the domain and the sets mixed in; a domain of one's own may have none."""
+    """The data cards of the domain and the sets mixed in, and the catalogues of sets of the hub.
+
+    A domain of one's own may have no card.
+    """
+    from finetune.data import catalogue
+    from finetune.data.hub import is_hub_id
+
     named = {"card": config.domain.name} | {f"card-{name}": name for name in config.mix}
     paths = {key: ROOT / "data_cards" / f"{name}.md" for key, name in named.items()}
-    return {key: path for key, path in paths.items() if path.is_file()}
+    found = {key: path for key, path in paths.items() if path.is_file()}
+    trains = (config.domain.train, *(each.train for each in config.mix.values()))
+    of_hub = any(train and is_hub_id(train) for train in trains)
+    return found | ({"catalogues": catalogue.FOLDER} if of_hub else {})

@@ -14,6 +14,7 @@ import yaml
 
 from finetune.config.compose import ROOT
 from finetune.data import frontmatter
+from finetune.data.card import Allows
 from finetune.data.frontmatter import is_text
 from finetune.errors import UserError
 
@@ -29,11 +30,15 @@ class PublicSet:
         id: ``owner/name`` on the hub, or ``github.com/owner/name``.
         revision: Commit, whole where it was published whole.
         licence: As its source states it.
+        allows: What the licence allows, as in a data card; ``unknown`` where no licence is stated.
         columns: Of its rows.
         size: Rows by part.
+        pairs: How its pairs, or texts and labels, were made.
         use: Of a task, its kind, metric and splits; else the command line that trains on the set,
             or why there is none.
         flaws: What a reader of scores must know.
+        contamination: Which models of ``configs/model`` saw it in training; those whose
+            ``trained_on`` is unknown may have seen any public set.
         source: Where these facts were read.
     """
 
@@ -41,11 +46,19 @@ class PublicSet:
     id: str
     revision: str
     licence: str
+    allows: str
     columns: str
     size: str
+    pairs: str
     use: str
     flaws: str
+    contamination: str
     source: str
+
+    @property
+    def licence_line(self) -> str:
+        """What is allowed and why, on one line, for model cards and reports."""
+        return f"{self.allows} ({self.name}: {self.licence})"
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,7 @@ def find(hub_id: str) -> tuple[Path, PublicSet] | None:
 
 _KEYS = ("name", "sets")
 _SET_KEYS = tuple(field.name for field in fields(PublicSet))
+_ALLOWS = tuple(member.value for member in Allows)
 
 
 def _problems(front: Mapping[str, Any], text: str, stem: str) -> Iterator[tuple[int, str]]:
@@ -125,6 +139,8 @@ def _of_set(each: Mapping[str, Any]) -> Iterator[str]:
             yield frontmatter.missing_key(key)
         elif not is_text(each[key]):
             yield f"{key}={each[key]!r}: expected a text (quote numbers)"
+        elif key == "allows" and each[key] not in _ALLOWS:
+            yield f"allows={each[key]}: expected one of {', '.join(_ALLOWS)}"
 
 
 def _lines(text: str) -> list[int]:

@@ -90,7 +90,10 @@ def open_hub(source: str) -> Table:
     match = _matched(source)
     path, known = catalogue.find(match["id"]) or (None, None)
     if known:
-        log.info("%s: licence: %s; flaws: %s (%s)", source, known.licence, known.flaws, path)
+        log.info(
+            "%s: licence: %s; pairs: %s; flaws: %s; contamination: %s (%s)",
+            source, known.licence_line, known.pairs, known.flaws, known.contamination, path,
+        )  # fmt: skip
     content = _load(source, match)
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.config import Model
 from finetune.config.writing import cost
 from finetune.records import read_json
 from finetune.script import KEEP
 from finetune.sets import only_set, read_set
+
+if TYPE_CHECKING:
+    from finetune.data.catalogue import PublicSet
 
 Settings = Mapping[str, Any]
 Inputs = Mapping[str, Path]
@@ -52,7 +55,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             evaluate=settings["evaluate"],
             seed=settings["seed"],
             lang=settings["report"].lang,
-            **of_card(inputs, settings["model"]),
+            **of_card(inputs, settings["model"], read_json(inputs["data"] / "summary.json")),
             adapter=rounds.adapted(inputs) and settings.get("distill") is None,
             dim=BundleInfo.read(inputs["export"] / "bundle").default_dim,
             distill=settings.get("distill"),
@@ -93,15 +96,31 @@ def cut(settings: Settings, inputs: Inputs) -> dict[str, Any]:
             "setting to raise": found.setting}  # fmt: skip
 
 
-def of_card(inputs: Inputs, model: Model) -> dict[str, Any]:
-    """What the data card says that a report and a model card must say too."""
-    if "card" not in inputs:
-        return {}
+def of_card(inputs: Inputs, model: Model, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the data card, and a catalogue of a set of the hub, say that the report must say too."""
     from finetune.data.card import read_card
+    from finetune.data.frontmatter import UNKNOWN
 
-    card = read_card(inputs["card"])
-    return {"data_licences": card.licence_line, "data_flaws": card.known_flaws,
-            "data_seen": card.contamination.get(model.name)}  # fmt: skip
+    told: dict[str, Any] = {}
+    if "card" in inputs:
+        card = read_card(inputs["card"])
+        told = {"data_licences": card.licence_line, "data_flaws": card.known_flaws,
+                "data_seen": card.contamination.get(model.name)}  # fmt: skip
+    if known := _published(summary):
+        told["data_licences"] = known.licence_line
+        if known.flaws != UNKNOWN:
+            told["data_flaws"] = (*told.get("data_flaws", ()), f"{known.name}: {known.flaws}")
+    return told
+
+
+def _published(summary: Mapping[str, Any]) -> "PublicSet | None":
+    """What a catalogue has of the set of the hub that was read."""
+    from finetune.data import catalogue
+
+    if "hub" not in summary:
+        return None
+    _, known = catalogue.find(summary["hub"].partition("@")[0]) or (None, None)
+    return known
 
 
 def written(folder: Path, prices: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,12 +131,14 @@ def written(folder: Path, prices: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mixed_in(inputs: Inputs) -> dict[str, Any]:
-    """What was read of the sets mixed in, with the licences that their data cards name."""
+    """What was read of the sets mixed in, with the licences that catalogues or data cards name."""
     from finetune.data.card import read_card
 
-    return {
-        name: each | {"licences": read_card(inputs[f"card-{name}"]).licence_line}
-        if f"card-{name}" in inputs
-        else each
-        for name, each in read_json(inputs["mixed"] / "summary.json").items()
-    }
+    told: dict[str, Any] = read_json(inputs["mixed"] / "summary.json")
+    for name, each in told.items():
+        known = _published(each)
+        if known is not None:
+            each["licences"] = known.licence_line
+        elif f"card-{name}" in inputs:
+            each["licences"] = read_card(inputs[f"card-{name}"]).licence_line
+    return told

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from finetune.config.compose import compose
 from finetune.data.card import read_card
 from finetune.data.catalogue import FOLDER, Catalogue, PublicSet, find, read_catalogue
+from finetune.data.contamination import plain
 from finetune.data.hub import is_hub_id
 from finetune.errors import UserError
 from finetune.evaluation import cmteb
@@ -22,6 +23,8 @@ PUBLISHED = json.loads((Path(__file__).parent / "published_sets.json").read_text
 NAMES = sorted(set(PUBLISHED) - {"about"})
 FACTS = [(name, fact) for name in NAMES for fact in PUBLISHED[name]]
 GITHUB = "github.com/"
+TRAINED_ON = {path.stem: OmegaConf.load(path).trained_on
+              for path in (ROOT / "configs/model").glob("*.yaml")}  # fmt: skip
 
 
 @cache
@@ -84,6 +87,24 @@ def test_the_licence_is_the_published_one(listed):
         assert re.fullmatch(r"unknown( \(.+\))?", each.licence)
     else:
         assert each.licence == stated
+
+
+def test_nothing_more_is_allowed_than_the_licence_says():
+    everything = [each for name in NAMES for each in sets(name).values()]
+    free = {each.licence for each in everything if each.allows == "commercial"}
+    assert [each for each in sorted(free) if not re.match("(?i)apache|mit|cc-by-4", each)] == []
+    strict = {each.allows for each in everything if re.search("BY-NC|^README: non", each.licence)}
+    assert strict == {"research-only"}
+
+
+def test_a_model_that_declares_a_set_is_named():
+    missing = [
+        (each.name, model)
+        for name in NAMES for each in sets(name).values() for model, seen in TRAINED_ON.items()
+        if ({plain(each.name), plain(each.id.split("/")[-1])} & set(map(plain, seen))) - {"unknown"}
+        and model not in re.findall(r"[\w-]+", each.contamination)
+    ]  # fmt: skip
+    assert missing == []
 
 
 def test_the_source_of_the_facts_is_told(listed):
@@ -158,7 +179,7 @@ def test_a_valid_catalogue(tmp_path):
 @pytest.mark.parametrize("key", sorted(SET))
 def test_a_fact_that_is_missing_or_empty_is_named_with_its_line(tmp_path, key):
     other = {name: value for name, value in SET.items() if name != key}
-    with pytest.raises(UserError, match=f"toy.md:13: .*{key} is missing; write 'unknown'"):
+    with pytest.raises(UserError, match=f"toy.md:16: .*{key} is missing; write 'unknown'"):
         read_catalogue(written(tmp_path, {"name": "toy", "sets": [SET, other]}))
     with pytest.raises(UserError, match=f"toy.md:4: .*{key}='': expected a text"):
         read_catalogue(written(tmp_path, {"name": "toy", "sets": [SET | {key: ""}]}))
@@ -179,7 +200,8 @@ def test_a_fact_that_is_missing_or_empty_is_named_with_its_line(tmp_path, key):
             ":4: a: unknown key 'license'; did you mean 'licence'?",
         ),
         ({"name": "toy", "sets": [SET | {"revision": 0.1}]}, "revision=0.1: expected a text"),
-        ({"name": "toy", "sets": [SET, dict(SET)]}, ":13: a: a set of this name stands above"),
+        ({"name": "toy", "sets": [SET | {"allows": "all"}]}, "allows=all: expected one of commer"),
+        ({"name": "toy", "sets": [SET, dict(SET)]}, ":16: a: a set of this name stands above"),
     ],
 )
 def test_a_wrong_catalogue_is_told_with_its_line(tmp_path, front, message):

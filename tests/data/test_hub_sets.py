@@ -174,7 +174,8 @@ def test_what_is_known_of_a_public_set_is_told(connected, monkeypatch, caplog):
     monkeypatch.setattr(hub, "_load", lambda source, match: datasets.Dataset.from_list([]))
     with caplog.at_level("INFO", logger="finetune"), connected(None):
         hub.open_hub(f"C-MTEB/BQ@{known}")
-    assert "licence: unknown (mteb: not specified" in caplog.text
+    assert "licence: unknown (BQ: unknown (mteb: not specified" in caplog.text
+    assert "contamination: in the training of m3e-small" in caplog.text
     caplog.clear()
     for commit, told in ((known, False), (OTHER, True)):
         monkeypatch.setattr(hub, "_commit", lambda name, revision, commit=commit: commit)
