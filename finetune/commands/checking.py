@@ -98,6 +98,7 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
         "data": domain.train or domain.name,
         "base": config.model.name,
         "evaluated": evaluated,
+        "searched": config.paths.data and str(config.paths.data),
         **summarise(loaded),
         "tokens_per_character": {"value": round(rate, 3), "known": known},
         "tokens": by_script["rows"] if by_script else [],

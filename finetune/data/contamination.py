@@ -7,12 +7,19 @@ from pathlib import Path
 from finetune.config import Model
 from finetune.data.findings import Example, Finding, short
 from finetune.data.folding import folded
-from finetune.data.lines import objects
-from finetune.data.problems import Problems
+from finetune.data.lines import ending
+from finetune.data.problems import Problems, listed
+from finetune.data.tables import READABLE, open_table
+from finetune.errors import UserError
+from finetune.progress import bar
 from finetune.sets import AnySet
 
-_FILES = ("train", "queries", "test", "dev")
-_FIELDS = ("query", "text", "sentence1", "sentence2")
+# Columns that hold what is asked, as sets call them.
+_FIELDS = (
+    "query", "anchor", "question", "问题", "text", "sentence1", "sentence2", "sent1", "sent2",
+    "a", "b",
+)  # fmt: skip
+_SHOWN = 8  # examples of each finding
 _SUFFIX = re.compile(r"(zh|retrieval|reranking|classification|clustering)+$")
 _TOO_GOOD = "Its scores there are too good, before and after tuning."
 
@@ -45,11 +52,12 @@ def by_name(sets: Sequence[AnySet], model: Model, card: str | None) -> Iterator[
 def by_text(
     sets: Sequence[AnySet], folder: Path, own: Sequence[Path], model: Model
 ) -> Iterator[Finding]:
-    """Yield sets on disk that ask what is evaluated, in either script.
+    """Yield sets on disk that ask what is evaluated, in either script; last, what was not read.
 
     Args:
         sets: What selects and reports.
-        folder: Searched in depth for sets.
+        folder: Searched in depth for tables; those in one folder are a set, and so is one that
+            lies in no folder.
         own: Folders of the domain itself, left out.
         model: The base; a set in its training is a warning.
     """
@@ -57,22 +65,43 @@ def by_text(
         folded(text): f"{each.name}: {key}"
         for each in sets for key, question in each.questions.items() for text in question
     }  # fmt: skip
+    if not asked:
+        return
+    left_out = {path.resolve() for path in own}
+    files = [path for path in sorted(folder.rglob("*"))
+             if _may_ask(path) and path.parent.resolve() not in left_out]  # fmt: skip
+    found: dict[Path, dict[str, str]] = {}
+    unread: list[Example] = []
+    with bar("sets on disk", len(files)) as progress:
+        for path in files:
+            place = path if path.parent == folder else path.parent
+            try:
+                for text in _texts(path):
+                    if (key := folded(text)) in asked:
+                        found.setdefault(place, {})[key] = text
+            except UserError as error:
+                problem = error.problems[0].replace(str(path), path.name)
+                unread.append(Example(str(path.relative_to(folder)), short(problem)))
+            progress(1)
     seen = {plain(name) for name in model.trained_on}
-    for each in sorted(path for path in folder.rglob("*") if path.is_dir()):
-        if asked and each.resolve() not in {path.resolve() for path in own}:
-            found = {key: text for text in _texts(each) if (key := folded(text)) in asked}
-            if found:
-                trained = plain(each.name) in seen
-                yield Finding(
-                    f"also in {each.relative_to(folder)}", len(found), len(asked), "queries",
-                    trained,
-                    f"{model.name} was trained on {each.name}. {_TOO_GOOD}" if trained else
-                    "Do not train on that set too.",
-                    "Leave these queries out of the evaluation." if trained else
-                    "Nothing, unless a base was trained on it.",
-                    tuple(Example(asked[key], short(text))
-                          for key, text in list(found.items())[:8]),
-                )  # fmt: skip
+    for place, texts in found.items():
+        name = place.name.split(".")[0] if place.is_file() else place.name
+        trained = plain(name) in seen
+        yield Finding(
+            f"also in {place.relative_to(folder)}", len(texts), len(asked), "queries", trained,
+            f"{model.name} was trained on {name}. {_TOO_GOOD}" if trained else
+            "Do not train on that set too.",
+            "Leave these queries out of the evaluation." if trained else
+            "Nothing, unless a base was trained on it.",
+            tuple(Example(asked[key], short(text)) for key, text in list(texts.items())[:_SHOWN]),
+        )  # fmt: skip
+    if unread:
+        yield Finding(
+            f"not looked for in files of {folder}", len(unread), len(files), "files", False,
+            "Whether they ask what is evaluated is not known, or not of all their rows.",
+            f"Correct them, or call their column of questions {' or '.join(_FIELDS)}.",
+            tuple(unread[:_SHOWN]),
+        )  # fmt: skip
 
 
 def plain(name: str) -> str:
@@ -81,9 +110,24 @@ def plain(name: str) -> str:
     return _SUFFIX.sub("", letters) or letters
 
 
-def _texts(folder: Path) -> Iterator[str]:
-    """The questions of a set; files that cannot be read are none of the user's here."""
-    for name in (f"{name}.jsonl{end}" for name in _FILES for end in ("", ".gz")):
-        if (folder / name).is_file():
-            for _, row in objects(folder / name, Problems()):
-                yield from (row[field] for field in _FIELDS if isinstance(row.get(field), str))
+def _may_ask(path: Path) -> bool:
+    """True for a table; of a BEIR-shaped folder only the queries ask."""
+    beside = {"corpus", "qrels"} & {path.name.split(".")[0], path.parent.name}
+    return ending(path) in READABLE and not beside and path.is_file()
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The questions of a table.
+
+    Raises:
+        UserError: It cannot be read, or no column is known to hold questions; where only single
+            lines are at fault, after the others.
+    """
+    problems = Problems()
+    table = open_table(path, problems)
+    fields = [field for field in _FIELDS if field in table.columns]
+    if not fields:
+        raise UserError(f"{path}: no column of questions; it has {listed(table.columns)}")
+    for _, row in table.rows(fields):
+        yield from (row[field] for field in fields if isinstance(row.get(field), str))
+    problems.check()

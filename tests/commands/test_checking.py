@@ -5,7 +5,9 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from finetune.cli import main
 from finetune.commands import checking
@@ -64,6 +66,7 @@ def test_every_row_is_accounted_for_and_shown(files, capsys):
     shown = capsys.readouterr().out
     assert "42 of 45 rows can be trained on" in shown and "HTML remains" in shown
     assert "Rule of thumb of the M3E family, not measured here: 5,000" in " ".join(shown.split())
+    assert "not looked for: set paths.data=<folder of data sets>" in " ".join(shown.split())
 
 
 def test_all_near_duplicates_are_written_beside_the_dropped_rows(files):
@@ -89,11 +92,14 @@ def test_how_strict_leaks_are_taken(files, leak, pairs):
 
 
 def test_the_page_is_whole_and_escapes_what_it_shows(files):
-    run(files)
+    report = run(files)
     page = (files / "a.html").read_text("utf-8")
     assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
     assert not re.search(r"""(src|href)=|url\(|@import""", page)
     assert "prefers-color-scheme:dark" in page and "pairs.jsonl:41" in page
+    assert "Rule of thumb of the M3E family, not measured here: 5,000" in page
+    assert "not looked for: set paths.data=&lt;folder of data sets&gt;" in page
+    assert "paths.data=" not in checked.render(report | {"searched": "data"})
 
 
 def test_without_an_evaluation_folder(files, capsys):
@@ -167,6 +173,7 @@ def test_characters_that_the_tokenizer_does_not_know(files, tiny_model):
     assert found["Simplified"]["warning"] and not found["Traditional"]["warning"]
     page = checked.render(report)
     assert "tokens a character, in Traditional" in page and "encode.add_characters" in page
+    assert "% of them unknown; 0.0 % of texts longer than the model reads" in page
 
 
 def test_without_a_tokenizer_in_the_hubs_cache_the_rate_is_the_familys(files, monkeypatch):
@@ -220,6 +227,23 @@ def test_sets_that_the_base_was_trained_on(tmp_path):
         lines(tmp_path / name / "test.jsonl", [{"sentence1": "問題一？", "sentence2": "x"}])
     found = list(contamination.by_text(asked, tmp_path, [tmp_path / "other"], model))
     assert [(each.name, each.count, each.warning) for each in found] == [("also in bq", 1, True)]
+    parquet.write_table(
+        pyarrow.table({"问题": ["问题二"], "id": [1]}), tmp_path / "other/x.parquet"
+    )
+    lines(tmp_path / "other/corpus.jsonl", [{"id": "1", "text": "问题一"}])
+    (tmp_path / "lcqmc.csv").write_text(
+        "sentence1,sentence2\n问,问题二\n问题一,x\n只有一格\n", "utf-8"
+    )
+    (tmp_path / "empty.tsv").write_text("id\tanswer\n1\t答\n", "utf-8")
+    *found, unread = contamination.by_text(asked, tmp_path, [], model)
+    assert [(each.name, each.count, each.warning) for each in found] == [
+        ("also in bq", 1, True), ("also in lcqmc.csv", 2, True), ("also in other", 2, False),
+    ]  # fmt: skip
+    assert (unread.count, unread.of, unread.warning) == (2, 5, False)
+    assert [(each.place, each.text[:40]) for each in unread.examples] == [
+        ("empty.tsv", "empty.tsv: no column of questions; it ha"),
+        ("lcqmc.csv", "lcqmc.csv:4: has 1 cell(s), ['只有一格']; ex"),
+    ]  # fmt: skip
     assert contamination.plain("DuRetrieval") == contamination.plain("du")
 
 
