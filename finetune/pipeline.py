@@ -252,6 +252,7 @@ def run(config: Config) -> dict[str, Any] | None:
                     dims.check(dims.of(config.loss), base, config.model.name)
                 if each.step.name == config.until:
                     budget.remember(planned, done, resumed, config)
+                    publishing.left_out(done, run_dir / "dropped")
                     log.info("stopped after %s: %s", config.until, each.folder)
                     return None
             budget.remember(planned, done, resumed, config)

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from finetune.stage import Done, Planned, publish
 from finetune.steps import cmteb
 
 log = logging.getLogger(__name__)
+
+# Dropped rows with their reasons, near duplicates, and the ranks by which pairs are noise.
+_LEFT_OUT = ("dropped.jsonl", "near.jsonl", "noise.jsonl")
 
 
 def results(done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config) -> dict[str, Any]:
@@ -35,12 +38,30 @@ def results(done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config
         if thresholds.is_file():
             publish(thresholds, folder / thresholds.name)
     cmteb.publish_results(done, run_dir / "cmteb")
+    left_out(done, run_dir / "dropped")
     report["stages"] = [
         {"name": each.name, "key": each.key, "seconds": each.seconds, "cached": each.cached}
         for each in done.values()
     ]
     write_json(run_dir / "report.json", report)
     return report
+
+
+def left_out(done: Mapping[str, Done], target: Path) -> None:
+    """Publish, a folder for each step, the rows that it dropped and those that it has doubts of.
+
+    A file without rows stays behind.
+    """
+    shutil.rmtree(target, ignore_errors=True)  # of an earlier run
+    published = []
+    for name, each in done.items():
+        for path in sorted(each.folder.rglob("*.jsonl")):
+            if path.name in _LEFT_OUT and path.stat().st_size:
+                published.append(target / name / path.relative_to(each.folder))
+                published[-1].parent.mkdir(parents=True, exist_ok=True)
+                publish(path, published[-1])
+    if published:
+        log.info("rows left out or in doubt, each with why: %s", ", ".join(map(str, published)))
 
 
 def bundle(source: Path, target: Path, published: Collection[str]) -> None:

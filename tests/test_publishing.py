@@ -2,6 +2,7 @@ from dataclasses import replace
 
 from finetune import publishing
 from finetune.inference import BundleFile, BundleInfo
+from finetune.stage import Done
 
 
 def made(folder):
@@ -30,3 +31,24 @@ def test_a_precision_that_failed_its_gate_stays_behind(tmp_path, caplog):
     publishing.bundle(tmp_path / "step", tmp_path / "run", ["int8-dynamic", "fp32"])
     assert BundleInfo.read(tmp_path / "run") == info
     assert (tmp_path / "run/int8-dynamic/model.onnx").read_text("utf-8") == "int8-dynamic"
+
+
+def test_dropped_rows_lie_in_a_folder_for_each_step_without_empty_files(tmp_path, caplog):
+    texts = {"data/dropped.jsonl": "{}", "data/near.jsonl": "", "data/train.jsonl": "{}",
+             "mix/general/near.jsonl": "{}"}  # fmt: skip
+    for name, text in texts.items():
+        (tmp_path / "cache" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cache" / name).write_text(text, "utf-8")
+    done = {
+        name: Done(name, "key", 0.0, True, tmp_path / "cache" / name) for name in ("data", "mix")
+    }
+    run_dir = tmp_path / "run"
+    (run_dir / "dropped/noise").mkdir(parents=True)  # of an earlier run
+    with caplog.at_level("INFO", logger="finetune"):
+        publishing.left_out(done, run_dir / "dropped")
+    found = {str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file()}
+    assert found == {"dropped/data/dropped.jsonl", "dropped/mix/general/near.jsonl"}
+    assert all(str(run_dir / name) in caplog.text for name in found)
+    assert not (run_dir / "dropped/noise").exists()
+    published = run_dir / "dropped/data/dropped.jsonl"
+    assert published.samefile(tmp_path / "cache/data/dropped.jsonl"), "a link: rows may be many"

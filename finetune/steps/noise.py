@@ -65,7 +65,7 @@ def leave_out(cut: float, given: Path, embedded: Path, out: Path) -> None:
     write_jsonl(out / "train.jsonl", kept)
     write_jsonl(out / "known.jsonl", [*others, *noise])
     write_json(out / "summary.json", summary(pairs, noise))
-    _show(pairs, found, order, len(noise), out)
+    _show(pairs, found, order, len(noise))
 
 
 def ranks(
@@ -134,11 +134,11 @@ def _told(pair: Pair, rank: float, cut: float) -> dict[str, Any]:
 
 
 def _show(
-    pairs: Sequence[Pair], found: NDArray[np.float64], order: Sequence[int], count: int, out: Path
+    pairs: Sequence[Pair], found: NDArray[np.float64], order: Sequence[int], count: int
 ) -> None:
     """Log how many were left out, and the pairs beside the cut on either side."""
-    log.info("noise: %s of %s pairs left out; all with their ranks: %s",
-             f"{count:,}", f"{len(pairs):,}", out / "noise.jsonl")  # fmt: skip
+    log.info("noise: %s of %s pairs left out; all with their ranks: noise.jsonl of the step",
+             f"{count:,}", f"{len(pairs):,}")  # fmt: skip
     for index in order[max(0, count - _SHOWN) : count + _SHOWN]:
         texts = (_short(pairs[index].query), _short(pairs[index].positive))
         word = "left out" if index in order[:count] else "kept"

@@ -128,6 +128,7 @@ def test_page_is_whole_and_self_contained(built):
     assert not re.search(r"url\(|@import", page)
     assert parser.tags.count("script") == 1
     assert parser.tags.count("svg") == 5
+    assert "is in dropped/ of the run" in page
     assert (out / "report.html").stat().st_size < 5_000_000
     body = page.split("<body>")[1]
     assert body.strip().startswith(f"<h1>{content['verdict'].replace('<', '&lt;')}</h1>")

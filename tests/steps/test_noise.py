@@ -150,3 +150,4 @@ def test_the_page_shows_what_was_left_out(tiny_model, domain, tmp_path):
     for row in shown:
         assert row["query"] in page and f"rank {row['rank']:.3f} · train" in page
     assert page.count("rank 0.") == len(shown)
+    assert (tmp_path / "run/dropped/noise/noise.jsonl").samefile(noise / "noise.jsonl")
