@@ -124,7 +124,8 @@ def table(
 def _scores(row: Mapping[str, Any]) -> str:
     half = 50 * (row["ci_high"] - row["ci_low"])
     value = f"{100 * row['value']:.1f} ± {half:.1f}"
-    return f"{value} | {100 * row['delta']:+.1f} | {row['p_value']:.4f}"
+    low, gain, high = (f"{100 * row[key]:+.1f}" for key in ("delta_low", "delta", "delta_high"))
+    return f"{value} | {gain} [{low}, {high}] | {row['p_value']:.4f}"
 
 
 def _training(result: Mapping[str, Any], *, timed: bool) -> str:
