@@ -206,12 +206,13 @@ def steps_of(config: Config) -> list[Step]:
 def _generate(config: Config) -> Step:
     documents = config.domain.documents
     return Step(
-        "generate", steps.generate, 4,
-        {"generate": config.generate, "domain": config.domain, "limit": config.limit,
-         "seed": config.seed} | writing.settings(config.writer, config.check.near),
+        "generate", steps.generate, 5,
+        {"generate": config.generate, "domain": config.domain, "check": config.check,
+         "limit": config.limit, "seed": config.seed} | writing.settings(config.writer),
         {"data": "data"},
         files={"documents": documents.expanduser()} if documents else {},
-        outside=writing.outside(config.writer, config.paths.cache, config.evaluate.currency),
+        outside={"model": config.model}
+        | writing.outside(config.writer, config.paths.cache, config.evaluate.currency),
     )  # fmt: skip
 
 

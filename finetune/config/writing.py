@@ -67,12 +67,8 @@ def problems(writer: Writer, *, makes_pairs: bool) -> Iterator[str]:
         yield "writer.url: set, and generate=none makes no pairs; add generate=documents"
 
 
-def settings(writer: Writer, near: float) -> dict[str, Any]:
+def settings(writer: Writer) -> dict[str, Any]:
     """What a step reads whose pairs it writes, as part of its key; nothing where it is not asked.
-
-    Args:
-        writer: As configured.
-        near: From which Jaccard index on a query may be nearly one of the evaluation's.
 
     Raises:
         UserError: The prompt's file cannot be read, or the prompt leaves no place for the passage.
@@ -80,7 +76,7 @@ def settings(writer: Writer, near: float) -> dict[str, Any]:
     if not writer.asked:
         return {}
     decides = {name: getattr(writer, name) for name in _DECIDES}
-    return {"writer": {**decides, "prompt": read_prompt(writer.prompt)}, "near": near}
+    return {"writer": {**decides, "prompt": read_prompt(writer.prompt)}}
 
 
 def outside(writer: Writer, cache: Path, currency: str) -> dict[str, Any]:

@@ -1,32 +1,21 @@
 """The generate step: the domain's documents become training pairs."""
 
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.config import Domain, Generate
-from finetune.config.choices import Leak, Source, Use
+from finetune.config import Check, Domain, Generate, Model
+from finetune.config.choices import Source
 from finetune.config.writing import wanted
-from finetune.data import documents, leaks
-from finetune.data.folding import folded
-from finetune.data.leaks import DROPPED, LEAK
+from finetune.data import documents, made
+from finetune.data.loaded import Loaded
+from finetune.data.mix import evaluation_sets
 from finetune.data.synthesize import GENERATORS, synthesize
-from finetune.data.written import SOURCE, Writing, write
+from finetune.data.written import Writing, write
 from finetune.errors import UserError
-from finetune.records import (
-    Dropped,
-    Pair,
-    Passage,
-    read_dicts,
-    read_json,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-)
-from finetune.sets import read_set
+from finetune.records import Pair, Passage, read_dicts, read_jsonl
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +27,12 @@ _RULED = 7
 def generate(
     settings: Generate,
     domain: Domain,
+    check: Check,
     data: Path,
     limit: int | None,
     seed: int,
     out: Path,
+    model: Model | None = None,
     writing: Writing | None = None,
 ) -> dict[str, Any]:
     """Write what the data step writes, but for the evaluation sets.
@@ -49,10 +40,12 @@ def generate(
     Args:
         settings: What to make, and whether the domain's own pairs stay beside it.
         domain: Says where the documents are; without any, the corpus and the own positives are.
+        check: How strict to be with what is made, as with pairs that are read.
         data: Output of the data step.
         limit: Make at most this many pairs.
         seed: Of every choice.
         out: An existing folder.
+        model: The base, which changes what the log advises and nothing that is written.
         writing: An endpoint that writes queries too.
 
     Raises:
@@ -64,20 +57,15 @@ def generate(
     most = max(_RULED, sum(weight > 0 for weight in weights.values()))
     most += writing.writer.queries if writing else 0
     count = min(each for each in (settings.pairs, limit, len(passages) * most) if each)
-    made, told = _make(passages, weights, count, seed, writing)
-    made, leaked = _without_leaks(made, data, writing)
-    if not made:
+    pairs, told = _make(passages, weights, count, seed, writing)
+    loaded = Loaded(pairs, (), report=tuple(evaluation_sets(data)))
+    found = made.look(loaded, check, model, out)
+    if not found.pairs:
         raise UserError(_nothing_made(weights, passages, told))
-    pairs = [*own, *made] if settings.use is Use.join else made
-    write_jsonl(out / "train.jsonl", pairs)
-    shutil.copyfile(data / "known.jsonl", out / "known.jsonl")
-    write_jsonl(out / "dropped.jsonl", leaked)
-    summary = _summary(read_json(data / "summary.json"), pairs, leaked) | told
-    write_json(out / "summary.json", summary)
-    counts = sorted(Counter(pair.source.removeprefix("generated-") for pair in made).items())
-    log.info("%s pairs made from %s passages: %s", f"{len(made):,}", f"{len(passages):,}",
+    counts = sorted(Counter(pair.source.removeprefix("generated-") for pair in found.pairs).items())
+    log.info("%s pairs made from %s passages: %s", f"{len(found.pairs):,}", f"{len(passages):,}",
              ", ".join(f"{count:,} {source}" for source, count in counts))  # fmt: skip
-    return summary
+    return made.write(found, own, data, settings.use, "generate.use", out, told)
 
 
 def _make(
@@ -106,47 +94,6 @@ def _passages(domain: Domain, data: Path, own: Sequence[Pair]) -> list[Passage]:
     corpora = sorted((data / "select").glob("*/corpus.jsonl"))
     texts = [row["text"] for corpus in corpora for row in read_dicts(corpus)]
     return documents.from_texts(list(dict.fromkeys([*texts, *(pair.positive for pair in own)])))
-
-
-def _without_leaks(
-    pairs: Sequence[Pair], data: Path, writing: Writing | None
-) -> tuple[list[Pair], list[Dropped]]:
-    """Leave out the pairs whose query is an evaluation query, in either script.
-
-    What a model wrote must not come near one either: it may have read them.
-    """
-    asked = {
-        folded(row["text"]): f"{path.parent.name}: query {row['id']}"
-        for path in data.glob("*/*/queries.jsonl")
-        for row in read_dicts(path)
-    }
-    nearly: leaks.Suspects = {}
-    if writing is not None:
-        written = [pair for pair in pairs if pair.source == SOURCE]
-        sets = [read_set(file.parent) for file in sorted(data.glob("*/*/queries.jsonl"))]
-        nearly = leaks.find(written, sets, writing.near)
-    kept, dropped = [], []
-    for pair in pairs:
-        place = asked.get(folded(pair.query))
-        reason, found = (LEAK, place) if place else nearly.get(pair.id, ("", ""))
-        if reason in DROPPED[Leak.default]:
-            dropped.append(Dropped(reason, pair.source, 0, pair.query, found))
-        else:
-            kept.append(pair)
-    return kept, dropped
-
-
-def _summary(
-    data: dict[str, Any], pairs: Sequence[Pair], leaked: Sequence[Dropped]
-) -> dict[str, Any]:
-    """The data step's summary with the pairs that training will see."""
-    dropped = Counter(data["dropped"]) + Counter(row.reason for row in leaked)
-    return data | {
-        "pairs": len(pairs),
-        "read": len(pairs) + sum(dropped.values()),
-        "dropped": dict(sorted(dropped.items())),
-        "sources": dict(sorted(Counter(pair.source for pair in pairs).items())),
-    }
 
 
 def _nothing_made(

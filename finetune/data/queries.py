@@ -3,9 +3,11 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.config.choices import BadRows, Leak
+from finetune.config import Check
+from finetune.config.choices import BadRows
 from finetune.data import clean, leaks
 from finetune.data.clean import BadRow, fingerprint
 from finetune.data.folding import folded
@@ -24,24 +26,32 @@ ANSWERED = "asked by a training pair"
 _SHOWN = 200  # characters of a dropped query that are kept
 
 
+@dataclass(frozen=True)
+class Query:
+    """What is asked, and where: the file and the line."""
+
+    text: str
+    source: str
+    line: int
+
+
 def read_queries(
-    path: Path, bad_rows: BadRows, pairs: Sequence[Pair], sets: Sequence[AnySet], least: float
-) -> tuple[list[str], list[Dropped]]:
+    path: Path, check: Check, pairs: Sequence[Pair], sets: Sequence[AnySet]
+) -> tuple[list[Query], list[Dropped]]:
     """Read what may be given an answer; rows read = queries + dropped rows.
 
     Args:
         path: A ``.txt`` file with a query a line, or one of rows with a ``text`` or a ``query``.
-        bad_rows: Whether rows that cannot be used end the run or are dropped.
+        check: What becomes of rows that cannot be used, and of leaks.
         pairs: Those trained on anyway: what they ask has an answer.
         sets: Evaluation sets: what these ask, also in other words, is left out.
-        least: Jaccard index of near-equal queries, as for `near.alike`.
 
     Raises:
         UserError: With every problem found; when no query is left.
     """
     problems = Problems()
     table, column = _open(path, problems)
-    seen = {fingerprint(folded(pair.query)): ANSWERED for pair in pairs}
+    seen = {fingerprint(folded(pair.query)): (ANSWERED, pair.id) for pair in pairs}
     kept: list[Pair] = []
     dropped: list[Dropped] = []
 
@@ -53,28 +63,29 @@ def read_queries(
         try:
             text = clean.text(column, row.get(column), Counter())
         except BadRow as error:
-            if bad_rows is BadRows.stop:
+            if check.bad_rows is BadRows.stop:
                 problems.add(f"{table.name}:{line}: {error}")
             else:
                 drop(error.reason, line, row.get(column))
             continue
         mark = fingerprint(folded(text))
         if mark in seen:
-            drop(seen[mark], line, text)
+            reason, place = seen[mark]
+            drop(reason, line, text, place)
             continue
-        seen[mark] = DUPLICATE
+        seen[mark] = DUPLICATE, f"{table.name}:{line}"
         kept.append(Pair(str(line), text, "", table.stem))
     problems.check("or set check.bad_rows=drop to leave such rows out and count them")
     if not kept and not dropped:
         raise empty(table.name)
-    suspects = leaks.find(kept, sets, least)
+    suspects = leaks.find(kept, sets, check.near)
     queries = []
     for each in kept:
         reason, place = suspects.get(each.id, ("", ""))
-        if reason in leaks.DROPPED[Leak.default]:
+        if reason in leaks.DROPPED[check.leak]:
             drop(reason, int(each.id), each.query, place)
         else:
-            queries.append(each.query)
+            queries.append(Query(each.query, table.name, int(each.id)))
     if not queries:
         raise UserError(
             f"domain.queries={path}: no query is left of {len(dropped):,} rows; expected at least "

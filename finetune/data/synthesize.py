@@ -12,7 +12,7 @@ question     a sentence that asks                            the sentences after
 phrases      the passage's rarest phrases, at times asked    the passage
 words        its most telling terms, as in a search box      the passage
 cloze        a sentence of the passage                       the passage without it
-neighbours   a sentence                                      the next one
+neighbours   a sentence                                      the next sentence
 identity     the passage (dropout makes the views differ)    the same passage
 ===========  ==============================================  =========================
 

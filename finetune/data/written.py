@@ -47,12 +47,10 @@ class Writing:
 
     Attributes:
         writer: As configured, its prompt read.
-        near: From which Jaccard index on a query may be nearly one of the evaluation's.
         replies: The file of replies.
     """
 
     writer: Writer
-    near: float
     replies: Path
 
     @classmethod
@@ -61,7 +59,7 @@ class Writing:
         if "writer" not in settings:
             return None
         writer = replace(settings["endpoint"], prompt=settings["writer"]["prompt"])
-        return cls(writer, settings["near"], settings["replies"])
+        return cls(writer, settings["replies"])
 
 
 def write(

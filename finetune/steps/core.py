@@ -36,8 +36,9 @@ def generate(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.data.generate import generate as make
     from finetune.data.written import Writing
 
-    make(settings["generate"], settings["domain"], inputs["data"], settings["limit"],
-         settings["seed"], out, Writing.of(settings))  # fmt: skip
+    make(settings["generate"], settings["domain"], settings["check"], inputs["data"],
+         settings["limit"], settings["seed"], out, settings["model"],
+         Writing.of(settings))  # fmt: skip
 
 
 def base(settings: Settings, inputs: Inputs, out: Path) -> None:

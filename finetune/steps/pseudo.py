@@ -7,8 +7,8 @@ that nobody has labelled, the positives, and ``domain.documents``.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,10 @@ import numpy as np
 
 from finetune.config import Config
 from finetune.config.choices import Kind, Use
-from finetune.disk import rows, texts
+from finetune.disk import rows
 from finetune.errors import UserError
-from finetune.records import (
-    Dropped,
-    Pair,
-    normalised,
-    read_json,
-    read_jsonl,
-    read_known,
-    write_json,
-    write_jsonl,
-)
+from finetune.records import Dropped, Pair, normalised, read_jsonl, write_jsonl
+from finetune.sets import AnySet
 from finetune.stage import Step
 
 log = logging.getLogger(__name__)
@@ -69,15 +61,13 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
     if documents is not None:
         files["documents"] = documents.expanduser()
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})
-    read = Step(
-        "queries", queries, 2,
-        {"bad_rows": config.check.bad_rows, "near": config.check.near},
-        evaluated | {"pairs": own}, files,
-    )  # fmt: skip
+    read = Step("queries", queries, 3, {"check": config.check}, evaluated | {"pairs": own}, files)
     pair = Step(
-        "pseudo", pseudo, 1,
-        {"pseudo": config.pseudo, "limit": config.limit, "seed": config.seed},
-        {"queries": "queries", "embed": "embed", "pairs": own},
+        "pseudo", pseudo, 2,
+        {"pseudo": config.pseudo, "check": config.check, "limit": config.limit,
+         "seed": config.seed},
+        evaluated | {"queries": "queries", "embed": "embed", "pairs": own},
+        outside={"model": config.model},
     )  # fmt: skip
     return read, pair
 
@@ -85,16 +75,12 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
 def queries(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Read the queries, and the documents beside the corpus that may answer them."""
     from finetune.data.documents import read_documents
-    from finetune.data.mix import evaluation_sets
     from finetune.data.queries import read_queries
 
-    evaluated = [inputs[name] for name in ("data", "general") if name in inputs]
-    found, dropped = read_queries(
-        inputs["queries"], settings["bad_rows"], rows(inputs["pairs"] / "train.jsonl", Pair),
-        [each for folder in evaluated for each in evaluation_sets(folder)], settings["near"],
-    )  # fmt: skip
+    own = rows(inputs["pairs"] / "train.jsonl", Pair)
+    found, dropped = read_queries(inputs["queries"], settings["check"], own, _evaluated(inputs))
     passages = read_documents(inputs["documents"]) if "documents" in inputs else []
-    write_jsonl(out / "queries.jsonl", ({"text": text} for text in found))
+    write_jsonl(out / "queries.jsonl", found)
     write_jsonl(out / "passages.jsonl", ({"text": each.indexed} for each in passages))
     write_jsonl(out / "dropped.jsonl", dropped)
 
@@ -105,36 +91,50 @@ def pseudo(settings: Settings, inputs: Inputs, out: Path) -> None:
     Raises:
         UserError: No query has an answer.
     """
-    given = texts(inputs["queries"] / "queries.jsonl")
-    own = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
-    found, left_out = paired(given, inputs["embed"])
-    if not found:
+    from finetune.data import made
+    from finetune.data.loaded import Loaded
+    from finetune.data.queries import Query
+
+    given = list(read_jsonl(inputs["queries"] / "queries.jsonl", Query))
+    found = paired([each.text for each in given], inputs["embed"])
+    origin = given[0].source
+    lines = {pair.id: given[row].line for row, pair in found.items()}
+    loaded = Loaded(list(found.values()), (), report=_evaluated(inputs), origin=origin, lines=lines)
+    looked = made.look(loaded, settings["check"], settings["model"], out)
+    if not looked.pairs:
+        leaks = f" ({len(found):,} are leaks)" if found else ""
         raise UserError(
             f"domain.queries: for none of {len(given):,} queries BM25 and the base model find the "
-            "same passage; name the documents that answer them: domain.documents=<folder>"
+            f"same passage{leaks}; name the documents that answer them: domain.documents=<folder>"
         )
-    count = min(each for each in (settings["pseudo"].pairs, settings["limit"], len(found)) if each)
-    order = np.random.default_rng(settings["seed"]).permutation(len(found))
-    chosen = set(order[:count].tolist())
-    made = [pair for row, pair in enumerate(found) if row in chosen]
-    rest = [pair for row, pair in enumerate(found) if row not in chosen]
-    only = settings["pseudo"].use is Use.only
-    pairs = made if only else [*own, *made]
-    # What is known to answer a query is nobody's hard negative.
-    write_jsonl(out / "train.jsonl", pairs)
-    write_jsonl(out / "known.jsonl", [*read_known(inputs["pairs"]), *(own if only else ())])
+    most = settings["pseudo"].pairs, settings["limit"], len(looked.pairs)
+    order = np.random.default_rng(settings["seed"]).permutation(len(looked.pairs))
+    chosen = set(order[: min(each for each in most if each)].tolist())
+    pairs = [pair for row, pair in enumerate(looked.pairs) if row in chosen]
+    rest = [pair for row, pair in enumerate(looked.pairs) if row not in chosen]
+    different = [each for row, each in enumerate(given) if row not in found]
     dropped = [
         *read_jsonl(inputs["queries"] / "dropped.jsonl", Dropped),
-        *(Dropped(DIFFERENT, SOURCE, 0, text) for text in left_out),
-        *(Dropped(LIMIT, SOURCE, 0, pair.query) for pair in rest),
+        *(Dropped(DIFFERENT, origin, each.line, each.text) for each in different),
+        *looked.dropped,
+        *(Dropped(LIMIT, origin, lines[pair.id], pair.query) for pair in rest),
     ]
-    write_jsonl(out / "dropped.jsonl", dropped)
-    write_json(out / "summary.json", _summary(read_json(inputs["pairs"] / "summary.json"), pairs,
-                                              len(given), made, dropped))  # fmt: skip
-    log.info("%s of %s queries paired, as: %s", f"{len(found):,}", f"{len(given):,}", _some(made))
+    own = list(read_jsonl(inputs["pairs"] / "train.jsonl", Pair))
+    told = {"queries": len(given), "paired": len(pairs), "as": _some(pairs)}
+    made.write(replace(looked, pairs=pairs, dropped=dropped), own, inputs["pairs"],
+               settings["pseudo"].use, "pseudo.use", out, {"pseudo": told})  # fmt: skip
+    log.info("%s of %s queries paired, as: %s", f"{len(found):,}", f"{len(given):,}", _some(pairs))
 
 
-def paired(given: Sequence[str], embedded: Path) -> tuple[list[Pair], list[str]]:
+def _evaluated(inputs: Inputs) -> tuple[AnySet, ...]:
+    """The sets that select or report, and the general one."""
+    from finetune.data.mix import evaluation_sets
+
+    folders = [inputs[name] for name in ("data", "general") if name in inputs]
+    return tuple(each for folder in folders for each in evaluation_sets(folder))
+
+
+def paired(given: Sequence[str], embedded: Path) -> dict[int, Pair]:
     """Pair each query with the passage that both rank first.
 
     Args:
@@ -142,7 +142,8 @@ def paired(given: Sequence[str], embedded: Path) -> tuple[list[Pair], list[str]]
         embedded: What that step made.
 
     Returns:
-        The pairs, and the queries for which the two differ, or that are themselves the passage.
+        The pairs by their queries' places; of a query for which the two differ, or that is itself
+        the passage, there is none.
     """
     from finetune.embedded import vectors_of
     from finetune.evaluation import bm25
@@ -151,31 +152,13 @@ def paired(given: Sequence[str], embedded: Path) -> tuple[list[Pair], list[str]]
     vectors, pool = vectors_of(embedded, given)
     near = np.concatenate([top_k(vectors[start : start + _BLOCK], pool.vectors, 1)[1][:, 0]
                            for start in range(0, len(given), _BLOCK)])  # fmt: skip
-    found, left_out = [], []
+    found = {}
     lexical = bm25.first(given, pool.texts)
     for row, (text, one, other) in enumerate(zip(given, near, lexical, strict=True)):
         answer = pool.texts[int(one)]
         if one == other and normalised(answer) != normalised(text):
-            found.append(Pair(f"{SOURCE}-{row}", text, answer, SOURCE))
-        else:
-            left_out.append(text)
-    return found, left_out
-
-
-def _summary(
-    own: Mapping[str, Any], pairs: Sequence[Pair], given: int, made: Sequence[Pair],
-    dropped: Sequence[Dropped],
-) -> dict[str, Any]:  # fmt: skip
-    """The summary of the own pairs, with the pairs that training will see."""
-    reasons = Counter(own["dropped"]) + Counter(row.reason for row in dropped)
-    return {
-        **own,
-        "pairs": len(pairs),
-        "read": len(pairs) + sum(reasons.values()),
-        "dropped": dict(sorted(reasons.items())),
-        "sources": dict(sorted(Counter(pair.source for pair in pairs).items())),
-        "pseudo": {"queries": given, "paired": len(made), "as": _some(made)},
-    }
+            found[row] = Pair(f"{SOURCE}-{row}", text, answer, SOURCE)
+    return found
 
 
 def _some(made: Sequence[Pair]) -> str:

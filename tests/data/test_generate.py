@@ -1,16 +1,20 @@
+from dataclasses import replace
+
 import pytest
 from endpoints import completion
 from tiny_runs import write_rows
 
 from finetune.config import Domain, Generate
-from finetune.config.choices import Kind, Source, Use
+from finetune.config.choices import Kind, Leak, Source, Use
 from finetune.config.compose import compose
 from finetune.data.generate import generate
-from finetune.data.leaks import LEAK, NEAR_LEAK
+from finetune.data.leaks import GOLD, LEAK, NEAR_LEAK
 from finetune.data.synthesize import GENERATORS
 from finetune.data.written import Writing
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, read_json, read_jsonl, read_known, write_json
+
+CHECK = compose(["recipes=full"]).check
 
 
 @pytest.fixture
@@ -23,21 +27,30 @@ def data(tmp_path):
         write_rows(folder / part / "law/corpus.jsonl",
                    [{"id": key, "text": text} for key, text in texts.items()])  # fmt: skip
         write_rows(folder / part / "law/queries.jsonl", [{"id": f"q-{part}", "text": asked}])
+        text = f"query-id\tcorpus-id\tscore\nq-{part}\tx\t1\n"
+        (folder / part / "law/qrels.tsv").write_text(text, "utf-8")
     write_rows(folder / "train.jsonl", [Pair("1", "问", texts["x"], "own")])
     write_rows(folder / "known.jsonl", [Pair("2", "问", texts["y"], "other")])
-    write_json(folder / "summary.json", {"pairs": 1, "read": 1, "dropped": {}, "sets": {}})
+    summary = {"pairs": 1, "read": 1, "dropped": {}, "sets": {}, "findings": {"kana": 1}}
+    write_json(folder / "summary.json", summary)
     return folder
 
 
-def make(data, out, use=Use.only, documents=None, limit=None, seed=0, writing=None, **shares):
+def make(
+    data, out, use=Use.only, documents=None, limit=None, seed=0, writing=None, leak=Leak.default,
+    **shares,
+):  # fmt: skip
     out.mkdir()
     settings = Generate(use=use, pairs=100, **(dict.fromkeys(GENERATORS, 0.0) | shares))
     domain = Domain(
         "law", Source.files, Kind.pairs, None, None, None, documents, None, {}, None, False
     )
-    summary = generate(settings, domain, data, limit, seed, out, writing)
+    summary = generate(
+        settings, domain, replace(CHECK, leak=leak), data, limit, seed, out, writing=writing
+    )
     assert summary == read_json(out / "summary.json")
-    assert read_known(out) == read_known(data)
+    assert summary["read"] == summary["pairs"] + sum(summary["dropped"].values())
+    assert len(list(read_jsonl(out / "dropped.jsonl", Dropped))) == sum(summary["dropped"].values())
     return list(read_jsonl(out / "train.jsonl", Pair)), summary
 
 
@@ -61,6 +74,35 @@ def test_own_pairs_stay_beside_them_when_joined(data, tmp_path):
     pairs, summary = make(data, tmp_path / "out", use=Use.join, identity=1.0)
     assert pairs[0].source == "own" and len(pairs) == 3
     assert summary["sources"] == {"generated-identity": 2, "own": 1}
+    assert summary["dropped"] == {} and summary["findings"] == {GOLD: 1, "kana": 1}
+    assert [pair.id for pair in read_known(tmp_path / "out")] == ["2"]
+
+
+def test_own_pairs_that_make_room_are_counted_and_known(data, tmp_path):
+    _, summary = make(data, tmp_path / "only", identity=1.0)
+    assert summary["dropped"] == {"own pair: generate.use=only": 1}
+    assert summary["findings"] == {GOLD: 1}
+    assert [pair.id for pair in read_known(tmp_path / "only")] == ["2", "1"]
+    _, summary = make(data, tmp_path / "warm", use=Use.warmup, identity=1.0)
+    assert summary["dropped"] == {}  # they are trained on later
+    assert [pair.id for pair in read_known(tmp_path / "warm")] == ["2", "1"]
+
+
+def test_a_made_pair_is_a_leak_where_one_that_is_read_would_be(data, tmp_path):
+    rows = [{"title": "乙方须交货物给他吗？", "text": "应当交付。"},
+            {"title": "何时付款", "text": "甲方应付款。乙方须交货物给他。"},
+            {"title": "如何退货", "text": "退回<br>即可。"}]  # fmt: skip
+    write_rows(tmp_path / "docs.jsonl", rows)
+    asked, reasons = {}, {}
+    for leak in Leak:
+        pairs, summary = make(data, tmp_path / leak.value, use=Use.join, leak=leak, title=1.0,
+                              documents=tmp_path / "docs.jsonl")  # fmt: skip
+        asked[leak], reasons[leak] = {pair.query for pair in pairs}, summary["dropped"]
+        assert summary["findings"]["HTML remains"] == 1
+    assert reasons == {
+        Leak.default: {NEAR_LEAK: 1}, Leak.strict: {NEAR_LEAK: 1, GOLD: 1}, Leak.off: {},
+    }  # fmt: skip
+    assert asked[Leak.strict] == {"问", "如何退货"}
 
 
 def test_a_query_that_the_evaluation_asks_is_left_out_and_counted(data, tmp_path):
@@ -70,11 +112,9 @@ def test_a_query_that_the_evaluation_asks_is_left_out_and_counted(data, tmp_path
         for seed in range(8)
         for row in read_jsonl(tmp_path / f"out{seed}/dropped.jsonl", Dropped)
     ]
-    assert leaks and {row.reason for row in leaks} == {LEAK}
-    assert {row.collided_with for row in leaks} == {"law: query q-report"}
+    assert {row.reason for row in leaks} == {LEAK, "own pair: generate.use=only"}
+    assert {row.collided_with for row in leaks if row.reason == LEAK} == {"law: query q-report"}
     assert all(pair.query != "乙方须交货物给他" for pairs, _ in found for pair in pairs)
-    assert all(summary["read"] == summary["pairs"] + sum(summary["dropped"].values())
-               for _, summary in found)  # fmt: skip
 
 
 def test_limit_lowers_the_number(data, tmp_path):
@@ -109,13 +149,10 @@ def test_nothing_made_is_told_with_the_way_out(data, tmp_path):
 
 
 @pytest.fixture
-def writing(endpoint_stand_in, data, tmp_path):
-    for part in ("select", "report"):
-        text = f"query-id\tcorpus-id\tscore\nq-{part}\tx\t1\n"
-        (data / part / "law/qrels.tsv").write_text(text, "utf-8")
+def writing(endpoint_stand_in, tmp_path):
     line = ["recipes=documents", f"writer.url={endpoint_stand_in.url}", "writer.model=m",
             "writer.concurrency=1"]  # fmt: skip
-    return Writing(compose(line).writer, 0.7, tmp_path / "replies.sqlite")
+    return Writing(compose(line).writer, tmp_path / "replies.sqlite")
 
 
 def test_written_queries_have_their_share_beside_rules(data, tmp_path, writing, endpoint_stand_in):
@@ -145,9 +182,9 @@ def test_a_written_query_near_an_evaluation_query_is_a_leak(
     endpoint_stand_in.answers = asked
     pairs, summary = make(data, tmp_path / "out", writing=writing)
     assert [pair.query for pair in pairs] == ["货交给谁"]
-    (leak,) = read_jsonl(tmp_path / "out/dropped.jsonl", Dropped)
+    leak, _ = read_jsonl(tmp_path / "out/dropped.jsonl", Dropped)
     assert (leak.reason, leak.text, leak.collided_with) == (NEAR_LEAK, near, "law: query q-report")
-    assert summary["dropped"] == {NEAR_LEAK: 1} and summary["read"] == 2
+    assert summary["dropped"][NEAR_LEAK] == 1 and summary["read"] == 3
 
 
 def test_nothing_written_is_told_with_what_was_left_out(data, tmp_path, writing, endpoint_stand_in):

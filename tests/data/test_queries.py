@@ -1,8 +1,10 @@
 import gzip
+from dataclasses import replace
 
 import pytest
 
-from finetune.config.choices import BadRows
+from finetune.config.choices import BadRows, Leak
+from finetune.config.compose import compose
 from finetune.data.queries import ANSWERED, DUPLICATE, read_queries
 from finetune.errors import UserError
 from finetune.records import Pair, write_jsonl
@@ -12,8 +14,13 @@ SET = EvaluationSet("dev", {"q": "房东不退押金怎么办"}, {"d": "押金�
 PAIRS = [Pair("p", "工资拖欠", "应当支付", "train")]
 
 
-def read(path, bad_rows=BadRows.stop):
-    return read_queries(path, bad_rows, PAIRS, [SET], 0.7)
+CHECK = compose(["recipes=full"]).check
+
+
+def read(path, **changes):
+    queries, dropped = read_queries(path, replace(CHECK, **changes), PAIRS, [SET])
+    assert all(query.source == str(path) for query in queries)
+    return [query.text for query in queries], dropped
 
 
 def text_file(folder, *lines):
@@ -29,11 +36,13 @@ def test_every_row_is_a_query_or_dropped_with_its_line_and_reason(tmp_path):
     assert queries == ["离婚财产", "商品质量"]
     told = {row.line: (row.reason, row.collided_with) for row in dropped}
     assert told == {
-        3: (DUPLICATE, ""),
-        4: (ANSWERED, ""),
+        3: (DUPLICATE, f"{path}:1"),
+        4: (ANSWERED, "p"),
         5: ("leak: query is an evaluation query", "dev: query q"),
         6: ("leak: query is nearly an evaluation query", "dev: query q"),
     }
+    _, dropped = read(path, leak=Leak.off)
+    assert [row.line for row in dropped] == [3, 4]
 
 
 @pytest.mark.parametrize("column", ["text", "query"])
@@ -60,7 +69,7 @@ def test_bad_rows_end_it_by_line_or_are_counted(tmp_path):
     assert error.value.problems[-1] == (
         "or set check.bad_rows=drop to leave such rows out and count them"
     )
-    queries, dropped = read(path, BadRows.drop)
+    queries, dropped = read(path, bad_rows=BadRows.drop)
     assert queries == ["离婚财产"] and [row.line for row in dropped] == [2, 3]
 
 

@@ -40,7 +40,7 @@ def writing(server, tmp_path):
             "limit": None, "prompt": "问：{queries} {passage}", "options": {"temperature": 0.5},
             "price_in": None, "price_out": None, "concurrency": 1, "timeout": 5.0, "retries": 2,
         }  # fmt: skip
-        return Writing(Writer(**(known | changes)), 0.7, tmp_path / "cache/replies.sqlite")
+        return Writing(Writer(**(known | changes)), tmp_path / "cache/replies.sqlite")
 
     return make
 
@@ -298,17 +298,17 @@ def test_the_cost_and_the_share_by_hand():
 
 def test_off_by_default_and_no_part_of_a_key_then():
     writer = compose(["recipes=documents"]).writer
-    assert not writer.asked and settings(writer, 0.7) == {}
+    assert not writer.asked and settings(writer) == {}
     assert list(problems(writer, makes_pairs=False)) == []
 
 
 def test_what_decides_the_replies_and_what_does_not():
     line = ["recipes=documents", "writer.url=http://a/v1", "writer.model=m"]
-    first = settings(compose(line).writer, 0.7)
+    first = settings(compose(line).writer)
     assert set(first["writer"]) == {"model", "share", "queries", "limit", "options", "prompt"}
     same = ["writer.url=http://b/v1", "writer.key_env=K", "writer.price_in=3", "writer.retries=0"]
-    assert settings(compose([*line, *same]).writer, 0.7) == first
-    more = settings(compose([*line, "writer.options.seed=3"]).writer, 0.7)["writer"]["options"]
+    assert settings(compose([*line, *same]).writer) == first
+    more = settings(compose([*line, "writer.options.seed=3"]).writer)["writer"]["options"]
     assert more == first["writer"]["options"] | {"seed": 3}
 
 

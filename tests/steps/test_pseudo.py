@@ -5,7 +5,7 @@ import tiny_runs
 from finetune import pipeline
 from finetune.config.compose import compose
 from finetune.errors import UserError
-from finetune.records import read_dicts, write_jsonl
+from finetune.records import Pair, read_dicts, write_jsonl
 from finetune.stage import plan
 from finetune.steps.pseudo import paired
 
@@ -24,18 +24,17 @@ def embedded(folder, queries, nearest):
 
 def test_a_query_is_paired_where_both_find_the_same_passage(tmp_path):
     queries = ["押金不退", "工资拖欠", "离婚。", "无关"]
-    found, left_out = paired(queries, embedded(tmp_path, queries, [0, 2, 2, 1]))
-    assert [(pair.query, pair.positive) for pair in found] == [("押金不退", "房东应当退还押金")]
-    # The vector is another passage's; the query is the passage; BM25 finds none.
-    assert left_out == ["工资拖欠", "离婚。", "无关"]
+    found = paired(queries, embedded(tmp_path, queries, [0, 2, 2, 1]))
+    # Of the others the vector is another passage's; the query is the passage; BM25 finds none.
+    assert found == {0: Pair("pseudo-0", "押金不退", "房东应当退还押金", "pseudo")}
 
 
 def test_many_queries_are_paired_as_each_alone(tmp_path, monkeypatch):
     queries = [f"押金{n}" for n in range(7)]
     monkeypatch.setattr("finetune.steps.pseudo._BLOCK", 2)
-    found, _ = paired(queries, embedded(tmp_path, queries, [0] * 7))
-    assert [pair.query for pair in found] == queries
-    assert len({pair.id for pair in found}) == 7
+    found = paired(queries, embedded(tmp_path, queries, [0] * 7))
+    assert [found[row].query for row in range(7)] == queries
+    assert len({pair.id for pair in found.values()}) == 7
 
 
 @pytest.fixture
@@ -70,6 +69,8 @@ def test_pairs_come_beside_the_own_and_every_query_is_accounted_for(line):
     assert made and set(made) == {"pseudo"}
     dropped = list(read_dicts(found["pseudo"] / "dropped.jsonl"))
     assert len(made) + len(dropped) == 64
+    assert {row["source"] for row in dropped} == {str(config.domain.queries)}
+    assert all(0 < row["line"] <= 64 for row in dropped)
     assert "pseudo" in sources(found["mine"])
 
 
