@@ -26,12 +26,12 @@ def test_texts_of_a_folder_are_cleaned_as_rows_are(tmp_path):
         "\ufeff# 退货\x00说明",
         "\x01## \u200b七天\x0b无理由",
         "甲\x00\n\u200b\n乙\x1f丙",
-        "## \u200b",
+        "## \u200e",
         "丁",
     ]
     (tmp_path / "a.md").write_text("\n".join(lines), "utf-8")
     assert read_documents(tmp_path) == [
-        Passage("a.md#0", "退货说明", "\u200b七天 无理由", "甲\n乙 丙"),
+        Passage("a.md#0", "退货说明", "七天 无理由", "甲\n乙 丙"),
         Passage("a.md#1", "退货说明", "", "丁"),
     ]
 
