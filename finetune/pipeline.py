@@ -94,7 +94,7 @@ def steps_of(config: Config) -> list[Step]:
     label = pseudo_steps.steps_of(config, own, general) if labelled else ()
     first = [
         Step(
-            "data", steps.data, 8,
+            "data", steps.data, 9,
             {"domain": config.domain, "check": config.check, "limit": config.limit,
              "seed": config.seed},
             files=sources.data_files(config),

@@ -75,7 +75,8 @@ def missing_data(config: Config) -> list[str]:
     return [
         f"domain.{key}: not set; {what}"
         for key, missing, what in (
-            ("train", no_pairs, "name a jsonl, csv or parquet file of pairs, or a hub id; "
+            ("train", no_pairs, "name a jsonl, json, csv, tsv, parquet or xlsx file of pairs, "
+             "a BEIR-shaped folder, or a hub id; "
              "recipes=documents makes pairs from documents alone, recipes=queries from queries"),
             ("dev", not domain.dev, f"name a folder with {EXPECTED[domain.kind]}"),
         )

@@ -5,9 +5,10 @@ layout                                      becomes
 ==========================================  ======================================================
 ``query``, ``pos``, ``neg`` (lists)         a pair for each of ``pos``; ``neg`` are its negatives
 ``anchor`` or ``query``, ``positive``,      a pair; the negatives may stand in several columns
-``negative`` or ``negative_1``, …
-``sentence1``, ``sentence2``, ``label``     a pair where the label is 1; where it is 0, a pair that
-or ``score``                                is none; of scored pairs, their score
+``negative`` or ``negative_1``, …           and in lists
+``sentence1``, ``sentence2`` (or            a pair where the label is 1; where it is 0, a pair that
+``sentence_A``, ``sentence_B``),            is none; of scored pairs, their score
+``label`` or ``score``
 ==========================================  ======================================================
 
 The first is FlagEmbedding's, the others are those of sentence-transformers.
@@ -23,6 +24,7 @@ from finetune.config.choices import Kind
 from finetune.data.tables import Row, Table
 
 _NEGATIVE = re.compile(r"negative(_\d+)?")
+_SENTENCES = (("sentence1", "sentence2"), ("sentence_A", "sentence_B"))
 
 
 def recognise(
@@ -38,10 +40,11 @@ def recognise(
     there = set(table.columns)
     if any(name != column for name, column in columns.items()):
         return table, columns
-    if {"sentence1", "sentence2"} <= there and not there & {"query", "positive", "a", "b"}:
+    sentences = next((pair for pair in _SENTENCES if there.issuperset(pair)), None)
+    if sentences and not there & {"query", "positive", "a", "b"}:
         names = ("query", "positive", "label") if kind is Kind.pairs else ("a", "b", "score")
         label = next((name for name in ("label", "score") if name in there), names[2])
-        found = dict(zip(names, ("sentence1", "sentence2", label), strict=True))
+        found = dict(zip(names, (*sentences, label), strict=True))
         return table, {name: column for name, column in found.items() if column in there}
     if kind is Kind.scored:
         return table, columns
@@ -74,8 +77,9 @@ def _rows(
 
 
 def _gathered(row: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The row with its negatives in one list; empty cells are none."""
-    return {**row, "negatives": [row[name] for name in names if row.get(name) not in (None, "")]}
+    """The row with its negatives in one list; empty cells and lists are none."""
+    cells = [row[name] for name in names if row.get(name) not in (None, "", [])]
+    return {**row, "negatives": [text for cell in cells for text in _list(cell)]}
 
 
 def _expanded(table: Table) -> Table:

@@ -1,14 +1,17 @@
 """Read training pairs; every row becomes a pair, a dropped row with its reason, or a problem."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from finetune.config.choices import BadRows, Duplicates, Kind
 from finetune.data import layouts
+from finetune.data.columns import guess, mapping
+from finetune.data.documents import READABLE
 from finetune.data.hub import is_hub_id, open_hub, way_out
 from finetune.data.judged import is_judged, open_judged
-from finetune.data.lines import empty, existing
+from finetune.data.lines import empty, ending, existing
 from finetune.data.loaded import Loaded
 from finetune.data.problems import Problems, listed, meant, printable, shown
 from finetune.data.rows import FORMS, Collector, Form
@@ -20,6 +23,7 @@ from finetune.records import Dropped, Pair, Scored
 log = logging.getLogger(__name__)
 
 _CHUNK = 10_000  # rows between two reports of progress
+_MOST_FILES = 1_000  # of a folder, that are looked at to tell what it holds
 
 
 def read_pairs(
@@ -103,7 +107,22 @@ def file_or_folder(source: str) -> Path:
     try:
         return existing(Path(source))
     except UserError as error:
-        raise UserError(f"{error}{way_out(source)}") from error
+        raise UserError(f"{error}{_as_documents(source) or way_out(source)}") from error
+
+
+def _as_documents(source: str) -> str:
+    """What a message says to those who named a folder of documents."""
+    try:
+        files = islice(Path(source).expanduser().rglob("*"), _MOST_FILES)
+        if not any(ending(path) in READABLE for path in files):
+            return ""
+    except (OSError, ValueError, RuntimeError):  # too long, NUL inside, no such home
+        return ""
+    folder = printable(str(Path(source)))
+    return (
+        "; to make pairs of the documents in it, train with recipes=documents "
+        f"domain.documents={folder}"
+    )
 
 
 def _judged_folder(source: str) -> Path | None:
@@ -132,16 +151,25 @@ def _resolve(
     before = problems.count
     for name in sorted(columns.keys() - set(form.fields)):
         problems.add(f"{key}.{printable(name)}: no such field; {nearest(name, form.fields)}")
-    found = {}
+    found: dict[str, str] = {}
+    guessed: dict[str, str | None] = {}
     for name in form.fields:
         column = columns.get(name, name)
         if column in table.columns or (table.ragged and name in form.optional):
-            found[name] = column
+            found[name] = guessed[name] = column
         elif name in columns or name in form.required:
             problems.add(_no_column(table, key, name, column, mapped=name in columns))
+            guessed[name] = guess(name, column, table.columns)
     if problems.count > before:
-        problems.check()
+        problems.check(*_as_guessed(guessed, key))
     return found
+
+
+def _as_guessed(columns: Mapping[str, str | None], key: str) -> Iterator[str]:
+    """Say what to type where every column that is not there could be guessed."""
+    mapped = {name: column for name, column in columns.items() if column and column != name}
+    if mapped and None not in columns.values() and len(set(columns.values())) == len(columns):
+        yield f"if these are the columns, set {mapping(key, mapped)}"
 
 
 def _warn_of_misspelt(
@@ -162,7 +190,8 @@ def _warn_of_misspelt(
 
 def _no_column(table: Table, key: str, name: str, column: str, *, mapped: bool) -> str:
     place = f"{key}.{name}={printable(column)}: " if mapped else ""
-    fix = meant(column, table.columns, "choose one of them")
+    near = guess(name, column, table.columns)
+    fix = "choose one of them" if near is None else f"did you mean {printable(near)!r}?"
     return (
         f"{place}{table.name}: no column {shown(column)}; found {listed(table.columns)}; expected "
         f"the column that holds the {name}: {fix} (set {key}.{name}=<column>)"

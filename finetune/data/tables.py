@@ -14,6 +14,9 @@ from finetune.errors import UserError
 
 Row = tuple[int, Mapping[str, Any]]
 
+# Characters of a cell: no text is as long, but what a quote that is not closed swallows is.
+csv.field_size_limit(10_000_000)
+
 READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 
 

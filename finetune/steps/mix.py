@@ -20,8 +20,9 @@ def missing(config: Config) -> Iterator[str]:
     for name, each in config.mix.items():
         if each.train is None or "None/" in each.train:
             yield (
-                f"mix.{name}.train: not set; name a jsonl, csv, tsv or parquet file of pairs, a "
-                "hub id, or paths.data=<folder> where the set lies there"
+                f"mix.{name}.train: not set; name a jsonl, json, csv, tsv, parquet or xlsx file of "
+                "pairs, a BEIR-shaped folder, a hub id, or paths.data=<folder> where the set lies "
+                "there"
             )
 
 
@@ -36,7 +37,7 @@ def read_step(config: Config, general: Path | None) -> Step:
     files = {f"{name}.train": file_or_folder(str(each.train)) for name, each in config.mix.items()
              if not is_hub_id(str(each.train))}  # fmt: skip
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})
-    return Step("mix", mix, 6, {"mix": read, "check": config.check}, evaluated, files,
+    return Step("mix", mix, 7, {"mix": read, "check": config.check}, evaluated, files,
                 outside={"model": config.model})  # fmt: skip
 
 

@@ -63,6 +63,17 @@ def test_negatives_in_columns_of_their_own(tmp_path, query):
     ]
 
 
+@pytest.mark.parametrize("negative", [["反一", "反二"], '["反一", "反二"]'])
+def test_a_list_of_negatives_in_one_column(tmp_path, negative):
+    rows = [
+        {"anchor": "问", "positive": "答", "negative": negative},
+        {"anchor": "问二", "positive": "答二", "negative": []},
+        {"anchor": "问三", "positive": "答三", "negative": "反三"},
+    ]
+    pairs = read(jsonl(tmp_path / "a.jsonl", rows)).pairs
+    assert [pair.negatives for pair in pairs] == [("反一", "反二"), (), ("反三",)]
+
+
 def test_triplets(tmp_path):
     rows = [{"anchor": "问", "positive": "答", "negative": "反"}]
     (pair,) = read(jsonl(tmp_path / "a.jsonl", rows)).pairs
@@ -78,8 +89,11 @@ LABELLED = [
 ]
 
 
-def test_labels_say_which_rows_are_pairs(tmp_path):
-    rows = [{"sentence1": a, "sentence2": b, "label": label} for a, b, label in LABELLED]
+@pytest.mark.parametrize(
+    "names", [("sentence1", "sentence2", "label"), ("sentence_A", "sentence_B", "score")]
+)
+def test_labels_say_which_rows_are_pairs(tmp_path, names):
+    rows = [dict(zip(names, row, strict=True)) for row in LABELLED]
     source = jsonl(tmp_path / "a.jsonl", rows)
     loaded = read(source)
     assert [(p.query, p.positive) for p in loaded.pairs] == [("甲", "乙"), ("己", "庚")]

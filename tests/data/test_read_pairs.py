@@ -2,15 +2,18 @@ import csv
 import gzip
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from pyarrow import parquet
 
 from finetune.config.choices import BadRows, Duplicates
+from finetune.data.columns import mapping
 from finetune.data.hub import is_hub_id
 from finetune.data.load import load_pairs, read_pairs
 from finetune.errors import UserError
@@ -71,6 +74,42 @@ def test_a_misspelt_column_is_named_with_the_nearest(tmp_path, name):
         read_pairs(write(tmp_path / name, ROWS), {"query": "qurey"}, BadRows.stop)
 
 
+@pytest.mark.parametrize(
+    ("there", "columns", "advice"),
+    [
+        ("question,answer", {}, '{query: "question", positive: "answer"}'),
+        ("问题,答案", {"query": "問題", "positive": "答案"}, '{query: "问题", positive: "答案"}'),
+        ("Query_ID,Question,Text_pos", {}, '{query: "Question", positive: "Text_pos"}'),
+        ("query,Ｐositve", {}, '{positive: "Ｐositve"}'),
+        ("query,passage", {"positive": "qeury"}, '{positive: "passage"}'),
+        ("query,other", {}, None),
+        ("query,other", {"positive": "qeury"}, None),  # which is read as another field
+    ],
+)
+def test_columns_that_can_be_guessed_are_told_as_one_types_them(tmp_path, there, columns, advice):
+    (tmp_path / "a.csv").write_text(f"{there}\n{there}\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_pairs(str(tmp_path / "a.csv"), columns, BadRows.stop)
+    last = caught.value.problems[-1]
+    if advice is None:
+        assert "if these are the columns" not in last
+        return
+    assert last == f"if these are the columns, set 'domain.columns={advice}'"
+    assert len(read_pairs(str(tmp_path / "a.csv"), typed(last), BadRows.stop)[0]) == 1
+
+
+def typed(advice):
+    """What Hydra makes of an advised setting that is typed into a shell."""
+    (setting,) = shlex.split(advice.partition("set ")[2])
+    value = OverridesParser.create().parse_override(setting).value()
+    return {str(name): str(column) for name, column in value.items()}
+
+
+def test_names_of_any_characters_are_told_as_one_types_them():
+    columns = {"query": 'it\'s {a}, "b"', "positive": "c:\\d 问"}
+    assert typed(f"set {mapping('domain.columns', columns)}") == columns
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_misspelt_optional_column_is_a_warning(tmp_path, name, caplog):
     rows = [row | {"negatvies": '["反"]', "sorce": "s"} for row in ROWS]
@@ -109,6 +148,11 @@ def test_negatives_in_a_csv_are_a_json_list(tmp_path):
     row = ROWS[0] | {"negatives": '["反一"]'}
     pairs, _ = read_pairs(write(tmp_path / "a.csv", [row]), {}, BadRows.stop)
     assert pairs[0].negatives == ("反一",)
+
+
+def test_a_cell_of_csv_may_be_long(tmp_path):
+    source = write(tmp_path / "a.csv", [ROWS[0] | {"page": "长" * 200_000}])
+    assert len(read_pairs(source, {}, BadRows.stop)[0]) == 1
 
 
 def test_csv_rows_over_several_lines_are_named_by_their_first(tmp_path):
@@ -308,6 +352,16 @@ def test_a_mistyped_relative_path_is_no_question_to_the_hub(here, source, parts)
     for part in parts:
         assert part in str(caught.value)
     assert "HF_ENDPOINT" not in str(caught.value)
+
+
+def test_a_folder_of_documents_is_told_as_one(here):
+    Path("data/set/in").mkdir()
+    Path("data/set/qrels.tsv").unlink()
+    with pytest.raises(UserError, match=r"name the file in it \(of a data set of the hub"):
+        read_pairs("data/set", {}, BadRows.stop)
+    Path("data/set/in/a.md").touch()
+    with pytest.raises(UserError, match=r"train with recipes=documents domain.documents=data/set$"):
+        read_pairs("data/set", {}, BadRows.stop)
 
 
 def test_relative_paths_of_one_slash_are_read(here):
