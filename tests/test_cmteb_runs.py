@@ -101,7 +101,7 @@ def test_what_the_base_was_trained_on_is_marked(finished, capsys):
 @pytest.mark.parametrize(
     ("override", "phrase"),
     [
-        ("evaluate.cmteb_tasks=[ATEK]", "did you mean 'ATEC'"),
+        ("evaluate.cmteb_tasks=[ATEK]", "tasks: ATEK: no such task; did you mean 'ATEC'"),
         ("evaluate.cmteb_tasks=[BQ]", "has no folder BQ"),
         ("evaluate.cmteb_artifacts=[onnx]", "onnx: no such artifact"),
     ],

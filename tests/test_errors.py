@@ -365,6 +365,11 @@ def test_a_prompt(tmp_path, prompt, phrase):
             "learns from pairs of a query and its answer",
             ["MultipleNegativesRankingLoss", "domain=atec", "legal, medical", "loss=cosent"],
         ),
+        (
+            ["recipes=cosent", "noise=rank", "noise.cut=0.5"],
+            "ranks the answers of queries",
+            ["noise.cut=0.5", "scored pairs have none; set noise=none"],
+        ),
         (["recipes=cosent", "mine=positive_aware"], "take no negatives", ["mine=none"]),
     ],
 )

@@ -167,7 +167,8 @@ def test_the_report_shows_lengths_without_flooding_the_tables(finished):
 
 def test_lengths_beyond_the_model_end_before_any_training(line):
     make, work = line
-    with pytest.raises(UserError, match=r"dims: 48; the vectors of model=custom have 32 numbers"):
+    told = r"dims: 48; the vectors of model=custom have 32 numbers: leave out what is longer"
+    with pytest.raises(UserError, match=told):
         pipeline.run(compose(make("loss.matryoshka_dims=[48,16]", f"paths.cache={work}/other")))
     assert sorted(p.name for p in (work / "other").iterdir()) == ["base", "data", "export"]
 

@@ -173,5 +173,5 @@ def test_without_mteb(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(UserError, match=r"pip install 'finetune\[cmteb\]'"):
+    with pytest.raises(UserError, match=r"mteb is not installed: pip install 'finetune\[cmteb\]'"):
         cmteb.version()

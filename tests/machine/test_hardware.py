@@ -100,6 +100,16 @@ def test_what_the_machine_cannot_do_is_refused_with_a_way_out(machine, gpu, requ
     assert phrase in str(caught.value)
 
 
+def test_a_gpu_that_nothing_can_use_is_told(machine, monkeypatch):
+    machine("a10")
+    monkeypatch.setattr(hardware, "gpus", tuple)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(
+        UserError, match="neither nvidia-smi nor torch can use it; set hardware=cpu"
+    ):
+        hardware.resolve(asked())
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -20,7 +20,7 @@ from tiny_runs import die
 from finetune import model as models
 from finetune.config.choices import Precision
 from finetune.errors import UserError
-from finetune.machine import processes
+from finetune.machine import channel, processes
 from finetune.machine.processes import everywhere
 from finetune.training import strategy
 from finetune.training import train as training
@@ -112,6 +112,12 @@ def test_a_process_that_fails_alone_ends_with_its_own_error(tmp_path):
     assert in_processes(notes, tmp_path, {"name": "a", "fails in": 1}, said=said) == [0, 1]
     assert [path.name for path in tmp_path.glob("a-*")] == ["a-0"]
     assert "ValueError: no" in said.read_text()
+
+
+def test_a_process_that_does_not_come_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(channel, "_MEETING", 0.0)
+    with pytest.raises(TimeoutError, match="1 of 2 processes came to this step in 0 s"):
+        channel.Channel(torch.distributed.HashStore(), 0, 2).meet()
 
 
 def test_a_step_keeps_its_name():

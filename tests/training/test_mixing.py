@@ -17,6 +17,7 @@ from finetune import pipeline
 from finetune.config.choices import Precision
 from finetune.config.compose import compose
 from finetune.data.beir import read_folder
+from finetune.errors import UserError
 from finetune.records import Pair, Scored, read_dicts
 from finetune.sets import half
 from finetune.stage import plan
@@ -75,6 +76,12 @@ def rows(domain):
         Pair(str(n), row["query"], row["positive"], "s")
         for n, row in enumerate(read_dicts(domain / "train.jsonl"))
     ]
+
+
+def test_fewer_rows_than_processes(rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="only 2 training pairs of own for 3 processes"):
+        examples([Part("own", rows[:2], {})], [], {}, 4, 0, tmp_path)
 
 
 class Probe(torch.nn.Module):
