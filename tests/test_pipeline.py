@@ -361,7 +361,7 @@ def other(key, value, copies):
         "evaluate.machine_price": 0.5,
         "model.id": "o/n", "model.revision": "x", "model.hub": Hub.huggingface,
         "hardware.chunk": 3, "script": "both", "evaluate.scripts": False,
-        "domain.sources": ["s"], "export.precisions": ["fp32"], "mine.rounds": 0,
+        "domain.sources": ["s"], "export.precisions": ["fp32"], "export.dim": 64, "mine.rounds": 0,
         "merge.weights": [0.5], "tracking.name": "x", "tracking.parent": "x",
         "writer.key_env": "K", "writer.limit": 7, "writer.price_in": 1.0, "writer.price_out": 1.0,
         "mix": {"other": Mixed(copies["domain.train"], {}, Kind.pairs, 0.2, None, None)},
