@@ -81,15 +81,18 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     texts = [text for pair in loaded.pairs for text in sides(pair)]
     tokenizer = lengths.tokenizer_of(config.model)
     otherwise = lengths.ASSUMED.get(config.model.hub, config.check.tokens_per_character)
-    rate, known = lengths.tokens_per_character(tokenizer, texts, otherwise)
     windows = {"train.max_length": config.train.max_length,
                "model.max_length": config.model.max_length}  # fmt: skip
-    found += lengths.too_long(loaded, rate, known, windows)
+    counted = lengths.count(texts, tokenizer, otherwise, windows.values())
+    found += lengths.too_long(loaded, counted, windows)
     named = {"training": texts}
     by_script = tokens.report(tokenizer, named, config.model.max_length) if tokenizer else None
     sample = texts[:: max(1, len(texts) // _SAMPLE)]
     given = "traditional" if is_traditional(*sample) else "simplified"
-    found += tokens.findings(by_script, given) if by_script else []
+    if by_script:
+        found += tokens.findings(by_script, given)
+    elif texts:
+        found.append(lengths.not_at_hand(config.model, len(texts)))
     found += _contamination(config, loaded)
     if dropped is not None:
         write_jsonl(dropped, loaded.dropped)
@@ -100,7 +103,7 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
         "evaluated": evaluated,
         "searched": config.paths.data and str(config.paths.data),
         **summarise(loaded),
-        "tokens_per_character": {"value": round(rate, 3), "known": known},
+        "tokens_per_character": {"value": round(counted.per_character, 3), "known": counted.known},
         "tokens": by_script["rows"] if by_script else [],
         "dropped_rows": _dropped(loaded),
         "findings": [asdict(each) for each in found],

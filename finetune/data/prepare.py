@@ -77,8 +77,7 @@ def prepare(
     if model is not None and max_length is not None:
         texts = Texts(loaded.pairs)
         otherwise = lengths.ASSUMED.get(model.hub, check.tokens_per_character)
-        rate = lengths.tokens_per_character(lengths.tokenizer_of(model), texts, otherwise)
-        lengths.cut(texts, rate, model, max_length).tell()
+        lengths.cut(texts, lengths.tokenizer_of(model), otherwise, model, max_length).tell()
     write_jsonl(out / "train.jsonl", loaded.pairs)
     write_jsonl(out / "known.jsonl", _known(everything.pairs, loaded.pairs))
     write_jsonl(out / "dropped.jsonl", loaded.dropped)

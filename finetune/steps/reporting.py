@@ -90,8 +90,7 @@ def cut(settings: Settings, inputs: Inputs) -> dict[str, Any]:
 
     tokenizer = Tokenizer.from_file(str(inputs["export"] / "bundle" / TOKENIZER_FILE))
     texts = list(tokens.domain_texts([inputs["data"]], select=False))
-    rate = lengths.measured(tokenizer, texts), lengths.MEASURED
-    found = lengths.cut(texts, rate, settings["model"], settings["max_length"])
+    found = lengths.cut(texts, tokenizer, 1.0, settings["model"], settings["max_length"])
     return {"texts": found.texts, "of": found.of, "share of tokens": found.tokens,
             "setting to raise": found.setting}  # fmt: skip
 

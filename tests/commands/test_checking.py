@@ -8,6 +8,7 @@ from dataclasses import replace
 import pyarrow
 import pytest
 from pyarrow import parquet
+from tokenizers import Tokenizer
 
 from finetune.cli import main
 from finetune.commands import checking
@@ -151,16 +152,24 @@ def test_it_needs_no_torch(files):
 
 
 def test_texts_longer_than_the_window(files, tiny_model):
-    lines(files / "pairs.jsonl", [*ROWS, {"query": "长", "positive": "房" * 100}])
+    rows = [{"query": "长", "positive": "房" * 100}, {"query": "短", "positive": "deposit " * 20}]
+    lines(files / "pairs.jsonl", [*ROWS, *rows])
     report = run(files, "model=custom", f"model.path={tiny_model}", "model.max_length=64",
                  "train.max_length=32")  # fmt: skip
     assert report["tokens_per_character"]["known"] == lengths.MEASURED
-    assert report["tokens_per_character"]["value"] == pytest.approx(1, abs=0.1)
+    assert report["tokens_per_character"]["value"] == pytest.approx(0.9, abs=0.1)
     found = [each for each in report["findings"] if each["name"].startswith("longer than")]
     assert [(each["name"], each["count"]) for each in found] == [
         ("longer than train.max_length=32", 1), ("longer than model.max_length=64", 1)
     ]  # fmt: skip
     assert found[0]["examples"][0]["place"].endswith("pairs.jsonl:41")
+
+
+def test_texts_near_the_window_are_tokenized(tiny_model):
+    tokenizer = Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
+    texts = [*["房东" * 9, "dogs " * 20] * 20, "dog " * 32, "dog " * 64]  # a token each word
+    counts = lengths.count(texts, tokenizer, 1.2, [32]).counts
+    assert counts[-2] == 34 and counts[-1] < 64  # by the rates they would have 28 and 54
 
 
 def test_characters_that_the_tokenizer_does_not_know(files, tiny_model):
@@ -181,6 +190,8 @@ def test_without_a_tokenizer_in_the_hubs_cache_the_rate_is_the_familys(files, mo
     report = run(files, "model=m3e-base")
     assert report["tokens_per_character"] == {"value": 1.2, "known": lengths.ESTIMATED}
     assert report["tokens"] == []
+    (told,) = [each for each in report["findings"] if each["name"] == "vocabulary not checked"]
+    assert told["warning"] and "model=m3e-base" in told["fix"] and told["count"] == 84
 
 
 def test_the_starters_tokenizer_is_made_from_its_package(files):
@@ -212,9 +223,8 @@ def test_modelscopes_cache_is_asked_for_a_tokenizer(
     snapshot = tmp_path / "models/owner--name/snapshots" / folder
     snapshot.mkdir(parents=True)
     shutil.copy(tiny_model / "tokenizer.json", snapshot)
-    assert lengths.tokens_per_character(lengths.tokenizer_of(model), ["离婚"], 1.2) == (
-        1.0, lengths.MEASURED
-    )  # fmt: skip
+    found = lengths.count(["离婚"], lengths.tokenizer_of(model), 1.2, [])
+    assert (found.per_character, found.known) == (1.0, lengths.MEASURED)
 
 
 def test_sets_that_the_base_was_trained_on(tmp_path):
