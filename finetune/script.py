@@ -18,7 +18,8 @@ _MIX = "mix:"
 class OpenCC:
     """How texts are converted: to which Traditional, and what is not left to OpenCC.
 
-    ``crossed`` is the share of converted rows of which the query alone is.
+    ``dictionary`` is a file, or a folder of files; ``crossed`` is the share of converted rows of
+    which the query alone is.
     """
 
     traditional: str

@@ -17,12 +17,26 @@ def read_dictionary(path: Path) -> dict[str, str]:
     Of several conversions, which spaces part, the first counts, as it does for OpenCC. Empty lines
     and lines that begin with ``#`` say nothing.
 
+    Args:
+        path: A file, or a folder of dictionaries (``.txt``): of a word that several have, the file
+            that comes first by name counts.
+
     Raises:
-        UserError: With every line that is no entry, or when the file cannot be read.
+        UserError: With every line that is no entry, or when a file cannot be read or there is none.
     """
+    expected = "a word, a tab and what it becomes"
+    files = sorted(path.expanduser().glob("*.txt")) if path.expanduser().is_dir() else [path]
+    if not files:
+        raise UserError(f"opencc.dictionary={path}: no .txt file in it; expected {expected} a line")
     found: dict[str, str] = {}
-    for word, values in _entries(path, "opencc.dictionary", "a word, a tab and what it becomes"):
-        found.setdefault(word, values.split()[0])
+    problems = Problems()
+    for file in files:
+        try:
+            for word, values in _entries(file, "opencc.dictionary", expected):
+                found.setdefault(word, values.split()[0])
+        except UserError as error:
+            problems.include(error)
+    problems.check()
     return found
 
 

@@ -67,6 +67,20 @@ def test_a_dictionary_is_read_as_opencc_writes_it(tmp_path):
     assert around(TO_SIMPLIFIED, [], swapped(words))("軟體與滑鼠墊") == "软件与鼠标垫"
 
 
+def test_a_folder_of_dictionaries_is_one(tmp_path):
+    with pytest.raises(UserError, match=r"opencc.dictionary=.*: no .txt file in it"):
+        read_dictionary(tmp_path)
+    (tmp_path / "b.txt").write_text("软件\t另\n鼠标\t滑鼠\n", "utf-8")
+    (tmp_path / "a.txt").write_text("软件\t軟體\n", "utf-8")
+    (tmp_path / "notes.md").write_text("x", "utf-8")
+    assert read_dictionary(tmp_path) == {"软件": "軟體", "鼠标": "滑鼠"}
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("软件\n", "utf-8")
+    with pytest.raises(UserError) as caught:
+        read_dictionary(tmp_path)
+    assert len(caught.value.problems) == 2
+
+
 def test_mistakes_of_a_dictionary_are_told_with_their_lines(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("软件\t軟體\n鼠标 滑鼠\n\t滑鼠\n打印\t \n", encoding="utf-8")
