@@ -89,14 +89,13 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     by_script = tokens.report(tokenizer, named, config.model.max_length) if tokenizer else None
     sample = texts[:: max(1, len(texts) // _SAMPLE)]
     given = "traditional" if is_traditional(*sample) else "simplified"
-    if by_script:
-        found += tokens.findings(by_script, given)
-    elif texts:
-        found.append(lengths.not_at_hand(config.model, len(texts)))
+    found += tokens.findings(by_script, given) if by_script else []
     found += _contamination(config, loaded)
     if dropped is not None:
         write_jsonl(dropped, loaded.dropped)
     found.sort(key=lambda each: (not each.warning, -each.count / each.of))
+    if tokenizer is None:
+        found.append(lengths.not_at_hand(config.model, len(texts)))
     return {
         "data": domain.train or domain.name,
         "base": config.model.name,
