@@ -27,6 +27,6 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) \
+	$(BIN)/pip install --quiet --no-compile --constraint $(CONSTRAINTS) \
 		--editable '.[train,evaluate,track,demo,dev]'
 	touch $@
