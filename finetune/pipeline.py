@@ -295,8 +295,5 @@ def _fp32(config: Config) -> Export:
 
 
 def _evaluate_settings(config: Config, artifacts: Sequence[str]) -> dict[str, Any]:
-    return {
-        "artifacts": list(artifacts),
-        "speed_texts": config.evaluate.speed_texts,
-        "seed": config.seed,
-    }
+    return {"artifacts": list(artifacts), "speed_texts": config.evaluate.speed_texts,
+            "seed": config.seed}  # fmt: skip
