@@ -10,8 +10,9 @@ demo: install
 	$(BIN)/python train.py recipes=contrastive domain=statutes model=starter generate=documents \
 		generate.pairs=400 $(ARGS) $(if $(limit),limit=$(limit))
 
+# One thread of torch for each of the processes that test: two that share the CPUs wait on each other.
 test: install lint
-	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu"
 
 # Of the tests, those of report and MLflow pages in the system's Chromium; skipped without one.
 browser: install

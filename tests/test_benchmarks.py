@@ -21,6 +21,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPT = BENCHMARKS / "gpu.py"
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_where_there_is_none(tmp_path):
     out = tmp_path / "gpu.json"
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--model", "tiny", "--pairs", "128",
@@ -150,6 +151,7 @@ def test_random_models_get_what_a_trained_one_could_at_most(random_bundle, monke
         assert [makers[name] for name in made.rows] == (["Mul"] if form is Form.dynamic else [])
 
 
+@pytest.mark.slow
 def test_systems_take_the_same_texts_each_in_a_process_of_its_own(random_bundle, monkeypatch):
     inference = benchmark("inference", monkeypatch)
     monkeypatch.setattr(inference, "bundle", lambda *_: random_bundle)

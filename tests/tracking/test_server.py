@@ -116,6 +116,7 @@ def runs_of(*folders, holding=".mlflow-run") -> list:
     return [folder for folder in folders if (folder / holding).exists()]
 
 
+@pytest.mark.slow
 def test_a_slow_server_does_not_slow_training(config, run_dir, report, server, there):
     curves = run_dir.parent / "key" / "curves.jsonl"
     (run_dir / "bundle").rename(run_dir / "elsewhere")
