@@ -12,7 +12,7 @@ from finetune.config.compose import choices, compose
 from finetune.data import contamination, lengths, tokens
 from finetune.data.card import read_card
 from finetune.data.findings import Finding
-from finetune.data.loaded import Loaded, sides
+from finetune.data.loaded import Loaded, Texts
 from finetune.data.prepare import inspect, load, load_train, select_sources, summarise
 from finetune.data.script import is_traditional
 from finetune.errors import UserError
@@ -78,7 +78,7 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     selected = select_sources(everything, domain.sources)
     near = dropped.with_stem(f"{dropped.stem}-near") if dropped else None
     loaded, found = inspect(selected, config.check, config.model, near)
-    texts = [text for pair in loaded.pairs for text in sides(pair)]
+    texts = Texts(loaded.pairs)
     tokenizer = lengths.tokenizer_of(config.model)
     otherwise = lengths.ASSUMED.get(config.model.hub, config.check.tokens_per_character)
     windows = {"train.max_length": config.train.max_length,
