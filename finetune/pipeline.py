@@ -94,7 +94,7 @@ def steps_of(config: Config) -> list[Step]:
     label = pseudo_steps.steps_of(config, own, general) if labelled else ()
     first = [
         Step(
-            "data", steps.data, 9,
+            "data", steps.data, 10,
             {"domain": config.domain, "check": config.check, "limit": config.limit,
              "seed": config.seed},
             files=sources.data_files(config),
@@ -206,7 +206,7 @@ def steps_of(config: Config) -> list[Step]:
 def _generate(config: Config) -> Step:
     documents = config.domain.documents
     return Step(
-        "generate", steps.generate, 5,
+        "generate", steps.generate, 6,
         {"generate": config.generate, "domain": config.domain, "check": config.check,
          "limit": config.limit, "seed": config.seed} | writing.settings(config.writer),
         {"data": "data"},

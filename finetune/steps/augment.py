@@ -62,7 +62,7 @@ def applied(planned: Sequence[Step], config: Config) -> list[Step]:
             name = "augment" if step.name == "train" else f"augment-{_suffix(step.name)}"
             rows = "mined" if step.settings["mined"] else config.domain.kind.value
             read = {"pairs": inputs["pairs"], **evaluated}
-            made.append(Step(name, augment, 1, _settings(config, rows), read, files))
+            made.append(Step(name, augment, 2, _settings(config, rows), read, files))
             inputs["pairs"] = name
         if step.name == "report":
             inputs["augment"] = "augment"

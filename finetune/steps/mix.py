@@ -37,7 +37,7 @@ def read_step(config: Config, general: Path | None) -> Step:
     files = {f"{name}.train": file_or_folder(str(each.train)) for name, each in config.mix.items()
              if not is_hub_id(str(each.train))}  # fmt: skip
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})
-    return Step("mix", mix, 7, {"mix": read, "check": config.check}, evaluated, files,
+    return Step("mix", mix, 8, {"mix": read, "check": config.check}, evaluated, files,
                 outside={"model": config.model})  # fmt: skip
 
 

@@ -61,9 +61,9 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
     if documents is not None:
         files["documents"] = documents.expanduser()
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})
-    read = Step("queries", queries, 4, {"check": config.check}, evaluated | {"pairs": own}, files)
+    read = Step("queries", queries, 5, {"check": config.check}, evaluated | {"pairs": own}, files)
     pair = Step(
-        "pseudo", pseudo, 2,
+        "pseudo", pseudo, 3,
         {"pseudo": config.pseudo, "check": config.check, "limit": config.limit,
          "seed": config.seed},
         evaluated | {"queries": "queries", "embed": "embed", "pairs": own},
