@@ -23,7 +23,7 @@ _NEIGHBOURS = 8  # of a bucket that a text is compared with: keeps time linear w
 _CHUNK = 20_000  # texts at a time
 _SLACK = 0.15  # the signatures' estimate is off by so much at most (2.7 standard deviations)
 
-# Among them what stopwords-iso lists for Chinese and says nothing of what is asked (not 谁, 各, 只有).
+# Among them is what stopwords-iso lists and says nothing of what is asked (谁, 各 and 只有 do).
 # No numeral and no negation stands here by itself.
 _LIGHT = (
     "请问一下 咨询一下 请教一下 可不可以 问一下 想问问 麻烦问 大家好 一下子 怎么样 怎么办 "
