@@ -111,12 +111,12 @@ def table(
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for name, result in results.items():
         if result is None:
-            lines.append(f"| {name} | failed {'| ' * (len(head) - 1)}|")
+            lines.append(f"| {name} | failed {'| ' * (len(head) - 2)}|")
             continue
         rows = {r["artifact"]: r for r in result["scores"]
                 if r["set"] == wanted and r["metric"] == "ndcg@10"}  # fmt: skip
         if len(lines) == 2:
-            lines.append(f"| base | {100 * rows['base']['value']:.1f} {'| ' * (len(head) - 1)}|")
+            lines.append(f"| base | {100 * rows['base']['value']:.1f} {'| ' * (len(head) - 2)}|")
         lines.append(f"| {name} | {_scores(rows[artifact])} | {_training(result, timed=timed)} |")
     return "\n".join(lines)
 
