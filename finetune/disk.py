@@ -11,6 +11,7 @@ import marshal
 import mmap
 import os
 import tempfile
+from abc import abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -28,7 +29,27 @@ Item = TypeVar("Item")
 _BLOCK = 1_000  # rows that are read at a time where all are
 
 
-class Rows(Sequence[Item], Generic[Item]):
+class Lazy(Sequence[Item], Generic[Item]):
+    """A sequence whose items are made as they are asked for, by place or by slice."""
+
+    @abstractmethod
+    def _at(self, place: int) -> Item:
+        """The item of a place that is there, counted from the first."""
+
+    def _some(self, places: range) -> list[Item]:
+        """The items of such places."""
+        return [self._at(place) for place in places]
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | list[Item]:
+        places = range(len(self))[place]
+        return self._some(places) if isinstance(places, range) else self._at(places)
+
+
+class Rows(Lazy[Item]):
     """The rows of a JSON Lines file that the project wrote, which does not change meanwhile.
 
     In memory are eight bytes a row, and pages of the file that the system takes back at need.
@@ -52,15 +73,8 @@ class Rows(Sequence[Item], Generic[Item]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @overload
-    def __getitem__(self, place: int) -> Item: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Item]: ...
-    def __getitem__(self, place: int | slice) -> Item | list[Item]:
-        places = range(len(self))[place]
-        if isinstance(places, range):
-            return [self[each] for each in places]
-        start, end = self._starts[places : places + 2].tolist()
+    def _at(self, place: int) -> Item:
+        start, end = self._starts[place : place + 2].tolist()
         return self._make(json.loads(self._content[start:end]))
 
     def __iter__(self) -> Iterator[Item]:
@@ -68,7 +82,7 @@ class Rows(Sequence[Item], Generic[Item]):
             yield from map(self._make, map(json.loads, file))
 
 
-class Spilled(Sequence[Item], Generic[Item]):
+class Spilled(Lazy[Item]):
     """Rows as they are appended, in a file without a name that goes when they do.
 
     In memory are eight bytes a row. The file lies where temporary files do (``TMPDIR``).
@@ -93,16 +107,11 @@ class Spilled(Sequence[Item], Generic[Item]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, place: int) -> Item: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Item]: ...
-    def __getitem__(self, place: int | slice) -> Item | list[Item]:
-        places = range(len(self))[place]
-        if isinstance(places, range):
-            whole = places and places.step == 1
-            return self._block(places) if whole else [self[each] for each in places]
-        return self._block(range(places, places + 1))[0]
+    def _at(self, place: int) -> Item:
+        return self._block(range(place, place + 1))[0]
+
+    def _some(self, places: range) -> list[Item]:
+        return self._block(places) if places and places.step == 1 else super()._some(places)
 
     def __iter__(self) -> Iterator[Item]:
         for start in range(0, len(self), _BLOCK):
@@ -116,7 +125,7 @@ class Spilled(Sequence[Item], Generic[Item]):
         return [self._make(*marshal.loads(row)) for row in rows]
 
 
-class Chosen(Sequence[Item], Generic[Item]):
+class Chosen(Lazy[Item]):
     """Some of the items of a sequence, in eight bytes an item.
 
     Args:
@@ -134,13 +143,7 @@ class Chosen(Sequence[Item], Generic[Item]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, place: int) -> Item: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Item]: ...
-    def __getitem__(self, place: int | slice) -> Item | list[Item]:
-        if isinstance(place, slice):
-            return [self._items[each] for each in self._places[place]]
+    def _at(self, place: int) -> Item:
         return self._items[self._places[place]]
 
 

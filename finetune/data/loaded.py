@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
 
+from finetune.disk import Lazy
 from finetune.records import Dropped, Pair, Scored
 from finetune.sets import AnySet
 
 
-class Texts(Sequence[str]):
+class Texts(Lazy[str]):
     """Both texts of every row, one after the other, read as they are asked for.
 
     Args:
@@ -21,13 +21,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return 2 * len(self._rows)
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[each] for each in range(len(self))[place]]
+    def _at(self, place: int) -> str:
         return sides(self._rows[place // 2])[place % 2]
 
     def __iter__(self) -> Iterator[str]:
