@@ -10,7 +10,7 @@ import sys
 
 from runs import RESULTS, run, table
 
-from finetune.config.check import GENERATORS
+from finetune.config.ranges import GENERATORS
 
 PAIRS = 3000
 # What the table does not tell is not made.

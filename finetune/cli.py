@@ -30,12 +30,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("finetune")
 
 DONE, BAD_INPUT, GATE_FAILED = 0, 2, 3
-_COMMANDS = ("train", "tune", "check", "evaluate", "compare", "encode", "tune-threads", "doctor")
+_COMMANDS = ("train", "tune", "check", "split", "evaluate", "compare", "encode", "tune-threads",
+             "doctor")  # fmt: skip
+_HELP = {"-h", "--help"}
+_SPLIT = "the half of the queries that chooses, or the one that reports; default: all"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the commands."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["train"], ["tune"]) and _HELP & set(arguments):
+        print(usage())
+        return DONE
     if arguments[:1] == ["train"]:
         return train(arguments[1:])
     if arguments[:1] == ["tune"]:
@@ -167,11 +173,21 @@ def _parser() -> argparse.ArgumentParser:
                        help="file for the rows left out, with reasons; near duplicates go to a "
                             "second one beside it")  # fmt: skip
     check.set_defaults(run=_check)
+    split = commands.add_parser("split", help="make a dev folder of some of the pairs")
+    split.add_argument("words", nargs="*", metavar="data|key=value",
+                       help="file, folder or hub id of pairs; settings")  # fmt: skip
+    split.add_argument("--out", type=Path, required=True,
+                       help="new folder for train.jsonl, dev/ and dropped.jsonl")  # fmt: skip
+    split.add_argument("--queries", type=int,
+                       help="to hold out; default: every fifth, at most 1,000")  # fmt: skip
+    split.add_argument("--seed", type=int, default=0, help="of the draw")
+    split.set_defaults(run=_split)
     evaluate = commands.add_parser("evaluate", help="score a model or bundle on folders")
     evaluate.add_argument("artifact", type=Path, help="model folder, or bundle folder")
     evaluate.add_argument("--data", type=Path, action="append", required=True,
                           help="retrieval, reranking or pair folder; repeatable")  # fmt: skip
-    evaluate.add_argument("--split", choices=("all", "select", "report"), default="all")
+    evaluate.add_argument("--split", choices=("all", "select", "report"), default="all",
+                          help=_SPLIT)  # fmt: skip
     evaluate.add_argument("--precision", help="of a bundle; default: every one in it")
     evaluate.add_argument("--chunks", action="store_true",
                           help="score again with long documents in pieces")  # fmt: skip
@@ -184,7 +200,8 @@ def _parser() -> argparse.ArgumentParser:
                          help="of each run: tuned (default), onnx-fp32, …; repeatable")  # fmt: skip
     compare.add_argument("--data", type=Path, action="append", default=[],
                          help="folder on which all are scored anew; repeatable")  # fmt: skip
-    compare.add_argument("--split", choices=("all", "select", "report"), default="all")
+    compare.add_argument("--split", choices=("all", "select", "report"), default="all",
+                         help=_SPLIT)  # fmt: skip
     compare.add_argument("--json", type=Path, help="file for the comparisons")
     compare.set_defaults(run=_compare)
     encoding.add(commands)
@@ -202,17 +219,22 @@ def _check(arguments: argparse.Namespace) -> int:
     from finetune.report import checked, show
 
     check_outputs(html=arguments.html, json=arguments.json, dropped=arguments.dropped)
-    files = [word for word in arguments.words if "=" not in word or Path(word).exists()]
-    overrides = [word for word in arguments.words if word not in files]
-    if len(files) > 1:
-        raise UserError(f"finetune check: one set at a time, not {', '.join(files)}")
-    config = checking.configuration(next(iter(files), None), arguments.dev, overrides)
+    data, overrides = checking.named("check", arguments.words)
+    config = checking.configuration(data, arguments.dev, overrides)
     report = checking.check(config, arguments.dropped)
     show(checked.terminal(report))
     if arguments.html:
         arguments.html.write_text(checked.render(report), encoding="utf-8")
     if arguments.json:
         write_json(arguments.json, report)
+    return DONE
+
+
+def _split(arguments: argparse.Namespace) -> int:
+    from finetune.commands import checking, splitting
+
+    data, overrides = checking.named("split", arguments.words)
+    print(splitting.split(data, arguments.out, arguments.queries, arguments.seed, overrides))
     return DONE
 
 
@@ -227,7 +249,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     scoring.show(scores)
     if arguments.json:
         scoring.save(scores, arguments.json)
-    return 0
+    return DONE
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -257,10 +279,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         found = [dataclasses.asdict(each) for each in findings(config)]
         print(json.dumps(found, ensure_ascii=False, indent=2))
-        return 0
+        return DONE
     for finding in findings(config):
         print(finding)
-    return 0
+    return DONE
 
 
 def _log_to_screen() -> None:

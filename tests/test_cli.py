@@ -64,6 +64,12 @@ def test_finetune_train_is_train_py(capsys):
     assert "did you mean 'full'?" in told(capsys)[0]
 
 
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["tune", "-h"]])
+def test_help_on_what_reads_settings_lists_what_can_be_typed(capsys, arguments):
+    assert main(arguments) == DONE
+    assert capsys.readouterr().out.strip() == usage().strip()
+
+
 def test_the_commands_are_those_of_the_contract(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
@@ -111,6 +117,11 @@ def test_until_ends_with_0(line, tmp_path):
         (["recipes=full", "--multi"], ["unknown option ['--multi']"]),
         (["recipes=full", "limit=0", "seed=-1"], ["limit=0", "seed=-1"]),
         (["recipes=full,contrastive"], ["add -m"]),
+        (
+            ["recipes=full", "domain.train=a.csv", "domain.dev=dev"],
+            ["domain.train=a.csv: domain=statutes brings its own data", "domain.dev=dev: "],
+        ),
+        (["recipes=documents", "domain.documents=docs"], ["add domain=custom"]),
         (["recipes=full", "domain=custom"], ["domain.train: not set", "domain.dev: not set"]),
         (["-m", "recipes=full,ful"], ["did you mean 'full'?"]),
     ],

@@ -7,8 +7,8 @@ from typing import Any
 
 from finetune.commands import gains
 from finetune.config import Config
-from finetune.config.choices import Source
-from finetune.config.compose import choices, compose
+from finetune.config.choices import Kind, Source
+from finetune.config.compose import choices, compose, kind_asked
 from finetune.data import contamination, lengths, tokens
 from finetune.data.card import read_card
 from finetune.data.findings import Finding
@@ -21,37 +21,59 @@ from finetune.sources import pinned
 
 _EXAMPLES = 8  # shown of each reason
 _SAMPLE = 2_000  # texts that tell the script of all
-_NOTHING = (
-    "finetune check: nothing to check; name a file of pairs, or a domain: "
-    "finetune check pairs.jsonl --dev <folder>"
-)
+_RECIPES = {Kind.pairs: "full", Kind.scored: "cosent"}  # that train on such rows
+_EXAMPLE = {"check": "pairs.jsonl --dev <folder>", "split": "pairs.jsonl --out <folder>"}
 
 
-def configuration(data: str | None, dev: Path | None, overrides: Sequence[str]) -> Config:
-    """Compose what is checked.
+def named(command: str, words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Tell the set that a command line names from the settings beside it.
+
+    Args:
+        command: ``check`` or ``split``, for the message.
+        words: Of the command line, options apart.
+
+    Raises:
+        UserError: Several sets are named.
+    """
+    files = [word for word in words if "=" not in word or Path(word).exists()]
+    if len(files) > 1:
+        raise UserError(f"finetune {command}: one set at a time, not {', '.join(files)}")
+    return next(iter(files), None), [word for word in words if word not in files]
+
+
+def configuration(
+    data: str | None, dev: Path | None, overrides: Sequence[str], command: str = "check"
+) -> Config:
+    """Compose what is checked, or split.
 
     Args:
         data: A file, folder or hub id of pairs, or the name of a domain.
         dev: Its evaluation folder.
         overrides: ``key=value``, as for a run; rows that cannot be used are dropped and shown
             unless they say otherwise.
+        command: ``check`` or ``split``, for the messages.
 
     Raises:
         UserError: With every problem found.
     """
+    nothing = (
+        f"finetune {command}: nothing to {command}; name a file of pairs, or a domain: "
+        f"finetune {command} {_EXAMPLE[command]}"
+    )
     if data is None and not any(each.startswith("domain") for each in overrides):
-        raise UserError(_NOTHING)
-    line = ["recipes=full", "check.bad_rows=drop"]
+        raise UserError(nothing)
+    line = ["check.bad_rows=drop"]
     if data is not None and data in choices("domain") and not Path(data).exists():
         line.append(f"domain={data}")
     elif data is not None:
         line += ["domain=custom", f"domain.train={_quoted(data)}"]
     if dev is not None:
         line.append(f"domain.dev={_quoted(str(dev))}")
-    config = compose([*line, *overrides])
+    words = [*line, *overrides]
+    config = compose([f"recipes={_RECIPES[kind_asked(words)]}", *words])
     domain = config.domain
     if domain.source is Source.files and domain.train is None:
-        raise UserError(_NOTHING)
+        raise UserError(nothing)
     if config.paths.data is None and "None/" in f"{domain.train}{domain.dev}":
         raise UserError(
             f"domain={domain.name}: set paths.data=<folder>, in which are expected: "

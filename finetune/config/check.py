@@ -1,6 +1,5 @@
 """Settings that have the right type and still cannot work."""
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Iterator, Mapping
@@ -11,13 +10,11 @@ from typing import Any
 from hydra.utils import get_class
 
 from finetune import script
-from finetune.config import Config, Generate, augmentation, writing
-from finetune.config.choices import Kind, Use
+from finetune.config import Config, augmentation, writing
+from finetune.config.choices import Kind, Source, Use
+from finetune.config.ranges import GENERATORS, RANGES
 from finetune.errors import first_line, nearest
 
-GENERATORS = tuple(  # the fields of a share
-    field.name for field in dataclasses.fields(Generate) if field.type is float
-)
 PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8-static", "openvino-int8")
 # What a floor of ``export.floors`` may be of.
 _CLOSENESS = ("min_cosine", "mean_cosine", "centred_cosine", "top10_overlap")
@@ -25,69 +22,6 @@ _CLOSENESS = ("min_cosine", "mean_cosine", "centred_cosine", "top10_overlap")
 # Losses of sentence-transformers whose labels are a teacher's vectors.
 _VECTOR_LOSSES = ("EmbedDistillLoss", "MSELoss")
 
-# A number must be greater than the first and at most the second.
-_RANGES: dict[str, tuple[float, float]] = {
-    "seed": (-1, 2**32 - 1),  # what numpy takes
-    "limit": (0, math.inf),
-    "generate.pairs": (0, math.inf),
-    **{f"generate.{name}": (-1e-9, math.inf) for name in GENERATORS},
-    "pseudo.pairs": (0, math.inf),
-    "writer.share": (-1e-9, math.inf),
-    "writer.queries": (0, 20),
-    "writer.limit": (0, math.inf),
-    "writer.price_in": (-1e-9, math.inf),
-    "writer.price_out": (-1e-9, math.inf),
-    "writer.concurrency": (0, 256),
-    "writer.timeout": (0, 3_600),
-    "writer.retries": (-1, 20),
-    "check.near": (0, 1),
-    "check.foreign_share": (-1e-9, 1),
-    "check.boilerplate_queries": (1, math.inf),
-    "check.tokens_per_character": (0, 10),
-    "noise.cut": (-1e-9, 1),
-    "augment.share": (-1e-9, 1),
-    **{f"augment.{kind}": (-1e-9, math.inf) for kind in augmentation.KINDS},
-    "mine.rounds": (-1, 10),
-    "mine.negatives": (-1, 32),
-    "mine.relative_margin": (-1e-9, 1),
-    "mine.filter_margin": (-1e-9, 1),
-    "distill.layers": (-1, 1_000),
-    "distill.vocabulary": (-1, 10_000_000),
-    "distill.texts": (-1, math.inf),
-    "distill.min_kept": (-1e-9, 1),
-    "distill.min_speedup": (-1e-9, 100),
-    "train.epochs": (0, 1_000),
-    "train.batch_size": (1, 65_536),
-    "train.learning_rate": (0, 1),
-    "train.warmup": (-1e-9, 1),
-    "train.weight_decay": (-1e-9, 1),
-    "train.max_length": (7, math.inf),
-    "train.checkpoints": (0, 1_000),
-    "train.guard_share": (0, 1),
-    "train.patience": (0, math.inf),
-    "merge.keep_gain": (-1e-9, 1),
-    "merge.general_texts": (-1, math.inf),
-    "hardware.threads": (-1, 1_024),
-    "hardware.processes": (-1, 65_536),
-    "hardware.chunk": (0, math.inf),
-    "hardware.encode_tokens": (0, math.inf),
-    "hardware.workers": (-1, 64),
-    "export.parity_texts": (1, math.inf),
-    "quantize.weight_texts": (-1, math.inf),
-    "quantize.range_texts": (0, math.inf),
-    "quantize.range_percentile": (50, 100),
-    "quantize.centred_cosine": (-1, 1),
-    "quantize.top10_overlap": (-1e-9, 1),
-    "quantize.max_fp32": (-1e-9, 1),
-    "evaluate.samples": (99, 1_000_000),
-    "evaluate.alpha": (0, 1),
-    "evaluate.visible": (0, 1),
-    "evaluate.max_script_gap": (-1e-9, 1),
-    "evaluate.max_latency_ms": (0, math.inf),
-    "evaluate.speed_texts": (0, math.inf),
-    "evaluate.machine_price": (0, math.inf),
-    "evaluate.max_general_drop": (-1e-9, 1),
-}
 _ADAPTER_SIZES = ("layers", "length", "peft.r")
 OWN = "domain"  # what the domain's own rows are called beside mixed sets
 # Losses of sentence-transformers that learn from two texts and a score.
@@ -99,7 +33,7 @@ _CHOICES = {"model.pooling": ("mean", "cls"), "hardware.device": ("auto", "cpu",
 
 def problems(config: Config) -> Iterator[str]:
     """Say what is out of range, no valid choice, or at odds with another setting."""
-    for key, (low, high) in _RANGES.items():
+    for key, (low, high) in RANGES.items():
         value = attrgetter(key)(config)
         if value is not None and not value > low:
             bound = "0 or more" if low < 0 else f"greater than {low:g}"
@@ -131,6 +65,7 @@ def problems(config: Config) -> Iterator[str]:
             f"mine.negatives={config.mine.negatives}: only mine.candidates="
             f"{config.mine.candidates} neighbours are looked at; raise mine.candidates"
         )
+    yield from _domain_problems(config)
     if config.domain.kind is Kind.scored:
         yield from _scored_problems(config)
     yield from _mix_problems(config)
@@ -140,6 +75,20 @@ def problems(config: Config) -> Iterator[str]:
     yield from script.problems(
         config.script, config.opencc, config.encode, distilled=config.distill.asked
     )
+
+
+def _domain_problems(config: Config) -> Iterator[str]:
+    """Say where somebody's own data would be left lying for the embedded statutes."""
+    domain = config.domain
+    if domain.source is not Source.statutes:
+        return
+    for key in ("train", "dev", "test", "documents", "queries"):
+        value = getattr(domain, key)
+        if value is not None:
+            yield (
+                f"domain.{key}={value}: domain={domain.name} brings its own data and would not "
+                "read yours; add domain=custom"
+            )
 
 
 def _scored_problems(config: Config) -> Iterator[str]:

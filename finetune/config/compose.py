@@ -180,6 +180,14 @@ def _kind_problems(config: Config) -> Iterator[str]:
     )
 
 
+def kind_asked(overrides: Sequence[str]) -> Kind:
+    """Which rows the domain of a command line holds, before a recipe is chosen for them."""
+    asked = dict(each.split("=", 1) for each in overrides if "=" in each)
+    named = asked.get("domain", "custom")
+    held = _load("domain", named).kind if named in choices("domain") else Kind.pairs.value
+    return Kind.scored if asked.get("domain.kind", held) == Kind.scored.value else Kind.pairs
+
+
 def _load(group: str, name: str) -> DictConfig:
     return cast(DictConfig, OmegaConf.load(ROOT / "configs" / group / f"{name}.yaml"))
 

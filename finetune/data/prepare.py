@@ -164,7 +164,8 @@ def _load_files(domain: Domain, check: Check) -> Loaded:
     if dev is None:
         problems.append(
             f"domain.dev: not set; domain={domain.name} needs an evaluation folder, "
-            f"domain.dev=<folder with {parts.EXPECTED[domain.kind]}>"
+            f"domain.dev=<folder with {parts.EXPECTED[domain.kind]}>; finetune split <pairs> "
+            "--out <folder> makes one of some of the pairs"
         )
     loaded = attempt(lambda: load_train(domain, check))
     dev_splits = dev and attempt(lambda: parts.read(dev, domain.kind))

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.config import writing
-from finetune.config.check import GENERATORS
 from finetune.config.choices import Precision
+from finetune.config.ranges import GENERATORS
 from finetune.machine import estimate, processes, rates
 from finetune.machine.estimate import Training
 from finetune.machine.geometry import Adapter, Geometry, forward_flops, training_passes

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from finetune.config import Model
-from finetune.config.check import GENERATORS
 from finetune.config.choices import Hub, Use
+from finetune.config.ranges import GENERATORS
 from finetune.data.lengths import ASSUMED
 from finetune.data.peek import Peek, Texts, look_at, look_at_set, look_for, rows_of
 from finetune.errors import UserError

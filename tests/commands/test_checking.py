@@ -264,3 +264,17 @@ def test_a_base_of_which_nothing_is_known(tmp_path):
     assert not unknown.warning and "unknown" in unknown.name
     (card,) = contamination.by_name(asked, model, "saw the articles")
     assert card.meaning == "saw the articles"
+
+
+def test_scored_pairs_are_checked_too(tmp_path):
+    rows = [{"a": f"第{n}句话", "b": f"第{n}句", "score": n % 2} for n in range(30)]
+    lines(tmp_path / "scored.jsonl", [*rows, rows[0], {"a": "甲", "b": "乙", "score": "高"}])
+    words = [str(tmp_path / "scored.jsonl"), "domain.kind=scored"]
+    assert main(["check", *words, "--json", str(tmp_path / "a.json")]) == 0
+    report = read_json(tmp_path / "a.json")
+    assert report["read"] == 32 and report["dropped"] == {"bad score": 1, "duplicate": 1}
+
+
+def test_a_domain_of_scored_pairs_is_checked_by_its_name():
+    assert checking.configuration("afqmc", None, ["paths.data=/data"]).recipe == "cosent"
+    assert checking.configuration("legal", None, ["paths.data=/data"]).recipe == "full"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finetune.config import Config, Mixed, check, to_dict
+from finetune.config import Config, Mixed, check, ranges, to_dict
 from finetune.config.check import target_problems
 from finetune.config.choices import Kind, Precision
 from finetune.config.compose import GROUPS, ROOT, choices, compose, known_keys
@@ -379,4 +379,4 @@ def test_no_default_stands_in_the_code():
 
 
 def test_every_range_names_a_key():
-    assert set(check._RANGES) | set(check._CHOICES) <= set(known_keys())
+    assert set(ranges.RANGES) | set(check._CHOICES) <= set(known_keys())

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.config import check
+from finetune.config import ranges
 from finetune.data.clean import comparable
 from finetune.data.synthesize import GENERATORS, sentences, synthesize
 from finetune.records import Passage
@@ -22,7 +22,7 @@ def made(name, *passages):
 
 
 def test_the_configuration_names_the_generators():
-    assert set(check.GENERATORS) == set(GENERATORS)
+    assert set(ranges.GENERATORS) == set(GENERATORS)
 
 
 def test_a_title_asks_for_its_first_passage():
