@@ -1,8 +1,10 @@
 # The two commands that a newcomer needs: `make demo` and `make test`.
 PYTHON ?= python3.11
-CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
+# What was installed once stays: `make demo` after `make install CONSTRAINTS=constraints-v100.txt`.
+CONSTRAINTS ?= $(or $(patsubst $(VENV)/.installed-%,%,$(wildcard $(VENV)/.installed-*)),constraints.txt)
+INSTALLED := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 
 .PHONY: demo test browser lint install
 
@@ -24,9 +26,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-install: $(VENV)/.installed
+install: $(INSTALLED)
 
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	rm -f $(VENV)/.installed*
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --constraint $(CONSTRAINTS) \
 		--editable '.[train,evaluate,track,demo,dev]'
