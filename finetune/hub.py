@@ -5,10 +5,12 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from finetune.config import Model
 from finetune.config.choices import Hub
 from finetune.errors import UserError, first_line
+from finetune.records import read_json
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,37 @@ def _cached(model_id: str, revision: str) -> str | None:
     ref = folder / "refs" / revision
     commit = ref.read_text("utf-8").strip() if ref.is_file() else ""
     return commit if commit and (folder / "snapshots" / commit).is_dir() else None
+
+
+def config_of(model: Model) -> dict[str, Any] | None:
+    """What ``config.json`` of a model on Hugging Face says: the cache's, else the hub's.
+
+    Asked once and without patience: it is for a forecast.
+
+    Returns:
+        None where it cannot be had, which `fetch` tells.
+    """
+    if model.hub is not Hub.huggingface or not model.id:
+        return None
+    try:
+        import huggingface_hub as library
+        from huggingface_hub import constants
+        from huggingface_hub.errors import HTTPError
+    except ImportError:
+        return None
+    where = model.id, "config.json"
+    at = model.revision or _NEWEST
+    try:
+        kept = library.try_to_load_from_cache(*where, revision=at)
+        if isinstance(kept, str):
+            return dict(read_json(Path(kept)))
+        answer = library.get_session().get(
+            library.hf_hub_url(*where, revision=at), follow_redirects=True,
+            headers=library.utils.build_hf_headers(), timeout=constants.HF_HUB_ETAG_TIMEOUT,
+        )  # fmt: skip
+        return dict(answer.raise_for_status().json())
+    except (HTTPError, OSError, ValueError, TypeError):
+        return None
 
 
 def local_folder(model: Model) -> Path:

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -55,9 +55,23 @@ def build_base(model: Model, out: Path) -> None:
     loaded = _read(source, model)
     _check_vocabulary(loaded, source)
     loaded.max_seq_length = min(model.max_length, _positions(loaded))
+    _tell_prompts(loaded.prompts, model)
     # sentence-transformers' encode_document looks for "document".
     loaded.prompts = {**model.prompts, "document": model.prompts["passage"]}
     save(loaded, out)
+
+
+def _tell_prompts(saved: Mapping[str, str], model: Model) -> None:
+    """Say that a model was saved with other prompts than those it is used with from now on."""
+    query = saved.get("query") or ""
+    passage = saved.get("passage") or saved.get("document") or ""
+    asked = model.prompts["query"], model.prompts["passage"]
+    if (query or passage) and (query, passage) != asked:
+        log.warning(
+            "model.prompts: %s was saved with query %r and passage %r, and is used with %r and %r; "
+            "if it was trained with the first: 'model.prompts={query: \"%s\", passage: \"%s\"}'",
+            model.name, query, passage, *asked, query, passage,
+        )  # fmt: skip
 
 
 def load(folder: Path, device: str = "cpu", attention: str = "sdpa") -> SentenceTransformer:

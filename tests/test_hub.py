@@ -113,6 +113,8 @@ NEWER = "f" * 40
 def online(monkeypatch, address):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    files = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
 
 
 def info(commit) -> bytes:
@@ -423,3 +425,21 @@ def test_a_home_folder_is_expanded(tmp_path, monkeypatch, tiny_model):
 
 def test_the_revision_of_a_folder_is_unknown(tiny_model):
     assert hub.revision(model(), tiny_model) == "unknown"
+
+
+def test_the_sizes_of_a_model_are_asked_for_alone(cache, monkeypatch):
+    with answering(b'{"num_hidden_layers": 12}') as (address, asked):
+        online(monkeypatch, address)
+        assert hub.config_of(model(hub=Hub.huggingface, id="owner/name", revision="v1")) == {
+            "num_hidden_layers": 12
+        }
+    assert "/owner/name/resolve/v1/config.json" in asked
+
+
+@pytest.mark.parametrize("answer", [(b"", 404), (b"<html>", 200), (b"[]", 200), None])
+def test_sizes_that_cannot_be_had_are_not_known(cache, monkeypatch, answer):
+    with answering(*(answer or (b"",))) as (address, _):
+        if answer:
+            online(monkeypatch, address)
+        assert not hub.config_of(model(hub=Hub.huggingface, id="owner/name"))
+    assert hub.config_of(model(hub=Hub.local, path=cache)) is None

@@ -358,6 +358,17 @@ def test_the_encoder_agrees_with_sentence_transformers(tiny_model, prompt):
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)
 
 
+def test_prompts_that_a_model_was_saved_with_are_not_left_out_silently(
+    tiny_model, tmp_path, caplog
+):
+    built(tiny_model, tmp_path / "own", prompts={"query": "问：", "passage": "文："})
+    caplog.clear()
+    built(tmp_path / "own", tmp_path / "same", prompts={"query": "问：", "passage": "文："})
+    assert "model.prompts" not in caplog.text
+    built(tmp_path / "own", tmp_path / "other")
+    assert """'model.prompts={query: "问：", passage: "文："}'""" in caplog.text
+
+
 def test_prompts_are_put_before_the_text(tiny_model):
     encoder = TorchEncoder(load(tiny_model))  # its query prompt is 问
     np.testing.assert_allclose(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from finetune import hub
 from finetune.config import Model
 from finetune.config.choices import Hub, Use
 from finetune.config.ranges import GENERATORS
@@ -39,13 +40,16 @@ class Facts:
 
     @cached_property
     def geometry(self) -> Geometry | None:
-        """Sizes of the base; None until it is here."""
+        """Sizes of the base; None where no ``config.json`` of it can be had."""
         path, built = self._model().path, self._built("config.json")
         given = path.expanduser() / "config.json" if path is not None else None
         for config in (built, given):
             if config is not None and config.is_file():
                 return _geometry(config)
-        return STARTER if self._model().hub is Hub.starter else None
+        if self._model().hub is Hub.starter:
+            return STARTER
+        away = hub.config_of(self._model())
+        return Geometry.of(away) if away is not None else None
 
     def geometry_of(self, step: Step) -> Geometry | None:
         """Sizes of the model that a step reads: the base, or what a student of it is made of."""

@@ -3,6 +3,8 @@ import json
 import shutil
 from pathlib import Path
 
+import hub_cache
+import huggingface_hub
 import pytest
 import tiny_runs
 
@@ -72,7 +74,18 @@ def test_a_damaged_model_is_left_to_the_base_step(planned, tiny_model, tmp_path,
     assert Facts(plan_).geometry is None and predicted(plan_, "train") == Cost()
 
 
-def test_the_starters_geometry_is_known_and_a_hubs_is_not(planned):
+def test_a_hub_tells_the_geometry_of_a_model_that_is_not_here_yet(
+    planned, tiny_model, tmp_path, monkeypatch
+):
+    hub_cache.put(tmp_path / "hub", tiny_model)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    away = planned("model=custom", "model.path=null", "model.hub=huggingface",
+                   "model.id=owner/name", f"model.revision={hub_cache.COMMIT}")  # fmt: skip
+    assert Facts(away).geometry.layers == 2 and predicted(away, "train").seconds
+
+
+def test_the_starters_geometry_is_known_and_one_that_nobody_has_is_not(planned):
     starter = planned("model=starter", "model.path=null", "model.prompts={query: '', passage: ''}")
     assert Facts(starter).geometry == STARTER
     away = planned("model=m3e-base", "model.path=null")
