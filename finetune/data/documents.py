@@ -1,4 +1,4 @@
-"""Read documents (Markdown, text, JSON Lines) and cut them into passages."""
+"""Read documents (Markdown, text, JSON Lines, lines of text) and cut them into passages."""
 
 import re
 from collections import Counter
@@ -13,16 +13,21 @@ from finetune.errors import UserError
 from finetune.records import Passage
 
 READABLE = (".md", ".markdown", ".txt")
+_EXPECTED = (
+    f"a folder of {', '.join(READABLE)} files, a .jsonl file with a text a row or a .txt file with "
+    "a text a line"
+)
 _LONGEST = 300  # characters of a passage made of several paragraphs
 _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$")
 
 
 def read_documents(source: Path) -> list[Passage]:
-    """Read the passages of a folder (searched in depth, hidden ones not) or of a ``.jsonl`` file.
+    """Read the passages of a folder (searched in depth, hidden ones not) or of one file.
 
     A Markdown file is cut at its headings, the first of level 1 being its title; a text file's
     title is its name. Paragraphs are joined up to 300 characters. A JSON Lines file has a ``text``
-    a row, and may have ``title`` and ``heading``. All are cleaned as the texts of pairs are.
+    a row, and may have ``title`` and ``heading``; a ``.txt`` file that is named itself has a text a
+    line. All are cleaned as the texts of pairs are.
 
     Raises:
         UserError: With every problem found.
@@ -32,17 +37,13 @@ def read_documents(source: Path) -> list[Passage]:
         passages = list(_folder(source, problems))
     elif ending(source) == ".jsonl":
         passages = list(_rows(existing(source), problems))
+    elif ending(source) == ".txt":
+        passages = list(_lines(existing(source), problems))
     else:
-        raise UserError(
-            f"domain.documents={source}: expected a folder of {', '.join(READABLE)} files, or a "
-            ".jsonl file with a text a row"
-        )
+        raise UserError(f"domain.documents={source}: expected {_EXPECTED}")
     problems.check()
     if not passages:
-        raise UserError(
-            f"domain.documents={source}: no text found; expected {', '.join(READABLE)} files "
-            "with text in them, or a .jsonl file with a text a row"
-        )
+        raise UserError(f"domain.documents={source}: no text found; expected {_EXPECTED}")
     return passages
 
 
@@ -102,6 +103,12 @@ def _joined(paragraphs: Sequence[str]) -> Iterator[str]:
         text += paragraph
     if text:
         yield text.strip()
+
+
+def _lines(path: Path, problems: Problems) -> Iterator[Passage]:
+    for number, line in text_lines(path, problems):
+        if text := _seen(line):
+            yield Passage(str(number), "", "", text)
 
 
 def _rows(path: Path, problems: Problems) -> Iterator[Passage]:

@@ -102,3 +102,11 @@ def test_what_holds_no_documents_is_told(tmp_path, name):
 
 def test_texts_that_stand_alone_have_neither_title_nor_heading():
     assert from_texts(["甲", "乙"]) == [Passage("0", "", "", "甲"), Passage("1", "", "", "乙")]
+
+
+def test_a_text_file_that_is_named_itself_has_a_text_a_line(tmp_path):
+    (tmp_path / "log.txt").write_text("怎么退货\n\n \u200b\n运费\x00谁出\n", "utf-8")
+    assert read_documents(tmp_path / "log.txt") == [
+        Passage("1", "", "", "怎么退货"),
+        Passage("4", "", "", "运费谁出"),
+    ]
