@@ -5,6 +5,7 @@ Reference: Hu et al., LoRA, https://arxiv.org/abs/2106.09685.
 
 import copy
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from finetune.records import read_json, write_json
 log = logging.getLogger(__name__)
 
 FOLDER = "adapter"
+_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -112,5 +114,26 @@ def save(adapted: PeftModel, folder: Path) -> None:
     # "auto" would ask a hub for the base's configuration.
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink()  # says nothing but that place
-    path = folder / "adapter_config.json"
+    path = folder / _CONFIG
     write_json(path, read_json(path) | {"base_model_name_or_path": None})
+
+
+def scaled(source: Path, weight: float, folder: Path) -> None:
+    """Write the adapter that moves the base by a share of what another moves it.
+
+    Of one whose share is not its alpha's (DoRA, or none of LoRA's kind) nothing is written.
+
+    Args:
+        source: The folder of the other.
+        weight: The share.
+        folder: Is made.
+    """
+    config = read_json(source / _CONFIG)
+    if config.get("lora_alpha") is None or config.get("use_dora"):
+        return
+    alphas = {name: alpha * weight for name, alpha in (config.get("alpha_pattern") or {}).items()}
+    shutil.copytree(source, folder)
+    write_json(
+        folder / _CONFIG,
+        config | {"lora_alpha": config["lora_alpha"] * weight, "alpha_pattern": alphas},
+    )

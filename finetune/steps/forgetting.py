@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from finetune.config import Config
-from finetune.config.choices import Precision, Source
+from finetune.config.choices import Precision, Source, Use
 from finetune.errors import UserError
 from finetune.records import write_json
 from finetune.script import KEEP
@@ -99,6 +99,8 @@ def merge_step(config: Config, trained: str, machine: Settings, folder: Path | N
         "general_texts": config.merge.general_texts, "max_drop": config.evaluate.max_general_drop,
         "precision": config.hardware.precision, "seed": config.seed, **machine,
     }  # fmt: skip
+    if "peft" in config.adapter and trained == "train" and config.generate.use is not Use.warmup:
+        settings["adapter"] = True  # what was trained of the base, and nothing else
     inputs = {"model": "base", "tuned": trained, "select": "pool"}
     if folder:
         inputs |= {"general": "general", "evaluate_base": "evaluate-base-general"}
@@ -151,6 +153,7 @@ def _half(inputs: Inputs, part: str) -> EvaluationSet:
 
 def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Merge the tuned model with its base: score each weight on the select halves, publish one."""
+    from finetune.adapter import lora
     from finetune.data.script import convert_set
     from finetune.inference.script import converter
     from finetune.training import merging
@@ -175,6 +178,8 @@ def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
     choice = merging.choose(candidates, settings["keep_gain"], settings["max_drop"])
     log.info("merge: %s", choice.why)
     merging.interpolate(base, tuned, choice.weight, out / "model")
+    if "adapter" in settings:
+        lora.scaled(inputs["tuned"] / "adapter", choice.weight, out / "adapter")
     shutil.rmtree(base)
     write_json(out / "merge.json", merging.told(candidates, choice, [each.name for each in sets]))
 

@@ -153,9 +153,9 @@ def training(inputs: Inputs) -> dict[str, Any]:
 
 
 def adapted(inputs: Inputs) -> bool:
-    """Say whether the only training left an adapter to what is published; a merge takes it up."""
+    """Say whether the only training left an adapter to what is published."""
     folders = [folder for _, folder in _trainings(inputs)]
-    return len(folders) == 1 and "merge" not in inputs and (folders[0] / "adapter").is_dir()
+    return len(folders) == 1 and (inputs.get("merge", folders[0]) / "adapter").is_dir()
 
 
 def curves(inputs: Inputs, out: Path) -> Path:

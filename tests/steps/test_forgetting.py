@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_runs
+from peft import PeftModel
 from safetensors.torch import load_file
 
+from finetune import model as models
 from finetune import pipeline
 from finetune.config.compose import compose
 from finetune.errors import UserError
@@ -16,6 +18,7 @@ from finetune.records import write_jsonl as write_rows
 from finetune.sets import half, read_set
 from finetune.stage import plan
 from finetune.steps import forgetting
+from finetune.training import merging
 
 
 def general_set(folder: Path, model: Path, queries: int = 48) -> Path:
@@ -279,14 +282,23 @@ def test_without_a_general_set_the_report_says_how_to_measure(arguments, tmp_pat
     assert by_weight.pop(0) and by_weight[report["merge"]["weight"]] == max(by_weight.values())
 
 
-def test_merged_lora_is_merged_with_the_base_too(arguments, tmp_path):
+def test_merged_lora_leaves_the_adapter_that_gives_what_is_published(
+    arguments, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(merging, "choose", lambda *_: merging.Choice(0.5, "for the test"))
     line = arguments("adapter.layers=2", "train.epochs=3", "train.learning_rate=2e-2",
                      "merge=interpolate", "evaluate.general=null", "merge.weights=[0.5]",
                      f"run_dir={tmp_path}/run", recipe="lora")  # fmt: skip
     report = pipeline.run(compose(line))
     assert report["training"]["improved"] and len(report["merge"]["table"]) == 3
-    # The adapter that training kept gives the tuned model, not the one that was published.
-    assert not (tmp_path / "run/adapter").exists()
+    assert report["merge"]["weight"] == 0.5
+    base = models.load(tiny_model)
+    adapted = PeftModel.from_pretrained(models.inner(base), tmp_path / "run/adapter")
+    base[0].model = adapted.merge_and_unload()
+    published = models.load(tmp_path / "run/model")
+    np.testing.assert_allclose(
+        base.encode(["房东不退押金怎么办"]), published.encode(["房东不退押金怎么办"]), atol=1e-5
+    )
 
 
 def test_a_prefix_cannot_be_merged_and_the_run_says_so_before_any_work():
