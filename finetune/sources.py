@@ -32,7 +32,7 @@ def data_files(config: Config) -> dict[str, Path]:
     if domain.source is Source.statutes:
         from finetune.data import statutes
 
-        return {"articles": statutes.database(), "questions": statutes.FOLDER}
+        return statutes.files()
     from finetune.data import beir
     from finetune.data.hub import is_hub_id
     from finetune.data.load import file_or_folder

@@ -102,7 +102,11 @@ def look_at_set(folder: Path) -> Peek | None:
 def look_for(domain: Domain, limit: int | None) -> Peek | None:
     """Look at a domain's sources; None where that is not cheap, or they cannot be read."""
     try:
-        found = _statutes(domain) if domain.source is Source.statutes else _files(domain)
+        found = (
+            look_at_statutes(full=domain.full)
+            if domain.source is Source.statutes
+            else _files(domain)
+        )
     except UserError:
         return None
     if found is None or limit is None or limit >= found.rows.count:
@@ -110,10 +114,15 @@ def look_for(domain: Domain, limit: int | None) -> Peek | None:
     return Peek(Texts(limit, found.rows.sample), found.passages, found.queries)
 
 
-def _statutes(domain: Domain) -> Peek:
+def look_at_statutes(*, full: bool) -> Peek:
+    """Look at the embedded law questions.
+
+    Raises:
+        UserError: The package with the articles is not installed.
+    """
     from finetune.data import statutes
 
-    loaded = statutes.load(full=domain.full)
+    loaded = statutes.load(full=full)
     select, report = (
         [each for each in sets if isinstance(each, EvaluationSet)]
         for sets in (loaded.select, loaded.report)

@@ -20,7 +20,15 @@ from finetune.config import Model
 from finetune.config.choices import Hub, Use
 from finetune.config.ranges import GENERATORS
 from finetune.data.lengths import ASSUMED
-from finetune.data.peek import Peek, Texts, look_at, look_at_set, look_for, rows_of
+from finetune.data.peek import (
+    Peek,
+    Texts,
+    look_at,
+    look_at_set,
+    look_at_statutes,
+    look_for,
+    rows_of,
+)
 from finetune.errors import UserError
 from finetune.machine.geometry import STARTER, Geometry
 from finetune.records import read_json
@@ -132,8 +140,11 @@ class Facts:
         """The general set; None where there is none, or it cannot be read."""
         if "general" not in self._planned:
             return None
+        files = self._planned["general"].step.files
         try:
-            return look_at_set(self._planned["general"].step.files["folder"])
+            return (
+                look_at_set(files["folder"]) if "folder" in files else look_at_statutes(full=False)
+            )
         except UserError:
             return None
 

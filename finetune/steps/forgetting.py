@@ -24,13 +24,15 @@ from finetune.steps.encoders import Inputs, Settings, scoring
 
 log = logging.getLogger(__name__)
 
+# The embedded law questions stand in where nobody has a folder: evaluate.general=statutes.
+EMBEDDED = Path("statutes")
 # What the report reads of these steps.
 OUTPUTS = {"general": "general", "evaluate_base_general": "evaluate-base-general",
            "evaluate_general": "evaluate-general"}  # fmt: skip
 
 
 def folder_of(config: Config) -> Path | None:
-    """Return the folder of the general set; None where there is none.
+    """Return the folder of the general set, or `EMBEDDED`; None where there is none.
 
     The default, ``<paths.data>/general``, need not be there, and does not count where it is the
     domain's own evaluation folder.
@@ -46,14 +48,8 @@ def folder_of(config: Config) -> Path | None:
     own = [path.expanduser() for path in (config.domain.dev, config.domain.test) if path]
     if default and (not folder.is_dir() or folder.resolve() in [path.resolve() for path in own]):
         return None
-    from finetune.data import beir
-
-    if not folder.is_dir() or beir.kind(folder) != "beir":
-        what = "is a similarity set" if folder.is_dir() else "no such folder"
-        raise UserError(
-            f"evaluate.general={folder}: {what}; expected a folder with corpus.jsonl, "
-            "queries.jsonl and qrels.tsv, or evaluate.general=null"
-        )
+    if not _embedded(folder):
+        _check_folder(folder)
     taken = [path.resolve().name for path in own]
     if config.domain.source is Source.statutes:
         taken = ["statutes", "statutes-traditional"]
@@ -65,8 +61,28 @@ def folder_of(config: Config) -> Path | None:
     return folder
 
 
+def _embedded(folder: Path) -> bool:
+    return folder == EMBEDDED and not folder.is_dir()
+
+
+def _check_folder(folder: Path) -> None:
+    from finetune.data import beir
+
+    if not folder.is_dir() or beir.kind(folder) != "beir":
+        what = "is a similarity set" if folder.is_dir() else "no such folder"
+        raise UserError(
+            f"evaluate.general={folder}: {what}; expected a folder with corpus.jsonl, "
+            "queries.jsonl and qrels.tsv, statutes for the embedded law questions, or "
+            "evaluate.general=null"
+        )
+
+
 def read_step(folder: Path) -> Step:
     """The step that reads the general set; first of all, so that its mistakes are told at once."""
+    if _embedded(folder):
+        from finetune.data import statutes
+
+        return Step("general", embedded, 1, {}, files=statutes.files())
     return Step("general", general, 2, {"name": folder.resolve().name}, files={"folder": folder})
 
 
@@ -120,6 +136,15 @@ def general(settings: Settings, inputs: Inputs, out: Path) -> None:
                 f"into the {part} half; add queries, or switch it off: evaluate.general=null"
             )
         write_set(out / part / found.name, kept)
+
+
+def embedded(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Write the embedded law questions, whose halves are those of ``domain=statutes``."""
+    from finetune.data import statutes
+
+    loaded = statutes.load(full=False)
+    for part, (found, *_) in (("select", loaded.select), ("report", loaded.report)):
+        write_set(out / part / found.name, found)
 
 
 def evaluate_general(settings: Settings, inputs: Inputs, out: Path) -> None:

