@@ -1,17 +1,19 @@
 """Cross-encoders: models that read a query and a text together, slow and sharp."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from sentence_transformers import CrossEncoder
 
 from finetune.errors import UserError, first_line
-from finetune.mining import Filter
+from finetune.judging import Filter
 from finetune.model import UNREADABLE
 
 log = logging.getLogger(__name__)
 
+_MANY = 1_000  # texts that take long enough for a bar
 _HEADS = ("ForSequenceClassification", "ForCausalLM")
 
 
@@ -47,8 +49,8 @@ def load(source: str | Path, device: str, margin: float) -> Filter:
     if model.num_labels != 1:
         raise UserError(_refusal(source, f"has {model.num_labels} outputs instead of one"))
 
-    def judge(query: str, text: str) -> float:
-        return float(model.predict([(query, text)], show_progress_bar=False)[0])
+    def judge(asked: Sequence[tuple[str, str]]) -> Sequence[float]:
+        return model.predict(list(asked), show_progress_bar=len(asked) > _MANY).tolist()
 
     return Filter(judge, margin)
 

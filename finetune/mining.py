@@ -15,10 +15,9 @@ as good as the positive.
 import dataclasses
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from finetune.disk import Lookup, number, numbers
 from finetune.inference import searcher
 from finetune.inference.search import QUERY_BLOCK, QUERY_BLOCKS
+from finetune.judging import Filter, Verdicts
 from finetune.records import AnyRow, Mined, Pair, Scored, normalised, to_line
 
 
@@ -50,17 +50,6 @@ class Audit:
 # Pairs whose vectors and neighbours are in memory at once; as many as `top_k` takes at once, so
 # that its products are those of all pairs together.
 _BLOCK = QUERY_BLOCKS * QUERY_BLOCK
-
-# The score of a query and a text read together, between 0 and 1.
-Judge = Callable[[str, str], float]
-
-
-@dataclass(frozen=True)
-class Filter:
-    """A cross-encoder; a negative's score must stay by ``margin`` below the positive's."""
-
-    judge: Judge
-    margin: float
 
 
 @dataclass(frozen=True)
@@ -136,42 +125,63 @@ def mine(
         positive_scores = np.einsum("nd,nd->n", asked, own)
         chance = asked @ centre
         limits = chance + (1 - relative_margin) * (positive_scores - chance)
-        for row, pair in enumerate(islice(rows, len(asked))):
-            yield _mine_one(
-                pair, float(positive_scores[row]), float(limits[row]), pool,
-                zip(scores[row].tolist(), indices[row].tolist(), keys[indices[row]].tolist(),
-                    strict=True),
-                set(answers[number(normalised(pair.query))].tolist()), negatives,
-                _too_close(pair, cross_encoder),
-            )  # fmt: skip
+        block = [
+            _Near(
+                pair, float(positive_scores[row]), float(limits[row]),
+                scores[row], indices[row], keys[indices[row]],
+                set(answers[number(normalised(pair.query))].tolist()),
+            )
+            for row, pair in enumerate(islice(rows, len(asked)))
+        ]  # fmt: skip
+        verdicts = Verdicts(cross_encoder)
+        verdicts.read(
+            [each.pair for each in block], (each.fitting(pool) for each in block), negatives
+        )
+        for each in block:
+            yield _mine_one(each, pool, negatives, verdicts)
+
+
+@dataclass(frozen=True)
+class _Near:
+    """A pair with its nearest neighbours: scores, places in the pool and numbers, ``[k]`` each."""
+
+    pair: Pair
+    positive_score: float
+    limit: float
+    scores: NDArray[np.floating]
+    places: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    known: set[int]
+
+    def judged(self) -> Iterator[tuple[float, int, str]]:
+        """Score, place and why it can be no negative ("" where it can) of each neighbour."""
+        for score, place, key in zip(self.scores.tolist(), self.places.tolist(),
+                                     self.numbers.tolist(), strict=True):  # fmt: skip
+            yield score, place, _reason(key, self.known, score, self.limit)
+
+    def fitting(self, pool: Pool) -> Iterator[str]:
+        """The texts that can be negatives, as far as vectors tell."""
+        return (pool.texts[place] for _, place, reason in self.judged() if not reason)
 
 
 def _mine_one(
-    pair: Pair,
-    positive_score: float,
-    limit: float,
-    pool: Pool,
-    neighbours: Iterable[tuple[float, int, int]],
-    known: set[int],
-    negatives: int,
-    too_close: Callable[[str], bool],
+    near: _Near, pool: Pool, negatives: int, verdicts: Verdicts
 ) -> tuple[Mined | None, Audit]:
-    """Judge the neighbours of one pair: score, place in the pool and number of each."""
+    pair = near.pair
     kept: list[tuple[str, float]] = []
     dropped: list[tuple[int, float, str]] = []
-    for score, index, key in neighbours:
-        reason = _reason(key, known, score, limit)
+    for score, index, reason in near.judged():
         if reason:
             dropped.append((index, score, reason))
         elif len(kept) == negatives:
             continue
-        elif too_close(text := pool.texts[index]):
+        elif verdicts.too_close(pair, text := pool.texts[index]):
             dropped.append((index, score, "too close by the cross-encoder"))
         else:
             kept.append((text, score))
     shown = tuple((pool.texts[index], score, reason) for index, score, reason in dropped[:10])
     audit = Audit(
-        pair.id, pair.query, pair.positive, positive_score, tuple(kept), shown,
+        pair.id, pair.query, pair.positive, near.positive_score, tuple(kept), shown,
         dict(Counter(reason for *_, reason in dropped)),
     )  # fmt: skip
     return (_mined(pair, audit) if len(kept) == negatives else None), audit
@@ -262,15 +272,6 @@ def _reason(key: int, known: set[int], score: float, limit: float) -> str:
     if score > limit:
         return "too close to the positive"
     return ""
-
-
-def _too_close(pair: Pair, cross_encoder: Filter | None) -> Callable[[str], bool]:
-    """Say whether a text scores too near the positive; few texts of a pair are ever asked about."""
-    if cross_encoder is None:
-        return lambda text: False
-    judge, margin = cross_encoder.judge, cross_encoder.margin
-    limit = cache(lambda: judge(pair.query, pair.positive) - margin)
-    return lambda text: judge(pair.query, text) > limit()
 
 
 def _mined(pair: Pair, audit: Audit) -> Mined:

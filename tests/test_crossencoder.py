@@ -49,7 +49,7 @@ def test_scores_are_the_sigmoid_of_the_models_output(reranker):
     for query, text in (("房东押金", "法律规定"), ("房东押金", "工资老板"), ("工资", "房东")):
         with torch.inference_mode():
             logit = model(**tokenizer(query, text, return_tensors="pt")).logits[0, 0]
-        score = found.judge(query, text)
+        (score,) = found.judge([(query, text)])
         assert score == pytest.approx(float(torch.sigmoid(logit)), abs=1e-6)
         scores.add(round(score, 4))
     assert len(scores) == 3
@@ -96,7 +96,11 @@ def mined(config):
 def test_a_run_leaves_out_what_the_filter_finds_too_close(line, reranker):
     config = compose([*line, f"mine.filter={reranker}", "mine.filter_margin=0", "limit=24"])
     pipeline.run(config)
-    judge = load(reranker, "cpu", 0).judge
+    read = load(reranker, "cpu", 0).judge
+
+    def judge(query: str, text: str) -> float:
+        return read([(query, text)])[0]
+
     close = "too close by the cross-encoder"
     kept = left_out = 0
     for row in read_dicts(mined(config) / "audit.jsonl"):
@@ -171,9 +175,9 @@ def test_exactly_the_resolved_commit_is_loaded_from_the_cache(reranker, tmp_path
     put(tmp_path / "hub", other, "f" * 40)  # main is this one now, which would be refused
     code = f"from finetune.crossencoder import load; f = load('owner/name@{COMMIT}', 'cpu', 0.1)"
     result = subprocess.run(
-        [sys.executable, "-c", f"{code}; print(f.judge('房东押金', '法律规定'))"],
+        [sys.executable, "-c", f"{code}; print(f.judge([('房东押金', '法律规定')])[0])"],
         env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    expected = load(reranker, "cpu", 0.1).judge("房东押金", "法律规定")
+    (expected,) = load(reranker, "cpu", 0.1).judge([("房东押金", "法律规定")])
     assert float(result.stdout) == pytest.approx(expected, abs=1e-6)

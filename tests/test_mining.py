@@ -3,7 +3,8 @@ import pytest
 
 from finetune import mining
 from finetune.disk import number
-from finetune.mining import Filter, Pool, known_answers, mine, summary, without_known
+from finetune.judging import Filter
+from finetune.mining import Pool, known_answers, mine, summary, without_known
 from finetune.records import Mined, Pair, normalised
 
 
@@ -159,9 +160,9 @@ SCORES = {"押金应当退还": 0.9, "租金不退": 0.85, "工资": 0.8, "离�
 def test_a_neighbour_too_near_the_positive_by_the_cross_encoder_is_left_out(margin, kept):
     asked = []
 
-    def judge(query, text):
-        asked.append((query, text))
-        return SCORES[text]
+    def judge(pairs):
+        asked.extend(pairs)
+        return [SCORES[text] for _, text in pairs]
 
     mined, audit = one(relative_margin=0.0, cross_encoder=Filter(judge, margin - 1e-9))
     assert mined.negatives == kept
@@ -173,6 +174,21 @@ def test_a_neighbour_too_near_the_positive_by_the_cross_encoder_is_left_out(marg
     texts = [text for _, text in asked]
     assert texts.count("押金应当退还") == 1 and len(texts) == len(set(texts))
     assert set(texts) == {"押金应当退还", *close, *kept} and {q for q, _ in asked} == {PAIR.query}
+
+
+def test_the_cross_encoder_reads_the_texts_of_all_pairs_together():
+    calls = []
+
+    def judge(pairs):
+        calls.append(len(pairs))
+        return [SCORES[text] for _, text in pairs]
+
+    pairs = [Pair(str(n), f"{PAIR.query}{n}", PAIR.positive, "law") for n in range(5)]
+    vectors = np.repeat(at(0), 5, 0), np.repeat(at(30), 5, 0)
+    found = list(mine(pairs, *vectors, POOL, negatives=2, candidates=6, relative_margin=0.0,
+                      cross_encoder=Filter(judge, 0.08)))  # fmt: skip
+    assert [mined.negatives for mined, _ in found] == [("工资", "离婚")] * 5
+    assert calls == [5, 10, 5]  # the positives; two texts each; one more for the one refused
 
 
 def test_counts_cover_every_neighbour_though_the_audit_lists_ten():

@@ -21,7 +21,7 @@ from finetune.records import read_dicts, read_json, write_jsonl
 from finetune.stage import Done, Step
 
 if TYPE_CHECKING:
-    from finetune.mining import Filter
+    from finetune.judging import Filter
 
 Inputs = Mapping[str, Path]
 
