@@ -40,8 +40,7 @@ def resolve(config: Config) -> Config:
         UserError: With every problem found.
     """
     problems = []
-    domain = config.domain
-    if domain.source is Source.files:
+    if config.domain.source is Source.files:
         problems += sources.missing_data(config)
     problems += mix_steps.missing(config)
     problems += pseudo_steps.missing(config)
@@ -59,12 +58,13 @@ def resolve(config: Config) -> Config:
     if problems:
         raise UserError(*problems)
     script_steps.tell(config)
-    config = sources.pinned(config)
+    config = distill_steps.with_teacher(sources.pinned(config))
+    distill_steps.tell(config)
     return dataclasses.replace(
         config,
         evaluate=dataclasses.replace(config.evaluate, general=forgetting.folder_of(config)),
         hardware=hardware.resolve(config.hardware),
-        model=config.model if config.distill.teacher else hub.resolved(config.model),
+        model=hub.resolved(config.model),
         mine=rounds.resolved(config),
     )
 

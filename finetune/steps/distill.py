@@ -3,11 +3,15 @@
 The base is the teacher. Its vectors are those that the embed step makes for every run.
 """
 
-from dataclasses import replace
+import logging
+from dataclasses import fields, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from finetune.config import Config
+import yaml
+
+from finetune.config import Config, Model
 from finetune.config.choices import Hub
 from finetune.errors import UserError
 from finetune.machine.processes import everywhere
@@ -17,25 +21,74 @@ from finetune.stage import Step
 from finetune.steps import core as steps
 from finetune.steps.core import Inputs, Settings
 
+log = logging.getLogger(__name__)
+
 _ROUNDS = 3  # of timing; the machine is not equally busy all the time
 
 
 def with_teacher(config: Config) -> Config:
     """Put a teacher of its own in the place of the base model.
 
+    The ``model/`` of a run is what that run's ``config.yaml`` says of its base. Of another folder
+    the configuration's ``model`` tells what the folder does not; its prompts are the folder's own.
+
     Raises:
-        UserError: There is no such folder.
+        UserError: There is no such folder, or it has other prompts than ``model``.
     """
     teacher = config.distill.teacher
     if not (config.distill.asked and teacher):
         return config
-    if not teacher.expanduser().is_dir():
+    folder = teacher.expanduser().absolute()
+    if not folder.is_dir():
         raise UserError(
             f"distill.teacher={teacher}: no such folder; name a model folder, as the model/ of a "
             "run, or null for the base model itself"
         )
-    model = replace(config.model, hub=Hub.local, path=teacher)
-    return replace(config, model=model)
+    known, prompts = _base_of_run(folder), own_prompts(folder)
+    if prompts not in (None, config.model.prompts) and not known:
+        raise UserError(
+            f"distill.teacher={teacher}: it was trained with the prompts {prompts}, and "
+            f"model={config.model.name} has {config.model.prompts}; add model=<what it was tuned "
+            "from>, as model=m3e-base, or model=custom with model.prompts, model.licence and "
+            "model.trained_on of its own"
+        )
+    own = known | {"hub": Hub.local, "path": teacher} | ({"prompts": prompts} if prompts else {})
+    return replace(config, model=replace(config.model, **own))
+
+
+def tell(config: Config) -> None:
+    """Warn of a teacher that does not say with which prompts it was trained."""
+    teacher = config.distill.teacher
+    if config.distill.asked and teacher and own_prompts(teacher.expanduser()) is None:
+        log.warning(
+            "distill.teacher=%s does not say its prompts; it is encoded with those of model=%s: %s",
+            teacher, config.model.name, config.model.prompts,
+        )  # fmt: skip
+
+
+def own_prompts(folder: Path) -> dict[str, str] | None:
+    """The prompts of queries and passages that a model folder names; None where it names none.
+
+    sentence-transformers, which calls a passage a document, writes empty ones where it was told
+    of none.
+    """
+    path = folder / "config_sentence_transformers.json"
+    found = (read_json(path).get("prompts") or {}) if path.is_file() else {}
+    passage = found.get("passage", found.get("document"))
+    if "query" not in found or passage is None:
+        return None
+    if "passage" not in found and not (found["query"] or passage):
+        return None
+    return {"query": found["query"] or "", "passage": passage}
+
+
+def _base_of_run(folder: Path) -> dict[str, Any]:
+    """What the run that a folder is the ``model/`` of says of its base; nothing of another's."""
+    path = folder.parent / "config.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    known = content.get("model") if isinstance(content, dict) else None
+    names = {field.name for field in fields(Model)}
+    return dict(known) if isinstance(known, dict) and known.keys() == names else {}
 
 
 def student_step(config: Config, pairs: str) -> Step:

@@ -7,7 +7,7 @@ import torch
 from transformers import DistilBertConfig, DistilBertModel
 
 from finetune import model as models
-from finetune import pipeline
+from finetune import pipeline, publishing
 from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.records import Pair, read_dicts, write_jsonl
@@ -132,6 +132,54 @@ def test_the_loss_worked_by_hand():
 def test_a_teacher_that_is_not_there():
     with pytest.raises(UserError, match="distill.teacher=/none: no such folder; name a model"):
         pipeline.run(compose(["recipes=distill", "domain=statutes", "distill.teacher=/none"]))
+
+
+@pytest.fixture
+def foreign(deep_model, tmp_path):
+    """A run of another model: with other prompts, a shorter length, its own name and licence."""
+    model = models.load(deep_model)
+    model.prompts = {"query": "老师", "passage": "学校", "document": "学校"}
+    models.save(model, tmp_path / "run/model")
+    line = ["recipes=full", "model=m3e-base", "model.max_length=48"]
+    config = compose([*line, "model.prompts={query: 老师, passage: 学校}"])
+    publishing.settings(config, tmp_path / "run")
+    return tmp_path / "run/model"
+
+
+def taught(foreign, domain, tmp_path, *more):
+    line = tiny_runs.overrides(foreign, domain, tmp_path, "distill", *more)
+    kept = [each for each in line if not each.startswith("model")]
+    return [*kept, f"distill.teacher={foreign}", "distill.layers=2", "model=starter"]
+
+
+def test_a_teacher_of_another_family_is_what_its_run_says(foreign, domain, tmp_path):
+    line = taught(foreign, domain, tmp_path, "until=embed", f"run_dir={tmp_path}/student")
+    pipeline.run(compose(line))
+    (embedded,) = (tmp_path / "cache/embed").glob("[!.]*")
+    texts = [row["text"] for row in read_dicts(embedded / "pool.jsonl")]
+    expected = models.TorchEncoder(models.load(foreign)).encode(texts)
+    np.testing.assert_allclose(np.load(embedded / "pool.npy"), expected, atol=1e-4)
+    steps = {s.name: s for s in pipeline.steps_of(pipeline.resolve(compose(line)))}
+    for name in ("base", "report"):
+        model = steps[name].settings["model"]
+        assert (model.name, model.max_length) == ("m3e-base", 48)
+        assert model.licence.startswith("non-commercial") and "lawzhidao" in model.trained_on
+    assert (model.hub.value, model.path) == ("local", foreign)
+
+
+def test_a_teacher_without_its_run_must_have_the_prompts_of_the_model(foreign, tmp_path, caplog):
+    alone = foreign.rename(tmp_path / "alone")
+    line = ["recipes=distill", "domain=statutes", f"distill.teacher={alone}"]
+    with pytest.raises(UserError, match=r"prompts {'query': '老师'.*model=starter has.*add model="):
+        pipeline.resolve(compose(line))
+    named = compose([*line, "model=custom", "model.prompts={query: 老师, passage: 学校}"])
+    assert pipeline.resolve(named).model.path == alone
+    assert caplog.messages == []
+    # What sentence-transformers writes of a model that it was told no prompts of.
+    config = alone / "config_sentence_transformers.json"
+    config.write_text(json.dumps({"prompts": {"query": "", "document": ""}}))
+    assert pipeline.resolve(compose(line)).model.prompts["query"] == "query: "
+    assert "does not say its prompts; it is encoded with those of model=starter" in caplog.text
 
 
 @pytest.mark.parametrize(
