@@ -85,8 +85,9 @@ def read_search(overrides: Sequence[str]) -> Search:
     as_is = compose([*fixed, *groups])
     named = {each.key_or_group for each in rest}
     for key, expression in content["space"].items():
-        if key not in named and value_of(as_is, key) is not None:
-            varied[key] = parse([f"{key}={expression}"])[0]
+        current = value_of(as_is, key)
+        if key not in named and current is not None:
+            varied[key] = _searched(key, expression, current)
     space = {key: _range(each, value_of(as_is, key)) for key, each in varied.items()}
     if not space:
         raise UserError("finetune tune: nothing to search; give a key a range: "
@@ -126,6 +127,15 @@ def _read_file(name: str) -> dict[str, Any]:
 
 def _key(override: Override) -> str:
     return (override.input_line or "").partition("=")[0]
+
+
+def _searched(key: str, expression: str, current: Any) -> Override:
+    """A key and its range of a file, or where that does not hold the run's value, one around it."""
+    override = parse([f"{key}={expression}"])[0]
+    if _range(override, current).holds(current):
+        return override
+    low = max(1, current // 10) if type(current) is int else current / 10
+    return parse([f"{key}=tag(log, interval({low:g}, {10 * current:g}))"])[0]
 
 
 def _range(override: Override, current: Any) -> Range:

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from finetune.commands import ranges
+from finetune.commands import ranges, tune
 from finetune.commands.ranges import Range, read_search
 from finetune.config.compose import ROOT, choices, compose
 from finetune.errors import UserError
@@ -28,6 +28,32 @@ def test_the_rank_is_searched_where_there_is_one():
     space = read_search(["recipes=lora"]).space
     assert space["adapter.peft.r"].choices == ("4", "8", "16", "32")
     assert "adapter.peft.r" not in read_search(["recipes=prefix"]).space
+
+
+@pytest.mark.parametrize("recipe", choices("recipes"))
+def test_a_search_begins_with_the_run_as_it_is(recipe):
+    search = read_search([f"recipes={recipe}"])
+    assert tune._values_as_is(search).keys() == search.space.keys() != set()
+
+
+def test_a_value_outside_the_range_of_the_file_is_in_the_middle_of_its_own():
+    rate = read_search(["recipes=prefix"]).space["train.learning_rate"]
+    assert (rate.low, rate.high, rate.log, rate.whole) == (5e-4, 5e-2, True, False)
+    assert rate.expression == "tag(log, interval(0.0005, 0.05))"
+
+
+def test_a_whole_number_outside_the_range_stays_whole(monkeypatch):
+    space = {"train.batch_size": "choice(4, 8)", "mine.negatives": "int(interval(20, 30))"}
+    monkeypatch.setattr(ranges, "_read_file", lambda name: {"trials": 3, "space": space})
+    found = read_search(["recipes=contrastive", "mine.candidates=200"]).space
+    expected = {"train.batch_size": (3, 320), "mine.negatives": (1, 20)}  # of 32 and 2
+    assert {key: (each.low, each.high) for key, each in found.items()} == expected
+    assert all(each.whole and each.log for each in found.values())
+
+
+def test_the_scale_of_a_loss_inside_another_is_searched():
+    space = read_search(["recipes=matryoshka"]).space
+    assert list(space) == ["train.learning_rate", "loss.loss.scale"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
