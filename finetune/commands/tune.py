@@ -34,10 +34,11 @@ from finetune.config import Config
 from finetune.config.choices import Kind
 from finetune.config.compose import GROUPS, compose
 from finetune.errors import UserError
-from finetune.records import read_json, write_json
+from finetune.records import write_json
 from finetune.report.facts import METRIC_NAMES
 from finetune.sets import EvaluationSet, ScoredSet
 from finetune.stage import Planned, own_folder, plan
+from finetune.steps import rounds
 
 log = logging.getLogger(__name__)
 
@@ -142,16 +143,16 @@ def _name(search: Search) -> str:
     """The same for the same data, fixed settings and ranges, however many trials are asked for."""
     config = search.as_is
     ranges = {key: each.expression for key, each in search.space.items()}
-    content = json.dumps([_trained(config).key, ranges], ensure_ascii=False)
+    content = json.dumps([_trainings(config)[-1].key, ranges], ensure_ascii=False)
     digest = hashlib.sha256(content.encode()).hexdigest()
     return f"tune-{config.recipe}-{config.domain.name}-{config.model.name}-{digest[:8]}"
 
 
-def _trained(config: Config) -> Planned:
-    """The step of a run's plan that trains the model that it ends with."""
+def _trainings(config: Config) -> list[Planned]:
+    """The steps of a run's plan that train, the last of which makes the model that it ends with."""
     config = pipeline.resolve(config)
     planned = plan(pipeline.steps_of(config), config.paths.cache.expanduser())
-    return [each for each in planned if each.step.call in pipeline.TRAINING][-1]
+    return [each for each in planned if each.step.call in pipeline.TRAINING]
 
 
 def _make_trials(
@@ -192,19 +193,20 @@ def _next(
 def _train(search: Search, folder: Path, parent: str | None, overrides: Sequence[str]) -> float:
     """Train with these values; return the best score on the select half."""
     config = compose([*search.fixed, *overrides])
-    trained = _trained(config)
+    trainings = _trainings(config)
+    last = trainings[-1]
     pipeline.run(dataclasses.replace(
         config,
-        until=trained.step.name,
-        run_dir=folder / trained.key[:8],
+        until=last.step.name,
+        run_dir=folder / last.key[:8],
         tracking=dataclasses.replace(config.tracking, name=" ".join(overrides), parent=parent),
     ))  # fmt: skip
-    return float(_result(trained)["best"])
+    return float(_result(trainings)["best"])
 
 
-def _result(trained: Planned) -> dict[str, Any]:
-    result: dict[str, Any] = read_json(trained.folder / "training.json")
-    return result
+def _result(trainings: Sequence[Planned]) -> dict[str, Any]:
+    """What a trial's warm-up and rounds came to together."""
+    return rounds.training({each.step.name: each.folder for each in trainings})
 
 
 def _overrides(search: Search, values: Mapping[str, Value]) -> list[str]:
@@ -220,5 +222,5 @@ def _outcome(study: optuna.Study, search: Search) -> Outcome:
         Trial(each.number, _overrides(search, each.params), each.value) for each in _finished(study)
     ]
     trials.sort(key=lambda trial: (-trial.score, trial.number))
-    best = _trained(compose([*search.fixed, *trials[0].overrides]))
+    best = _trainings(compose([*search.fixed, *trials[0].overrides]))
     return Outcome(search, trials, float(_result(best)["base"]))

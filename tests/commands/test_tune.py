@@ -12,6 +12,7 @@ from finetune.commands import tune
 from finetune.commands.ranges import read_search
 from finetune.config.compose import compose
 from finetune.errors import UserError
+from finetune.records import write_json
 from finetune.stage import plan
 
 SPACE = ["train.learning_rate=tag(log,interval(1e-4,1e-2))", "loss.scale=interval(10,60)",
@@ -165,6 +166,27 @@ def test_a_search_ends_in_a_table_a_command_and_mlflow(line, tmp_path, capsys, m
         assert run.data.metrics["select/ndcg_at_10"] > 0, "the curves of trials are recorded"
     assert above.data.metrics["best/select/ndcg_at_10"] == scores[0]
     assert above.data.params["loss.scale"] == "interval(10,60)"
+
+
+@pytest.mark.parametrize(
+    ("warmup", "train", "score"),
+    [((0.4, 0.5), (0.5, 0.45), 0.5), ((0.4, 0.5), (0.5, 0.6), 0.6), ((0.4, 0.3), (0.4, 0.35), 0.35)],
+)
+def test_a_trial_with_a_warm_up_is_compared_with_what_that_started_from(
+    tiny_model, domain, tmp_path, monkeypatch, warmup, train, score
+):
+    found = {name: {"base": base, "best": best, "best_step": 1, "improved": best > base, "steps": 2}
+             for name, (base, best) in (("warmup", warmup), ("train", train))}  # fmt: skip
+
+    def run(config):
+        for each in tune._trainings(config):
+            each.folder.mkdir(parents=True)
+            write_json(each.folder / "training.json", found[each.step.name])
+
+    monkeypatch.setattr(pipeline, "run", run)
+    line = tiny_runs.overrides(tiny_model, domain, tmp_path, "warmup", "tune.trials=1")
+    outcome = tune.run(read_search([*line, "loss.scale=interval(10,60)"]))
+    assert (outcome.base, outcome.trials[0].score) == (0.4, score)
 
 
 def told(capsys) -> list[str]:
