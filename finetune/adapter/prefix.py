@@ -71,7 +71,8 @@ class PrefixTransformer(Transformer):
 
     Beside the files of a `Transformer`, whose weights are the base's, lies ``prefix.safetensors``.
     ``config.json`` names the attention function above: plain transformers, which does not read
-    ``modules.json``, ends with an error where `finetune` has not registered it.
+    ``modules.json``, ends with an error where `finetune` has not registered it. Texts are never put
+    one after the other without padding, as for flash attention: all would see all others.
     """
 
     @classmethod
@@ -87,6 +88,7 @@ class PrefixTransformer(Transformer):
             raise FileNotFoundError(f"{model_name_or_path}: no {FILE}, without which the model is "
                                     "another one")  # fmt: skip
         module = super().load(model_name_or_path, *args, **kwargs)
+        module.can_flatten_inputs = False
         insert(module.model, load_file(file))
         return module
 
@@ -95,6 +97,7 @@ class PrefixTransformer(Transformer):
         """Make one of a loaded transformer; it shares everything with it."""
         module = cls.__new__(cls)
         module.__dict__.update(transformer.__dict__)
+        module.can_flatten_inputs = False
         return module
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
@@ -140,8 +143,9 @@ class Prefix:
                 parameter.requires_grad_(True)
             return lambda out: None
         step = max(1, len(reads.rows) // _TEXTS)
-        insert(inner, averages(model, reads.rows[::step][:_TEXTS], self.length))
+        inner.set_attn_implementation("sdpa")  # flash attention computes nothing in fp32
         model[0] = PrefixTransformer.around(model[0])
+        insert(inner, averages(model, reads.rows[::step][:_TEXTS], self.length))
         return lambda out: None
 
 

@@ -10,6 +10,8 @@ import torch
 from hydra.utils import instantiate
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from transformers import AttentionInterface
 
 from finetune import adapter
 from finetune import model as models
@@ -101,6 +103,25 @@ def test_it_starts_near_the_base(make_base, tmp_path):
     start = encode(attached(make_base(), tmp_path, noise=0))
     cosines = (start * encode(models.load(make_base()))).sum(1)
     assert cosines.min() > 0.9 and not np.allclose(cosines, 1)
+
+
+def test_flash_attention_is_left_where_there_is_a_prefix(make_base, saved, tmp_path):
+    def refuses(module, query, *others, **more):  # as flash attention does on a CPU, and in fp32
+        raise RuntimeError("FlashAttention only supports fp16 and bf16 data type")
+
+    AttentionInterface.register("sixteen_bits", refuses)
+    model = models.load(make_base())
+    models.inner(model).set_attn_implementation("sixteen_bits")
+    model[0].can_flatten_inputs = True  # what sentence-transformers then does
+    prefix.Prefix(LENGTH).attach(model, adapter.Reads(TEXTS, (), 1, None, tmp_path))
+    assert model[0].can_flatten_inputs is False
+    plain = models.TorchEncoder(attached(make_base(), tmp_path, noise=0)).encode(TEXTS)
+    assert np.array_equal(models.TorchEncoder(model).encode(TEXTS), plain)
+
+
+def test_a_saved_prefix_is_never_loaded_to_join_texts(saved, monkeypatch):
+    monkeypatch.setattr(Transformer, "_can_flatten_inputs", lambda self: True)
+    assert models.load(saved[0])[0].can_flatten_inputs is False
 
 
 def test_a_model_that_has_a_prefix_goes_on_with_it(saved, tmp_path):
@@ -204,6 +225,8 @@ import sys
 sys.path[:] = [p for p in sys.path if p not in ("", {str(ROOT)!r})]
 sys.modules["finetune"] = None  # as if it were not installed
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from transformers import AttentionInterface
 from transformers import AutoModel
 for load in (
     lambda: SentenceTransformer({str(saved[0])!r}),
