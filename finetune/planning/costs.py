@@ -31,7 +31,7 @@ class Cost:
 
     Attributes:
         seconds: Wall clock.
-        memory: Bytes at the peak, of the GPU where ``gpu``, else of the process.
+        memory: Bytes at the peak, of the GPU where ``gpu``, else of all processes of this machine.
         disk: Bytes written, those of checkpoints that go again included.
         gpu: Whether the memory is the GPU's.
         lower: What to change where the memory is too much.
@@ -91,7 +91,9 @@ def train(step: Step, facts: Facts) -> Cost:
     lower = f"train.batch_size={settings.batch_size} or train.max_length={settings.max_length}"
     if of.chunk is not None:
         lower = f"hardware.chunk={of.chunk}"
-    cost = Cost(None, estimate.training(of).total, None, of.device == "cuda", lower)
+    on_gpu = of.device == "cuda"  # one for each process
+    memory = estimate.training(of).total * (1 if on_gpu else processes.on_this_machine())
+    cost = Cost(None, memory, None, on_gpu, lower)
     if found is None or cut is None or guarded is None:
         return cost
     text = forward_flops(geometry, cut.ravel().tolist()) / cut.size

@@ -11,6 +11,8 @@ from finetune.config.compose import compose
 from finetune.planning import budget
 from finetune.planning.budget import duration, shortages, size, table
 from finetune.planning.costs import Cost
+from finetune.planning.facts import Facts
+from finetune.planning.forecast import predict
 from finetune.records import read_dicts
 from finetune.stage import MANIFEST, Planned, Step
 
@@ -130,6 +132,21 @@ def test_a_shortage_is_told_before_any_work(config, caplog, monkeypatch):
     warned = next(r for r in caplog.records if "needs about" in r.message)
     assert warned.levelname == "WARNING" and warned.message.startswith("base needs about")
     assert caplog.text.index("needs about") < caplog.text.index("data: start")
+
+
+def test_processes_that_share_a_machine_share_its_memory(config, tmp_path, monkeypatch):
+    def lacking(processes):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        resolved = pipeline.resolve(config())
+        planned = pipeline.plan(pipeline.steps_of(resolved), resolved.paths.cache)
+        (train,) = [each for each in planned if each.step.name == "train"]
+        return list(shortages({"train": predict(train.step, Facts(planned))}, GIB, None, GIB))
+
+    assert lacking("1") == []
+    (told,) = lacking("2")  # half a batch each, beside libraries of 640 MiB
+    assert told.startswith("train needs about 1.3 GiB of memory; 1.0 GiB available")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert lacking("2") == []
 
 
 def test_a_plan_without_work_imports_neither_torch_nor_onnxruntime(tmp_path):
