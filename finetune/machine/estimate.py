@@ -8,8 +8,9 @@ each negative).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from finetune.config.choices import Precision
 from finetune.machine.geometry import Adapter, Geometry
@@ -134,6 +135,32 @@ def training(of: Training) -> Memory:
         holes=int(_share_of_holes(of) * _held(of, in_heap=True)) if on_cpu else 0,
         rows=_PER_ROW * of.all_rows if on_cpu else 0,
     )
+
+
+def asked(settings: Mapping[str, Any], geometry: Geometry, widths: Sequence[int]) -> Training:
+    """What the memory of a step that trains depends on, by its settings; without chunks.
+
+    Args:
+        settings: Of the step.
+        geometry: Of the model.
+        widths: Tokens of the longest text of each column.
+    """
+    train = settings["train"]
+    return Training(
+        geometry, -(-train.batch_size // settings["processes"]), tuple(widths),
+        Precision(settings["precision"]), settings["device"], attention=settings["attention"],
+        dropout=train.dropout > 0, adapter=Adapter.of(settings["adapter"], geometry),
+    )  # fmt: skip
+
+
+def chunk_within(of: Training, available: int) -> int | None:
+    """The chunk of ``of``, halved until it trains in ``available`` bytes; 1 where none does."""
+    if training(of).total <= available:
+        return of.chunk
+    chunk = min(of.chunk or of.rows, of.rows)
+    while chunk > 1 and training(dataclasses.replace(of, chunk=chunk)).total > available:
+        chunk //= 2
+    return chunk
 
 
 def _share_of_holes(of: Training) -> float:

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.config import writing
-from finetune.config.choices import Precision
 from finetune.config.ranges import GENERATORS
 from finetune.machine import estimate, processes, rates
 from finetune.machine.estimate import Training
-from finetune.machine.geometry import Adapter, Geometry, forward_flops, training_passes
+from finetune.machine.geometry import Geometry, forward_flops, training_passes
 from finetune.planning.facts import Facts
 from finetune.stage import Step
 
@@ -112,16 +111,11 @@ def _training(step: Step, geometry: Geometry, cut: NDArray[np.int64] | None) -> 
     widths = [settings.max_length] * 2 if cut is None else cut.max(axis=0).tolist()
     if step.settings.get("mix"):  # nobody has looked at the texts of the other sets
         widths[:2] = [settings.max_length] * 2
-    rows = -(-settings.batch_size // step.settings["processes"])
+    of = estimate.asked(step.settings, geometry, widths)
     chunk = step.outside.get("chunk")
-    chunked = chunk is not None and chunk < rows * len(widths) and _splits(step.settings["loss"])
-    return Training(
-        geometry, rows, tuple(widths), Precision(step.settings["precision"]),
-        step.settings["device"], attention=step.settings["attention"],
-        dropout=settings.dropout > 0, adapter=Adapter.of(step.settings["adapter"], geometry),
-        chunk=chunk if chunked else None,
-        uneven=cut is None or bool((cut.min(axis=0) < cut.max(axis=0)).any()),
-    )  # fmt: skip
+    chunked = chunk is not None and chunk < of.rows * len(widths) and _splits(step.settings["loss"])
+    uneven = cut is None or bool((cut.min(axis=0) < cut.max(axis=0)).any())
+    return replace(of, chunk=chunk if chunked else None, uneven=uneven)
 
 
 def _splits(loss: Mapping[str, Any]) -> bool:

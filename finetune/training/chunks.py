@@ -5,21 +5,30 @@ into independent parts. GradCache (Gao et al. 2021) holds the activations of one
 and repeats the forward pass; loss and gradients are those of the whole batch.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from tokenizers import Tokenizer
+
 from finetune.config.choices import Precision
 from finetune.errors import UserError
-from finetune.machine import processes
-from finetune.records import AnyRow, read_known
+from finetune.machine import estimate, hardware, processes
+from finetune.machine.geometry import Geometry
+from finetune.records import AnyRow, read_json, read_known
 from finetune.sets import only_set
 from finetune.training import losses, memory
 from finetune.training import train as training
 from finetune.training.mixing import Examples, read_parts
 
+log = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
+_SAMPLE = 2_000  # rows whose texts are counted
+_GIB = 1024**3
 
 
 def train(
@@ -48,15 +57,73 @@ def train(
     for part in mixed:
         others += read_known(inputs["mixed"] / part.name)
     sets = [part.rows for part in mixed] + ([] if isinstance(rows, Examples) else [rows])
+    can_split = any(map(losses.in_chunks, [plan.loss, *(part.loss for part in mixed)]))
+    chunk = settings["chunk"]
+    if can_split and sets:  # all processes work in chunks, or none
+        chunk = processes.once(lambda: within_memory(settings["chunk"], sets, settings, model))
     shrinking(
         lambda chunk: training.train(
             model, rows, select, replace(plan, chunk=chunk), out, others, mixed
         ),
-        settings["chunk"],
+        chunk,
         batch=plan.train.batch_size // processes.count(),
         columns=max((len(own[0].prompted) for own in sets), default=1),
-        can_split=any(map(losses.in_chunks, [plan.loss, *(part.loss for part in mixed)])),
+        can_split=can_split,
     )
+
+
+def within_memory(
+    chunk: int | None, sets: Sequence[Sequence[AnyRow]], settings: Mapping[str, Any], model: Path
+) -> int | None:
+    """Lower a chunk to what fits into the memory that is free, and say so.
+
+    The hardware profile's is counted for one model and one length. Where it is too much, on a CPU
+    the kernel would kill the process, and on a GPU half of a training would be done again.
+
+    Args:
+        chunk: Texts at once, as configured; None for the whole batch.
+        sets: The rows of each set, of which a batch holds one's.
+        settings: Of the step.
+        model: Folder of the model that is trained.
+    """
+    free, geometry = _free(settings["device"]), Geometry.of(read_json(model / "config.json"))
+    if free is None or geometry is None:
+        return chunk
+    widths = max((_widths(rows, model, settings["train"].max_length) for rows in sets), key=sum)
+    of = estimate.asked(settings, geometry, widths)
+    of = replace(of, all_rows=sum(map(len, sets)),
+                 chunk=chunk if chunk and chunk < of.rows * len(widths) else None)  # fmt: skip
+    fitting = estimate.chunk_within(of, free)
+    if fitting == of.chunk:
+        return chunk
+    log.warning(
+        "train: %d texts' activations at once would take %.1f GiB of memory in all, and %.1f GiB "
+        "are free; going on with %d (hardware.chunk), same batches",
+        of.chunk or of.rows * len(widths), estimate.training(of).total / _GIB, free / _GIB, fitting,
+    )  # fmt: skip
+    return fitting
+
+
+def _free(device: str) -> int | None:
+    """Bytes that this process may take, of the GPU or of its share of the machine's."""
+    if device == "cuda":
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # to be used again
+        return torch.cuda.mem_get_info()[0] + kept
+    free = hardware.available_memory()
+    return None if free is None else free // processes.on_this_machine()
+
+
+def _widths(rows: Sequence[AnyRow], model: Path, max_length: int) -> list[int]:
+    """Tokens of the longest text of each column, in a sample that is spread over the rows."""
+    sample = [row.prompted for row in rows[:: -(-len(rows) // _SAMPLE)]]
+    columns = list(zip(*sample, strict=False))  # training takes the negatives that all rows have
+    file = model / "tokenizer.json"
+    if not file.is_file():
+        return [max_length] * len(columns)
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    found = (tokenizer.encode_batch([text for _, text in column]) for column in columns)
+    return [min(max_length, max(len(each.ids) for each in encoded)) for encoded in found]
 
 
 def shrinking(

@@ -170,7 +170,11 @@ def test_a_search_ends_in_a_table_a_command_and_mlflow(line, tmp_path, capsys, m
 
 @pytest.mark.parametrize(
     ("warmup", "train", "score"),
-    [((0.4, 0.5), (0.5, 0.45), 0.5), ((0.4, 0.5), (0.5, 0.6), 0.6), ((0.4, 0.3), (0.4, 0.35), 0.35)],
+    [
+        ((0.4, 0.5), (0.5, 0.45), 0.5),
+        ((0.4, 0.5), (0.5, 0.6), 0.6),
+        ((0.4, 0.3), (0.4, 0.35), 0.35),
+    ],
 )
 def test_a_trial_with_a_warm_up_is_compared_with_what_that_started_from(
     tiny_model, domain, tmp_path, monkeypatch, warmup, train, score

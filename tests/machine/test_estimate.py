@@ -184,6 +184,16 @@ def test_the_largest_batch_is_the_last_that_fits():
     assert estimate.largest_batch(of, 100 * MIB) == 0
 
 
+@pytest.mark.parametrize(("gib", "chunk"), [(40, None), (39, 32), (12, 16), (8, 4), (6, 1), (1, 1)])
+def test_a_chunk_is_halved_until_it_fits(gib, chunk):
+    # recipes=contrastive model=m3e-large: a profile's chunk of 128 holds all of a batch at once
+    of = Training(M3E_LARGE, 32, (128,) * 4, Precision.fp32, "cpu", LEAN)
+    assert estimate.chunk_within(of, gib * 1024 * MIB) == chunk
+    found = dataclasses.replace(of, chunk=chunk)
+    assert estimate.training(found).total <= gib * 1024 * MIB or gib == 1
+    assert estimate.chunk_within(found, gib * 1024 * MIB) == chunk
+
+
 def test_encoding_holds_the_weights_and_one_layer_of_a_batch():
     memory = estimate.encoding(SMALL, tokens=100, width=5)
     per_token = 5 * 8 + 2 * 16 + 2 * 2 * 5

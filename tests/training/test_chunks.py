@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 
 import numpy as np
@@ -10,7 +11,10 @@ from sentence_transformers import SentenceTransformer
 from finetune import pipeline
 from finetune.config.compose import compose
 from finetune.errors import UserError
-from finetune.records import read_dicts
+from finetune.machine import estimate, hardware
+from finetune.machine.estimate import chunk_within
+from finetune.records import Mined, Pair, read_dicts
+from finetune.training import chunks
 from finetune.training.chunks import shrinking
 from finetune.training.memory import is_out_of_memory
 
@@ -146,6 +150,45 @@ def test_a_run_in_chunks_has_the_key_and_the_weights_of_a_run_in_one(line, whole
     make, work = line
     pipeline.run(compose(make("chunks", "hardware.chunk=3")))
     assert_same(whole, trained(work / "chunks"))
+
+
+def test_a_chunk_that_the_machine_has_no_memory_for_is_lowered_before(
+    line, whole, monkeypatch, caplog
+):
+    make, work = line
+    needs = []
+
+    def for_two(of, available):
+        assert available == 1024 and (of.rows, of.chunk, of.all_rows) == (8, None, 64)
+        needs.append(estimate.training(dataclasses.replace(of, chunk=2)).total)
+        return chunk_within(of, needs[-1])
+
+    monkeypatch.setattr(hardware, "available_memory", lambda: 1024)
+    monkeypatch.setattr(estimate, "chunk_within", for_two)
+    with caplog.at_level(logging.WARNING, "finetune"):
+        pipeline.run(compose(make("small", "hardware.chunk=null")))
+    (told,) = [r.getMessage() for r in caplog.records if "activations" in r.getMessage()]
+    assert told.startswith("train: 16 texts' activations at once would take 0.6 GiB")
+    assert told.endswith("going on with 2 (hardware.chunk), same batches") and len(needs) == 1
+    assert_same(whole, trained(work / "small"))
+
+
+def test_what_fits_stays_as_it_is(tiny_model, monkeypatch, caplog):
+    pairs = [Pair(str(n), "房" * n, "押" * n, "s") for n in range(1, 40)]
+    assert chunks._widths(pairs, tiny_model, 32) == [32, 32]
+    assert chunks._widths([Mined("1", "房东", "押", ("商品", "店"), (0, 0), "s"), *(
+        Mined("2", "房", "押金" * 5, ("商",), (0,), "s") for _ in range(2))], tiny_model, 32
+    ) == [4, 12, 4]  # fmt: skip
+    config = compose(["recipes=full", "hardware.processes=1"])
+    settings = {"train": config.train, "adapter": {}, "precision": "fp32", "device": "cpu",
+                "attention": "lean", "processes": 1}  # fmt: skip
+    for free in (None, 2**40):
+        monkeypatch.setattr(hardware, "available_memory", lambda free=free: free)
+        assert chunks.within_memory(128, [pairs], settings, tiny_model) == 128
+        assert chunks.within_memory(None, [pairs], settings, tiny_model) is None
+    monkeypatch.setattr(hardware, "available_memory", lambda: 1024)
+    assert chunks.within_memory(None, [pairs], settings, tiny_model) == 1
+    assert len(caplog.messages) == 1
 
 
 def test_where_memory_runs_out_the_run_goes_on_from_its_last_checkpoint(
