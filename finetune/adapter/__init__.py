@@ -25,7 +25,8 @@ class Reads:
     """What a training run is going to encode, for adapters that prepare for it.
 
     Attributes:
-        rows: Texts of the training rows, with their prompts.
+        rows: Texts of the training rows, with their prompts; on disk, of which an adapter reads
+            what it needs.
         guard: Texts that the guard encodes at every checkpoint, with their prompts.
         epochs: How often the rows are read.
         autocast: Number format of the forward pass; None for fp32.

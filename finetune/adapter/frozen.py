@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import BertModel, RobertaModel, XLMRobertaModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from finetune.adapter import is_trained
+from finetune.disk import distinct
 from finetune.inference import token_budget_batches
 from finetune.progress import bar
 
@@ -184,12 +186,11 @@ def remember(
 
     In batches that depend on nothing but the texts: a run that was killed finds the same again.
     """
-    distinct = list(dict.fromkeys(texts))
     with (
-        bar("frozen layers", len(distinct)) as progress,
+        bar("frozen layers", sum(1 for _ in distinct(texts))) as progress,
         torch.autocast(model.device.type, autocast, enabled=autocast is not None),
     ):
-        for rows in _batches(model, distinct):
+        for rows in _batches(model, distinct(texts)):
             padded = model.tokenizer.pad({"input_ids": rows}, return_tensors="pt")["input_ids"]
             states = lower.compute(padded.to(model.device)).cpu()
             for ids, state in zip(rows, states, strict=True):
@@ -202,11 +203,10 @@ def remember(
             progress(len(rows))
 
 
-def _batches(model: SentenceTransformer, texts: Sequence[str]) -> Iterator[list[list[int]]]:
+def _batches(model: SentenceTransformer, texts: Iterator[str]) -> Iterator[list[list[int]]]:
     """Token ids of texts, in batches of similar length."""
     budget = _CPU_BUDGET if model.device.type == "cpu" else _GPU_BUDGET
-    for start in range(0, len(texts), _CHUNK):
-        chunk = list(texts[start : start + _CHUNK])
+    while chunk := list(islice(texts, _CHUNK)):
         ids = model.tokenizer(chunk, truncation=True, max_length=model.max_seq_length)["input_ids"]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         for batch in token_budget_batches(lengths, budget):

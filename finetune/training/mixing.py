@@ -21,7 +21,7 @@ from torch.utils.data import SequentialSampler
 from finetune import disk
 from finetune.config import Mixed
 from finetune.config.choices import Kind
-from finetune.disk import Lookup, number
+from finetune.disk import Lazy, Lookup, number
 from finetune.errors import UserError
 from finetune.machine import processes
 from finetune.mining import known_answers, without_known
@@ -65,14 +65,43 @@ class Examples:
     prompts: dict[str, Any]
 
     @property
-    def texts(self) -> Iterator[str]:
+    def texts(self) -> "Texts":
         """All texts with their prompts, row by row."""
-        several = isinstance(self.dataset, DatasetDict)
-        for name, dataset in self.dataset.items() if several else [("", self.dataset)]:
-            prompts = self.prompts[name] if several else self.prompts
+        if isinstance(self.dataset, DatasetDict):
+            return Texts([(each, self.prompts[name]) for name, each in self.dataset.items()])
+        return Texts([(self.dataset, self.prompts)])
+
+
+class Texts(Lazy[str]):
+    """The texts of data sets, with the prompts of their columns, read as they are asked for.
+
+    Args:
+        sets: One after the other; of some columns, as labels, there are no texts.
+    """
+
+    def __init__(self, sets: Sequence[tuple[Dataset, Mapping[str, str]]]) -> None:
+        self._sets = [
+            (dataset, {name: prompts.get(name, "") for name, value in dataset[0].items()
+                       if isinstance(value, str)})
+            for dataset, prompts in sets
+        ]  # fmt: skip
+
+    def __len__(self) -> int:
+        return sum(len(dataset) * len(columns) for dataset, columns in self._sets)
+
+    def _at(self, place: int) -> str:
+        for dataset, columns in self._sets:
+            row, column = divmod(place, len(columns))
+            if row < len(dataset):
+                name = list(columns)[column]
+                return str(columns[name] + dataset[row][name])
+            place -= len(dataset) * len(columns)
+        raise IndexError(place)
+
+    def __iter__(self) -> Iterator[str]:
+        for dataset, columns in self._sets:
             for row in dataset:
-                texts = ((column, text) for column, text in row.items() if isinstance(text, str))
-                yield from (prompts.get(column, "") + text for column, text in texts)
+                yield from (prompt + row[name] for name, prompt in columns.items())
 
 
 def read_parts(mix: Mapping[str, Mixed], folder: Path, loss: Mapping[str, Any]) -> list[Part]:

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def _tidy(out: Path, checkpoints: Path) -> None:
 
 def _attach(
     model: SentenceTransformer,
-    texts: Iterable[str],
+    texts: Sequence[str],
     select: AnySet,
     plan: Plan,
     out: Path,
@@ -161,7 +161,7 @@ def _attach(
         return lambda folder: None
     prompts = {name: model.prompts.get(name) or "" for name in ("query", "passage")}
     guarded = [prompts[name] + text for name, text in select.prompted]
-    reads = adapters.Reads(list(texts), guarded, plan.train.epochs, autocast(plan.precision), out)
+    reads = adapters.Reads(texts, guarded, plan.train.epochs, autocast(plan.precision), out)
     adapter: adapters.Adapter = instantiate(plan.adapter, _convert_="all")
     return adapter.attach(model, reads)
 

@@ -14,8 +14,10 @@ from finetune import adapter
 from finetune import model as models
 from finetune.adapter import frozen
 from finetune.adapter.lora import Lora
+from finetune.adapter.prefix import Prefix
 from finetune.config.choices import Precision
 from finetune.config.compose import compose
+from finetune.disk import Lazy
 from finetune.errors import UserError
 from finetune.records import read_dicts
 from finetune.training import train as training
@@ -278,6 +280,31 @@ def test_texts_that_are_read_once_are_not_kept(make_base, rows, select, plan, tm
     (lower,) = watched
     assert lower.computed == 2 * len(rows)  # the guard's texts are
     assert len(lower.kept) == len(select.queries) + len(select.corpus)
+
+
+class OnDisk(Lazy[str]):
+    """Texts that count how often they are read."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.read = count, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _at(self, place: int) -> str:
+        self.read += 1
+        return "法" * (place % 30 + 1)
+
+
+def test_only_the_texts_that_an_adapter_needs_are_read(make_base, tmp_path):
+    once, twice, many = OnDisk(30), OnDisk(30), OnDisk(100_000)
+    lora().attach(models.load(make_base()), reads(tmp_path, rows=once, epochs=1))
+    assert once.read == 0
+    model = models.load(make_base())
+    lora().attach(model, reads(tmp_path, rows=twice, epochs=2))
+    assert twice.read == 2 * 30 and len(models.inner(model).embeddings.kept) == 30
+    Prefix(5).attach(models.load(make_base()), reads(tmp_path, rows=many))
+    assert many.read < 130
 
 
 def test_dropout_leaves_the_frozen_layers_alone(make_base, tmp_path):

@@ -140,6 +140,8 @@ def test_what_answers_a_query_in_one_set_is_no_negative_of_it_in_another(tmp_pat
     assert sorted(map(len, batches(fed.batches))) == [1, 2]
     texts = list(fed.texts)
     assert texts[:2] == ["问甲", "乙"] and texts[4:7] == ["问甲", "戊", "己"] and len(texts) == 10
+    assert [fed.texts[place] for place in range(len(fed.texts))] == texts  # without all others
+    assert fed.texts[1::4] == texts[1::4] and fed.texts[-1] == texts[-1]
 
 
 def test_the_batches_of_a_seed_stay_what_they_were(tmp_path):
