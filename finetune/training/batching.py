@@ -17,7 +17,8 @@ class BucketSampler(DefaultBatchSampler):
     Rows are shuffled (by seed and epoch), cut into windows, sorted by length within a window and
     dealt into batches; a row that would bring a known answer of another row's query into the batch
     as a negative goes to a later one. The number of batches is the same in every epoch, so that
-    the schedule is known; a row that fits nowhere sits the epoch out (`left_out` counts).
+    the schedule is known; a row that fits nowhere sits the epoch out (`left_out` counts), as do
+    those that are too few for another full batch (`remainder`), in each epoch others.
 
     Args:
         lengths: Of each training row, ``[n]``.
@@ -46,6 +47,16 @@ class BucketSampler(DefaultBatchSampler):
     def __len__(self) -> int:
         """Batches in an epoch: full ones, or a single short one."""
         return max(1, len(self.lengths) // self.batch_size)
+
+    @property
+    def remainder(self) -> int:
+        """Rows that are too few for another full batch."""
+        return max(0, len(self.lengths) - len(self) * self.batch_size)
+
+    def unused(self) -> int:
+        """Rows that no batch of the epoch set by ``set_epoch`` holds."""
+        next(iter(self), None)  # all are dealt before the first is yielded
+        return self.remainder + self.left_out
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the row indices of each batch of the epoch set by ``set_epoch``."""

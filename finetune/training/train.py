@@ -33,7 +33,7 @@ from finetune.training.checkpoints import (
     last_complete,
     step_of,
 )
-from finetune.training.mixing import Examples, Part, examples
+from finetune.training.mixing import Examples, MixedSampler, Part, examples
 from finetune.training.trainer import Guard, Plan, Trainer, arguments, autocast, columns
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 CURVES = "curves.jsonl"
 RESULT = "training.json"
 ROWS = "rows"  # what is trained on, mapped while it is
+_FEW = 0.05  # of the rows may be in no batch without a warning
 
 
 def train(
@@ -68,10 +69,11 @@ def train(
         mixed: Further sets that a share of the batches comes from.
 
     Returns:
-        ``{"base", "best", "best_step", "improved", "steps", "stopped_at", "pairs_per_second",
-        "parameters", "trainable_parameters"}`` (nothing in processes other than the first), and
-        ``requires`` where ``model/`` does not load without it. ``stopped_at`` is the step at which
-        the guard ended training early, else None.
+        ``{"base", "best", "best_step", "improved", "steps", "stopped_at", "rows_left_out",
+        "pairs_per_second", "parameters", "trainable_parameters"}`` (nothing in processes other than
+        the first), and ``requires`` where ``model/`` does not load without it. ``stopped_at`` is
+        the step at which the guard ended training early, else None; ``rows_left_out`` counts rows
+        of the domain's own set that are in no batch of the first epoch.
     """
     processes.connect(plan.device, plan.threads)
     hardware.bound_kernel_caches()
@@ -92,6 +94,7 @@ def train(
         [Part(OWN, rows, plan.loss), *mixed], others, model.prompts, plan.train.batch_size,
         plan.seed, out / ROWS,
     )  # fmt: skip
+    unused = _unused(fed)
     resume = processes.once(lambda: last_complete(checkpoints))
     guard = Guard(select, plan.precision, plan.encode_tokens, together=True)
     curves = Curves(
@@ -124,6 +127,7 @@ def train(
     if not processes.first():
         return {}
     result = _outcome(trainer.state, base_score) | adapters.counts(model)
+    result["rows_left_out"] = unused
     done = trainer.state.global_step - step_of(resume)
     result["pairs_per_second"] = round(done * plan.train.batch_size / seconds, 2)
     if result["improved"]:
@@ -164,6 +168,22 @@ def _attach(
     reads = adapters.Reads(texts, guarded, plan.train.epochs, autocast(plan.precision), out)
     adapter: adapters.Adapter = instantiate(plan.adapter, _convert_="all")
     return adapter.attach(model, reads)
+
+
+def _unused(fed: Examples) -> int:
+    """Count the domain's own rows that are in no batch of an epoch; warn where they are many."""
+    own = fed.batches.samplers[0] if isinstance(fed.batches, MixedSampler) else fed.batches
+    rows, unused = len(own.lengths), own.unused()
+    if unused > _FEW * rows and processes.first():
+        batches = -(-rows // own.batch_size)
+        size = rows // batches // processes.count() * processes.count()
+        log.warning(
+            "train.batch_size=%d: %d of %d rows (%.0f %%) are in no batch of an epoch: %d are too "
+            "few to fill another (train.batch_size=%d leaves out %d), %d have texts that answer "
+            "other rows' queries", own.batch_size, unused, rows, 100 * unused / rows,
+            own.remainder, size, rows - batches * size, own.left_out,
+        )  # fmt: skip
+    return unused
 
 
 def _set_dropout(model: SentenceTransformer, probability: float) -> None:

@@ -116,7 +116,13 @@ def test_a_row_that_fits_nowhere_sits_out_and_is_counted():
     everything = {row[1] for row in rows}
     sampler = bucketed(rows, [everything] * 8, 4, 0)
     assert [len(batch) for batch in sampler] == [1, 1]
-    assert sampler.left_out == 6
+    assert sampler.left_out == 6 == sampler.unused()
+
+
+@pytest.mark.parametrize(("count", "unused"), [(7, 0), (8, 0), (15, 7), (16, 0), (801, 1)])
+def test_rows_that_are_too_few_for_another_batch_are_counted(count, unused):
+    sampler = plain(count)
+    assert sampler.unused() == unused == count - sum(map(len, sampler))
 
 
 def test_a_row_that_clashes_comes_in_a_later_batch():

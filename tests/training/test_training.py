@@ -86,6 +86,18 @@ def test_training_improves_the_select_half_and_says_by_how_much(trained, tiny_mo
     assert json.loads((out / training.RESULT).read_text()) == result
 
 
+def test_rows_that_are_in_no_batch_are_counted_and_many_are_told(
+    trained, tiny_model, rows, select, tmp_path, caplog
+):
+    assert trained[1]["rows_left_out"] == 0  # 8 batches of 8
+    plan = settings(epochs=1, batch_size=24)
+    result = training.train(tiny_model, rows, select, plan, tmp_path)
+    assert result["rows_left_out"] == 16 and result["steps"] == 2
+    (told,) = [each for each in caplog.messages if "in no batch" in each]
+    assert told.startswith("train.batch_size=24: 16 of 64 rows (25 %) are in no batch of an epoch")
+    assert "16 are too few to fill another (train.batch_size=21 leaves out 1), 0 have" in told
+
+
 def test_the_saved_model_is_plain_and_keeps_length_prompts_and_no_pooler(trained, tiny_model):
     out, _ = trained
     model, base = models.load(out / "model"), models.load(tiny_model)
