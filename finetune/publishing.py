@@ -35,7 +35,7 @@ def results(done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config
     thresholds = done["report"].folder / "thresholds.json"
     for folder in (run_dir, run_dir / "bundle"):
         (folder / thresholds.name).unlink(missing_ok=True)  # of an earlier run
-        if thresholds.is_file():
+        if thresholds.is_file() and folder.is_dir():
             publish(thresholds, folder / thresholds.name)
     cmteb.publish_results(done, run_dir / "cmteb")
     left_out(done, run_dir / "dropped")
@@ -65,9 +65,17 @@ def left_out(done: Mapping[str, Done], target: Path) -> None:
 
 
 def bundle(source: Path, target: Path, published: Collection[str]) -> None:
-    """Publish a bundle with some of its precisions: those that failed their gate stay behind."""
+    """Publish a bundle with some of its precisions: those that failed their gate stay behind.
+
+    Where all failed there is no bundle, nor one of an earlier run.
+    """
     from finetune.inference import BundleInfo
 
+    if not published:
+        shutil.rmtree(target, ignore_errors=True)
+        log.error("%s is not there: every precision failed its gate; the model lies in %s",
+                  target, target.with_name("model"))  # fmt: skip
+        return
     publish(source, target)
     info = BundleInfo.read(target)
     for name in info.precisions.keys() - published:

@@ -33,6 +33,14 @@ def test_a_precision_that_failed_its_gate_stays_behind(tmp_path, caplog):
     assert (tmp_path / "run/int8-dynamic/model.onnx").read_text("utf-8") == "int8-dynamic"
 
 
+def test_where_every_precision_failed_there_is_no_bundle(tmp_path, caplog):
+    made(tmp_path / "step")
+    publishing.bundle(tmp_path / "step", tmp_path / "run/bundle", ["fp32"])
+    publishing.bundle(tmp_path / "step", tmp_path / "run/bundle", [])
+    assert not (tmp_path / "run/bundle").exists() and (tmp_path / "step").is_dir()
+    assert "every precision failed its gate; the model lies in" in caplog.text
+
+
 def test_dropped_rows_lie_in_a_folder_for_each_step_without_empty_files(tmp_path, caplog):
     texts = {"data/dropped.jsonl": "{}", "data/near.jsonl": "", "data/train.jsonl": "{}",
              "mix/general/near.jsonl": "{}"}  # fmt: skip

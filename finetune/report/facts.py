@@ -1,6 +1,6 @@
 """What the report is made from, and the order in which it tells it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,3 +170,24 @@ def in_order(artifacts: Iterable[str]) -> list[str]:
 def is_cut(artifact: str) -> bool:
     """Say whether an artifact is another's vectors, cut to their first numbers: ``tuned@256``."""
     return "@" in artifact
+
+
+def exact_and_served(
+    artifacts: Collection[str], artifact: str, dim: int | None
+) -> tuple[str, str] | None:
+    """Find what an INT8 artifact is judged by: at the length that the bundle serves, if scored.
+
+    Args:
+        artifacts: Names of those that were scored.
+        artifact: Name of the INT8 one.
+        dim: Length that the bundle cuts vectors to; None leaves them whole.
+
+    Returns:
+        The name of what it is held to, ONNX fp32 or torch where that was not published, and its
+        own; None where they were not both scored.
+    """
+    for cut in ([f"@{dim}"] if dim else []) + [""]:
+        for exact in ("onnx-fp32", "tuned"):
+            if exact + cut in artifacts and artifact + cut in artifacts:
+                return exact + cut, artifact + cut
+    return None

@@ -8,7 +8,7 @@ between it is inconclusive. ``benchmarks/gates.py`` measures how often that is r
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -18,7 +18,15 @@ import numpy as np
 from finetune.config import Distill, Evaluate
 from finetune.evaluation.artifacts import Outcome
 from finetune.evaluation.statistics import Difference, compare, smallest_difference
-from finetune.report.facts import BASELINES, METRIC_NAMES, Facts, Outcomes, counted, in_order
+from finetune.report.facts import (
+    BASELINES,
+    METRIC_NAMES,
+    Facts,
+    Outcomes,
+    counted,
+    exact_and_served,
+    in_order,
+)
 from finetune.report.scores import Values, paired
 from finetune.report.words import Said
 
@@ -75,26 +83,33 @@ def judge(outcomes: Outcomes, facts: Facts) -> list[Gate]:
     if facts.general_set in both and not facts.distill:
         values = paired(base[facts.general_set], tuned[facts.general_set])
         gates.append(general(*values, settings, seed, facts.general_set))
-    fp32 = outcomes.get("onnx-fp32", {})
     for gate_name, artifact in INT8.items():
-        quantised = outcomes.get(artifact, {})
-        shared = [(fp32[name], quantised[name]) for name in fp32 if name in quantised]
-        if shared:
-            metric = shared[0][0].main  # the domain's; sets of another shape cannot be counted in
-            values = by_question([pair for pair in shared if pair[0].main == metric])
-            gates.append(replace(int8(*values, settings, seed, metric), name=gate_name))
+        gates += _int8(outcomes, facts, gate_name, artifact)
     served = [name for name in in_order(facts.speeds) if name not in ("base", *BASELINES)]
     if served and settings.max_latency_ms is not None:
         gates.append(latency(served[-1], facts.speeds[served[-1]], settings.max_latency_ms))
     return gates
 
 
+def _int8(outcomes: Outcomes, facts: Facts, gate_name: str, artifact: str) -> Iterator[Gate]:
+    names = exact_and_served(outcomes.keys(), artifact, facts.dim)
+    fp32, quantised = (outcomes[name] for name in names) if names else ({}, {})
+    shared = [(fp32[name], quantised[name]) for name in fp32 if name in quantised]
+    if names and shared:
+        metric = shared[0][0].main  # the domain's; sets of another shape cannot be counted in
+        values = by_question([pair for pair in shared if pair[0].main == metric])
+        dim = names[1].partition("@")[2]
+        gate = int8(*values, facts.evaluate, facts.seed, metric, dim)
+        yield replace(gate, name=gate_name)
+
+
 def _domain(base: Outcome, tuned: Outcome, facts: Facts) -> Gate:
     settings, seed, name = facts.evaluate, facts.seed, facts.domain_set
     values = paired(base, tuned)
     if facts.distill:
-        return distill(*values, facts.speedup, facts.distill, settings, seed, name)
-    gate = gain(*values, settings, seed, name, base.main)
+        gate = distill(*values, facts.speedup, facts.distill, settings, seed, name)
+    else:
+        gate = gain(*values, settings, seed, name, base.main)
     return _not_improved(gate) if facts.kept_base else gate
 
 
@@ -181,11 +196,14 @@ def distill(
     )  # fmt: skip
 
 
-def int8(fp32: Values, quantised: Values, settings: Evaluate, seed: int, metric: str) -> Gate:
+def int8(
+    fp32: Values, quantised: Values, settings: Evaluate, seed: int, metric: str, dim: str = ""
+) -> Gate:
     """Gate the relative drop in mean NDCG@10 (or Spearman) from fp32 to INT8.
 
     ``drop = (mean fp32 - mean int8) / mean fp32``. Passed up to ``max_int8_drop`` on a set that can
-    tell; failed where the drop's whole interval lies above it.
+    tell; failed where the drop's whole interval lies above it. ``dim`` says how long the vectors
+    are where they were cut.
     """
     difference = compare(quantised, fp32, settings.samples, seed)
     # A model that finds nothing at all has nothing to lose; the gain gate deals with it.
@@ -198,6 +216,7 @@ def int8(fp32: Values, quantised: Values, settings: Evaluate, seed: int, metric:
     detail = Said(
         "gate.int8", metric=METRIC_NAMES[metric], delta=_percent(-drop), low=_percent(-high),
         high=_percent(-low), n=len(fp32), counted=Said(f"counted.{counted(metric)}"),
+        at=Said("gate.at", dim=dim) if dim else Said("nothing"),
         threshold=f"{100 * limit:g}", few=too_few(status, fp32 - quantised, metric),
     )  # fmt: skip
     return Gate(
@@ -259,8 +278,12 @@ def too_few(status: Status, differences: Values, metric: str = "ndcg@10") -> Sai
 
 
 def _not_improved(gate: Gate) -> Gate:
-    """Two exports of the same weights may differ in the last digits; that is no gain."""
-    return replace(gate, status=Status.failed, detail=Said("gate.not-improved", detail=gate.detail))
+    """Two exports of the same weights may differ in the last digits; that is no gain.
+
+    A student that was kept as it was cut may reach its share all the same: not by training.
+    """
+    key = "gate.untrained" if gate.name == "distill" else "gate.not-improved"
+    return replace(gate, status=Status.failed, detail=Said(key, detail=gate.detail))
 
 
 def points(fraction: float) -> str:

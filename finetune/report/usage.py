@@ -15,6 +15,8 @@ _FORMATS = {
     "openvino-int8": "INT8 for OpenVINO (`pip install openvino`)",
 }
 
+_NO_BUNDLE = "There is no folder `bundle/`: every ONNX model failed its gate."
+
 
 def section(facts: Facts, published: Sequence[str]) -> str:
     """Write it in Markdown: sentence-transformers, ONNX without torch, and peft where it is.
@@ -23,7 +25,8 @@ def section(facts: Facts, published: Sequence[str]) -> str:
         facts: Of the run.
         published: The precisions that the bundle holds.
     """
-    parts = [_torch(facts), _onnx(facts, published), *([_peft(facts)] if facts.adapter else [])]
+    onnx = _onnx(facts, published) if published else _NO_BUNDLE
+    parts = [_torch(facts), onnx, *([_peft(facts)] if facts.adapter else [])]
     parts.append("\n".join(_texts(facts)))
     return "## Use\n\n" + "\n\n".join(parts)
 
@@ -57,7 +60,7 @@ scores = passages @ query
 
 
 def _onnx(facts: Facts, published: Sequence[str]) -> str:
-    fast = "int8-dynamic" if "int8-dynamic" in published or not published else published[0]
+    fast = "int8-dynamic" if "int8-dynamic" in published else published[0]
     cut = f"  # {facts.dim} numbers a vector; dim= asks for others" if facts.dim else ""
     formats = "\n".join(f"- `{name}`: {_FORMATS.get(name, 'ONNX')}" for name in published)
     return f"""Without torch, from the folder `bundle/`, in one of these precisions:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from finetune.records import Score
-from finetune.report.facts import MAIN, Facts
+from finetune.report.facts import MAIN, Facts, exact_and_served
 from finetune.report.gates import Gate, Status
 from finetune.report.words import Said
 
@@ -11,7 +11,7 @@ from finetune.report.words import Said
 def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> Said:
     """Say whether the tuned model is better than its base, by how much, and at what cost.
 
-    Of a student it says what it keeps of its teacher.
+    Of a student it says what it keeps of its teacher, and whether training had a part in it.
     """
     named = {gate.name: gate for gate in gates}
     gain, distill, name = named.get("gain"), named.get("distill"), facts.domain_set
@@ -20,6 +20,8 @@ def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> Sai
             "verdict.keeps", set=name, percent=f"{100 * distill.value:.1f}", half=_half(distill),
             times=f"{facts.speedup:.1f}",
         )  # fmt: skip
+        if facts.kept_base:
+            first = Said("verdict.untrained", set=name, first=first)
     elif gain is None:
         first = Said("verdict.nothing", set=name)
     elif facts.kept_base:
@@ -28,7 +30,7 @@ def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> Sai
         first = _comparison(gain, facts)
     return Said(
         "verdict.whole", first=first, general=_general(facts, named),
-        int8=_int8(scores, facts.domain_set),
+        int8=_int8(scores, facts),
     )  # fmt: skip
 
 
@@ -60,11 +62,13 @@ def _general(facts: Facts, gates: Mapping[str, Gate]) -> Said:
     return Said(f"verdict.{keys[gate.status]}", **values)
 
 
-def _int8(scores: Iterable[Score], name: str) -> Said:
-    values = {s.artifact: s.value for s in scores if s.set == name and s.metric in MAIN}
-    if not {"onnx-fp32", "onnx-int8-dynamic"} <= values.keys():
+def _int8(scores: Iterable[Score], facts: Facts) -> Said:
+    values = {s.artifact: s.value for s in scores if s.set == facts.domain_set and s.metric in MAIN}
+    names = exact_and_served(values.keys(), "onnx-int8-dynamic", facts.dim)
+    if names is None:
         return Said("nothing")
-    lost = round(100 * (values["onnx-fp32"] - values["onnx-int8-dynamic"]), 1)
+    exact, served = names
+    lost = round(100 * (values[exact] - values[served]), 1)
     if lost == 0:
         return Said("verdict.int8-same")
     return Said(f"verdict.int8-{'loses' if lost > 0 else 'gains'}", points=f"{abs(lost):.1f}")

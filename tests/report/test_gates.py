@@ -9,6 +9,7 @@ from synthetic import SETTINGS
 from finetune.config import Distill
 from finetune.evaluation.artifacts import Outcome
 from finetune.report.gates import Status, by_question, distill, gain, general, int8, judge
+from finetune.report.verdict import verdict
 
 STUDENT = Distill(layers=6, vocabulary=0, teacher=None, texts=100, min_kept=0.95, min_speedup=1.8)
 
@@ -185,6 +186,38 @@ def test_gates_without_their_artifacts_are_left_out(facts):
     assert [g.name for g in judge(exported, facts)] == ["int8"]
 
 
+def exports(facts, cut=None, **lost):
+    """Outcomes of 40 queries by artifact, each so much worse than fp32; and those of it cut."""
+    names = {"tuned": "tuned", "fp32": "onnx-fp32", "dynamic": "onnx-int8-dynamic",
+             "static": "onnx-int8-static"}  # fmt: skip
+    scored = {names[key]: {"statutes": outcome(spread(40) - each)} for key, each in lost.items()}
+    for key, each in (cut or {}).items():
+        scored[f"{names[key]}@16"] = {"statutes": outcome(spread(40) - each)}
+    gates = judge(scored, facts)
+    return {gate.name: (gate.status, gate.detail) for gate in gates}
+
+
+def test_without_a_published_fp32_int8_is_held_to_torch(facts):
+    found = exports(facts, tuned=0.0, dynamic=0.01, static=0.0)
+    assert found["int8"][0] is Status.failed and found["int8-static"][0] is Status.passed
+    # Where both were scored, it is ONNX fp32, from which INT8 was made.
+    assert exports(facts, tuned=-0.01, fp32=0.0, dynamic=0.0)["int8"][0] is Status.passed
+    assert exports(facts, dynamic=0.01) == {}
+
+
+def test_int8_is_judged_at_the_length_that_is_served(facts):
+    whole = dict.fromkeys(("tuned", "fp32", "dynamic"), 0.0)
+    cut = {**whole, "dynamic": 0.005}  # 1 % of fp32's mean, at 16 numbers alone
+    served = dataclasses.replace(facts, dim=16)
+    status, detail = exports(served, cut, **whole)["int8"]
+    assert status is Status.failed
+    assert detail.startswith("INT8 at 16 numbers a vector changes NDCG@10 by -1.00 % of fp32")
+    status, detail = exports(facts, cut, **whole)["int8"]
+    assert status is Status.passed and detail.startswith("INT8 changes")
+    # A length that does not cut has no scores of its own.
+    assert exports(dataclasses.replace(facts, dim=32), cut, **whole)["int8"][0] is Status.passed
+
+
 @pytest.mark.parametrize(
     ("lost", "speedup", "status"),
     [
@@ -215,3 +248,16 @@ def test_a_student_is_held_to_its_teacher_and_need_not_gain(facts):
     (gate,) = judge({"base": {"statutes": teacher}, "tuned": {"statutes": student}}, facts)
     assert (gate.name, gate.status) == ("distill", Status.passed)
     assert gate.value == pytest.approx(0.96) and "1.90 times" in gate.detail
+
+
+def test_a_student_that_training_did_not_improve_says_so_and_fails(facts):
+    speeds = {"base": {"texts_per_second": 100.0}, "tuned": {"texts_per_second": 190.0}}
+    facts = dataclasses.replace(facts, distill=STUDENT, speeds=speeds, domain_set="statutes",
+                                training={"improved": False})  # fmt: skip
+    sets = {"statutes": outcome(spread(40))}
+    (gate,) = judge({"base": sets, "tuned": sets}, facts)
+    assert (gate.name, gate.status) == ("distill", Status.failed)
+    assert gate.detail.startswith("training did not improve the student: the guard kept it")
+    assert "keeps 100.0 % of its teacher's" in gate.detail
+    said = verdict(facts, [], [gate])
+    assert said.startswith("Training did not improve the student") and "Keeps 100.0" in said

@@ -92,3 +92,11 @@ def test_licences_of_what_was_mixed_in(facts, tmp_path):
         summary = facts.data_summary | {"mixed": {"general": each}}
         card = card_of(dataclasses.replace(facts, data_summary=summary), tmp_path)
         assert f"Mixed in: general, 3 pairs (sources: qbqtc); {told}" in card
+
+
+def test_without_a_published_precision_the_card_names_no_bundle(facts, tmp_path):
+    misses = {name: {**each, "misses": {"min_cosine": 1.0}} for name, each in facts.parity.items()}
+    for each in misses.values():
+        each["centred_cosine"] = each["top10_overlap"] = 1.0
+    card = card_of(dataclasses.replace(facts, parity=misses), tmp_path)
+    assert "There is no folder `bundle/`" in card and "OnnxEncoder.load" not in card
