@@ -166,7 +166,7 @@ def steps_of(config: Config) -> list[Step]:
         ) if general else []),
         *([forgetting.merge_step(config, trained, encoding, general)] if merging else []),
         Step(
-            "export", steps.export, 7,
+            "export", steps.export, 8,
             _export_settings(config, config.export, _name(config))
             | {"quantize": config.quantize} | machine
             # Bundles whose vectors may not be cut, and their keys, know nothing of lengths.

@@ -67,3 +67,16 @@ def test_the_plans_of_the_int8_models_are_in_the_bundle(finished):
         assert plan["matmuls"] and plan["kept_fp32_for_quality"] is not None
         # All texts that there are: passages and the select half's queries.
         assert plan["weight_texts"] == 96
+
+
+def test_where_the_only_one_is_too_far_off_the_run_says_which_floor_and_where_the_model_lies(
+    finished, capsys, tmp_path
+):
+    line, run_dir, _ = finished
+    more = ["export.precisions=[fp32]", "export.floors.fp32.min_cosine=1.1", "until=export",
+            f"run_dir={tmp_path}/run"]  # fmt: skip
+    assert cli.main(["train", *line, *more]) == cli.BAD_INPUT
+    said = capsys.readouterr().err
+    assert "fp32 is not published" in said and "expected at least 1.1" in said
+    assert "lower export.floors.fp32" in said and "Traceback" not in said
+    assert str(run_dir.parent / "cache") in said.split("lies in ")[1]

@@ -1,12 +1,12 @@
 """Whether an exported model still gives the vectors of the model it was made from."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.inference import Encoder, top_k
+from finetune.inference import Encoder, shortened, top_k
 
 _NEIGHBOURS = 10
 
@@ -39,17 +39,24 @@ class Comparison:
         reference: Gives the vectors that the others must give.
         texts: At least 2 different ones; equal ones count once, for they would make nearest
             neighbours luck.
+        dim: Length that vectors will be cut to where they are served: they must agree there too,
+            and each value told is that of the length at which it is worse. None: whole alone.
     """
 
-    def __init__(self, reference: Encoder, texts: Iterable[str]) -> None:
+    def __init__(self, reference: Encoder, texts: Iterable[str], dim: int | None = None) -> None:
         self._texts = list(dict.fromkeys(texts))
+        self._dim = dim
         self._exact = self._encode(reference, np.arange(len(self._texts)))
 
     def __call__(self, encoder: Encoder, count: int | None = None) -> Parity:
         """Compare an encoder, on all texts or on so many of them."""
         n = len(self._texts)
         rows = np.linspace(0, n - 1, min(count or n, n)).astype(int)
-        return compare(self._exact[rows], self._encode(encoder, rows))
+        exact, found = self._exact[rows], self._encode(encoder, rows)
+        whole = compare(exact, found)
+        if self._dim is None or self._dim >= encoder.dim:
+            return whole
+        return worse(whole, compare(shortened(exact, self._dim), shortened(found, self._dim)))
 
     def _encode(self, encoder: Encoder, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         vectors = np.empty((len(rows), encoder.dim), np.float32)
@@ -83,6 +90,11 @@ def compare(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> P
         centred_cosine=float(_cosine(exact - mean, other - mean).mean()),
         top10_overlap=_overlap(_neighbours(reference), _neighbours(candidate)),
     )
+
+
+def worse(one: Parity, other: Parity) -> Parity:
+    """Return the lower of each value of two comparisons of the same texts."""
+    return Parity(one.texts, *map(min, astuple(one)[1:], astuple(other)[1:]))
 
 
 def misses(parity: Parity, floor: Mapping[str, float]) -> dict[str, float]:

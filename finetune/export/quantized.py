@@ -9,7 +9,7 @@ from typing import Any
 from finetune.config import Quantize
 from finetune.export.int8 import Int8Plan, quantize
 from finetune.export.parity import Comparison, Parity
-from finetune.export.sensitivity import keep_worst
+from finetune.export.sensitivity import Kept, keep_worst
 from finetune.export.weights import Form, Prepared, prepare
 from finetune.inference import OnnxEncoder
 from finetune.inference.onnx import Feed
@@ -48,13 +48,15 @@ class Quantizer:
         self.fp32, self.encoder, self.texts, self.settings = fp32, encoder, texts, settings
         self.comparison, self.threads = comparison, threads
         self._prepared: dict[Form, Prepared] = {}
-        self.kept: dict[Form, tuple[str, ...]] = {}
+        self.kept: dict[Form, Kept] = {}
+        self.budget = {"centred_cosine": settings.centred_cosine,
+                       "top10_overlap": settings.top10_overlap}  # fmt: skip
 
     def write(self, precision: str, file: Path) -> dict[str, Any]:
         """Write a model; return its plan, as ``bundle.json`` holds it."""
         form = FORMS[precision]
-        keep = self._keep(form, file.with_name("trial.onnx"))
-        plan = self._write(form, file, keep)
+        kept = self._keep(form, file.with_name("trial.onnx"))
+        plan = self._write(form, file, kept.groups)
         read = self.settings.range_texts if form is Form.static else 0
         size = file.stat().st_size / 1e6
         log.info("quantised %d MatMuls and %d tables: %s, %.1f MB",
@@ -62,7 +64,8 @@ class Quantizer:
         return {
             **asdict(plan),
             "form": form.value,
-            "kept_fp32_for_quality": keep,
+            "kept_fp32_for_quality": kept.groups,
+            "quality": kept.told(self.budget),
             "weight_texts": len(self.texts[: self.settings.weight_texts]),
             "range_texts": len(self.texts[:read]),
             "range_percentile": self.settings.range_percentile if read else None,
@@ -79,7 +82,7 @@ class Quantizer:
             )  # fmt: skip
         return self._prepared[form]
 
-    def _keep(self, form: Form, trial: Path) -> tuple[str, ...]:
+    def _keep(self, form: Form, trial: Path) -> Kept:
         """Choose what stays fp32; ONNX Runtime's static model decides for OpenVINO's, too."""
 
         def measure(keep: Collection[str], count: int | None) -> Parity:
@@ -87,10 +90,8 @@ class Quantizer:
             return self.comparison(self.encoder.running(trial, self.threads), count)
 
         if form not in self.kept:
-            budget = {"centred_cosine": self.settings.centred_cosine,
-                      "top10_overlap": self.settings.top10_overlap}  # fmt: skip
             self.kept[form] = keep_worst(
-                self.prepared(form).groups, measure, budget, self.settings.max_fp32
+                self.prepared(form).groups, measure, self.budget, self.settings.max_fp32
             )
             trial.unlink(missing_ok=True)
         return self.kept[form]

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from finetune.export.parity import Parity, misses, told
 
@@ -14,10 +16,37 @@ _TEXTS = 100
 Measure = Callable[[Collection[str], int | None], Parity]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What stays fp32, and what that is worth.
+
+    Attributes:
+        groups: Those that stay, worst first.
+        of: How many groups there are.
+        before: How close all of INT8 comes to the reference.
+        after: How close it comes with these in fp32.
+        missed: The values of the budget that are missed even so, by name.
+    """
+
+    groups: tuple[str, ...]
+    of: int
+    before: Parity
+    after: Parity
+    missed: Mapping[str, float]
+
+    def told(self, budget: Mapping[str, float]) -> dict[str, Any]:
+        """The entry of a plan in ``bundle.json``."""
+        before, after = (
+            {name: getattr(each, name) for name in budget} for each in (self.before, self.after)
+        )
+        return {"kept": len(self.groups), "of": self.of, "budget": dict(budget),
+                "before": before, "after": after, "missed": sorted(self.missed)}  # fmt: skip
+
+
 def keep_worst(
     groups: Sequence[str], measure: Measure, budget: Mapping[str, float], most: float
-) -> tuple[str, ...]:
-    """Return the groups that must stay fp32, none where all of INT8 keeps to the budget.
+) -> Kept:
+    """Find the groups that must stay fp32, none where all of INT8 keeps to the budget.
 
     Each group in turn is left in fp32, all others in INT8: the error that is gone then was the
     group's own. Groups are kept in that order, worst first, until the budget holds.
@@ -33,7 +62,7 @@ def keep_worst(
     missed = misses(whole, budget)
     allowed = round(most * len(groups))
     if not missed or not allowed:
-        return ()
+        return Kept((), len(groups), whole, whole, missed)
     log.info("INT8 breaks its budget (%s): looking for the worst of %d parts",
              told(whole, missed), len(groups))  # fmt: skip
     without = {group: measure((group,), _TEXTS).centred_cosine for group in groups}
@@ -45,4 +74,4 @@ def keep_worst(
             break
     log.info("%d of %d parts stay fp32%s", count, len(groups),
              f"; still {told(found, missed)}" if missed else "")  # fmt: skip
-    return tuple(worst[:count])
+    return Kept(tuple(worst[:count]), len(groups), whole, found, missed)

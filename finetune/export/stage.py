@@ -54,6 +54,7 @@ def export_bundle(
     *,
     quantize: Quantize | None = None,
     calibration: Sequence[str] = (),
+    source: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Write a bundle whose every model was compared with the reference first.
 
@@ -73,16 +74,18 @@ def export_bundle(
         dims: Lengths that the model was trained to be cut to; its own may be among them.
         quantize: How INT8 models are made; not needed where there are none.
         calibration: Texts of the domain that INT8 models are fitted to, best not among `texts`.
+        source: Where the model lies, which is told where nothing can be published.
 
     Returns:
-        By precision, the values of `Parity`, ``bytes``, the size of the model file, and
-        ``misses``: the floors that kept it from being published; empty where it was.
+        By precision, the values of `Parity` (where vectors are cut, of the length at which each is
+        worse), ``bytes``, the size of the model file, ``misses``: the floors that kept it from
+        being published, empty where it was; and of INT8 ``quality``: what stays fp32, and why.
 
     Raises:
-        UserError: The model cannot be exported, or its vocabulary does not fit it.
-        RuntimeError: No artifact is close enough to the reference; nothing is published.
+        UserError: The model cannot be exported, its vocabulary does not fit it, or no artifact is
+            close enough to the reference; nothing is published then.
     """
-    comparison = Comparison(reference, texts)
+    comparison = Comparison(reference, texts, export.dim)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bundle-") as temporary:
         folder = Path(temporary) / "bundle"
@@ -100,7 +103,7 @@ def export_bundle(
             for name in quantized:
                 plan = quantizer.write(name, folder / name / MODEL_FILE)
                 info = _with(info, folder, name, plan)
-        found = _check_models(comparison, info, folder, export, threads)
+        found = _check_models(comparison, info, folder, export, threads, source)
         good = [name for name in export.precisions if not found[name]["misses"]]
         _keep(replace(info, default_dim=export.dim), folder, good)
         folder.rename(out)
@@ -204,26 +207,39 @@ def _max_length(model: SentenceTransformer) -> int:
 
 
 def _check_models(
-    comparison: Comparison, info: BundleInfo, folder: Path, export: Export, threads: int | None
+    comparison: Comparison,
+    info: BundleInfo,
+    folder: Path,
+    export: Export,
+    threads: int | None,
+    source: Path | None,
 ) -> dict[str, dict[str, Any]]:
     """Compare each model of a folder with the reference.
 
     Raises:
-        RuntimeError: None is close enough.
+        UserError: None is close enough.
     """
     found, failed = {}, {}
     for name in export.precisions:
         parity = comparison(OnnxEncoder.load(folder, name, threads))
         log.info("%s against torch: %s", name, parity)
         missed = misses(parity, export.floors[name])
-        found[name] = {**asdict(parity), "bytes": info.precisions[name].bytes, "misses": missed}
+        entry = info.precisions[name]
+        found[name] = {**asdict(parity), "bytes": entry.bytes, "misses": missed}
+        if "quality" in entry.plan:
+            found[name]["quality"] = entry.plan["quality"]
         if missed:
             failed[name] = (
                 f"{name} is not published: compared with torch on {parity.texts} texts, "
                 f"{told(parity, missed)}"
             )
     if len(failed) == len(found):
-        raise RuntimeError("\n".join(failed.values()))
+        lies = f"; the model itself lies in {source}" if source else ""
+        raise UserError(
+            *failed.values(),
+            f"export.precisions: none of {', '.join(found)} can be published{lies}: ask for others "
+            f"besides, or lower {', '.join(f'export.floors.{name}' for name in found)}",
+        )
     for line in failed.values():
         log.error(line)
     return found

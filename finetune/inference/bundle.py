@@ -30,7 +30,9 @@ _FASTEST = ("int8-dynamic", "int8-static", "fp32")
 class BundleFile:
     """One precision of the model: its file (relative to the folder) and how it was made.
 
-    ``plan`` says which nodes were quantised and why others were not; empty for fp32.
+    ``plan`` says which nodes were quantised and which were not; ``plan["quality"]`` says why some
+    that could be stayed fp32: the budget, and how close the model came before and after. Empty for
+    fp32.
     """
 
     file: str

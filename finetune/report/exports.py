@@ -44,3 +44,18 @@ def notes(parity: Mapping[str, Any]) -> Iterator[Said]:
     """What a reader must know about the formats."""
     if "fp16" in parity:
         yield Said("note.fp16")
+    for precision, found in parity.items():
+        quality = found.get("quality", {"kept": 0, "missed": ()})
+        if quality["kept"] or quality["missed"]:
+            yield _kept(artifact(precision), quality)
+
+
+def _kept(name: str, quality: Mapping[str, Any]) -> Said:
+    """Why parts of an INT8 model stay fp32, and whether that was enough."""
+    before, after, budget = (
+        ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in quality[each].items())
+        for each in ("before", "after", "budget")
+    )
+    return Said("note.kept", artifact=name, kept=quality["kept"], of=quality["of"], before=before,
+                after=after, budget=budget,
+                short=Said("note.short" if quality["missed"] else "nothing"))  # fmt: skip

@@ -73,6 +73,7 @@ def export(settings: Settings, inputs: Inputs, out: Path) -> None:
         settings.get("dims", ()),
         quantize=quantize,
         calibration=draw(_texts(inputs["data"]), fitted, settings["seed"], texts),
+        source=inputs["model"] / "model",
     )  # fmt: skip
     write_json(out / "parity.json", parity)
 

@@ -19,7 +19,7 @@ from finetune.adapter import prefix
 from finetune.config.check import PRECISIONS
 from finetune.config.compose import compose
 from finetune.export import Origin, export_bundle
-from finetune.inference import BundleInfo, OnnxEncoder
+from finetune.inference import BundleInfo, OnnxEncoder, shortened
 
 from .conftest import TEXTS
 
@@ -65,7 +65,7 @@ def bundle(request, recipe, tiny_model, tmp_path_factory):
     model = tuned(recipe, request.param, tiny_model, folder)
     found = export_bundle(
         model, models.TorchEncoder(model), TEXTS, folder / "bundle", ORIGIN, threads=1,
-        calibration=[text[::-1] for text in TEXTS], **tiny_runs.export_settings(*PRECISIONS),
+        dims=[8], calibration=[text[::-1] for text in TEXTS], **tiny_runs.export_settings(*PRECISIONS),
     )  # fmt: skip
     return model, folder / "bundle", found
 
@@ -83,13 +83,24 @@ def test_every_format_is_published_and_gives_the_vectors_of_torch(bundle):
     json.dumps(found)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_format_can_be_cut(bundle, precision):
+    model, folder, _ = bundle
+    exact = shortened(models.TorchEncoder(model).encode(TEXTS, "query"), 8)
+    vectors = OnnxEncoder.load(folder, precision, threads=1, dim=8).encode(TEXTS, "query")
+    least = {"fp32": 0.99999, "fp16": 0.9999}.get(precision, 0.98)
+    assert (vectors * exact).sum(axis=1).min() >= least
+
+
 def test_the_plans_say_what_was_done(bundle):
     model, folder, _ = bundle
     entries = BundleInfo.read(folder).precisions
     assert entries["fp32"].plan == {} and entries["fp16"].plan["fp16"] == "transformer"
     for precision in INT8:
         plan = entries[precision].plan
-        assert len(plan["matmuls"]) == 12 - len(plan["kept_fp32_for_quality"])
+        # A part that is kept holds one product, or the three of query, key and value.
+        assert len(plan["matmuls"]) + sum("MatMul" in name for name in plan["kept_fp32"]) == 12
+        assert plan["quality"]["kept"] == len(plan["kept_fp32_for_quality"])
         assert plan["weight_texts"] == len(set(TEXTS))
         assert plan["range_texts"] == (0 if "dynamic" in precision else len(set(TEXTS)))
     assert entries["openvino-int8"].sha256 == entries["int8-static"].sha256

@@ -26,21 +26,27 @@ class Measured:
 
 def test_a_model_within_its_budget_is_measured_once():
     measured = Measured()
-    assert keep_worst(list(DAMAGE), measured, BUDGET | {"centred_cosine": 0.9}, 1) == ()
+    kept = keep_worst(list(DAMAGE), measured, BUDGET | {"centred_cosine": 0.9}, 1)
+    assert (kept.groups, kept.of, kept.missed) == ((), 5, {}) and kept.before == kept.after
     assert measured.asked == [((), None)]
 
 
 def test_the_worst_stay_until_the_budget_holds():
     measured = Measured()
     # .033 is lost in all; without b .013, without b and e .005.
-    assert keep_worst(list(DAMAGE), measured, BUDGET, 1) == ("b", "e")
+    kept = keep_worst(list(DAMAGE), measured, BUDGET, 1)
+    assert kept.groups == ("b", "e") and not kept.missed
+    assert kept.before.centred_cosine == pytest.approx(0.967)
+    assert kept.after.centred_cosine == pytest.approx(0.995)
     assert [keep for keep, count in measured.asked if count] == [(name,) for name in DAMAGE]
     assert measured.asked[-1] == (("b", "e"), None)
 
 
 @pytest.mark.parametrize(("most", "kept"), [(0.2, ("b",)), (0.4, ("b", "e")), (0, ())])
 def test_no_more_than_their_share_stays(most, kept):
-    assert keep_worst(list(DAMAGE), Measured(overlap=0.5), BUDGET, most) == kept
+    found = keep_worst(list(DAMAGE), Measured(overlap=0.5), BUDGET, most)
+    assert found.groups == kept and "top10_overlap" in found.missed
+    assert found.told(BUDGET)["missed"] == sorted(found.missed)
 
 
 @pytest.fixture
@@ -77,5 +83,5 @@ def test_the_layer_that_int8_breaks_is_found(chain):
 
     budget = {"centred_cosine": 0.999}
     assert measure((), None).centred_cosine < 0.9
-    assert keep_worst(prepared.groups, measure, budget, 1) == ("wide",)
+    assert keep_worst(prepared.groups, measure, budget, 1).groups == ("wide",)
     assert measure(("wide",), None).centred_cosine > 0.999

@@ -1,6 +1,8 @@
+import dataclasses
 import json
 
 import numpy as np
+import onnx
 import pytest
 import tiny_runs
 from tokenizers import Tokenizer
@@ -8,6 +10,7 @@ from tokenizers import Tokenizer
 from finetune.errors import UserError
 from finetune.export import Origin, export_bundle
 from finetune.export import stage as module
+from finetune.export.parity import Comparison
 from finetune.export.stage import bundle_prompts
 from finetune.inference import BundleInfo, OnnxEncoder
 from finetune.inference.bundle import sha256
@@ -53,7 +56,9 @@ def test_describes_the_model(tiny, tmp_path):
     assert info.prompts == {"query": tiny.prompts["query"], "passage": tiny.prompts["passage"]}
     assert info.pad_id == tiny.tokenizer.pad_token_id
     assert info.precisions["fp32"].plan == {}
-    assert len(info.precisions["int8-dynamic"].plan["matmuls"]) == 12
+    plan = info.precisions["int8-dynamic"].plan
+    # Where sums saturate, on CPUs without VNNI, the worst parts stay fp32.
+    assert len(plan["matmuls"]) + sum("MatMul" in name for name in plan["kept_fp32"]) == 12
     for entry in info.precisions.values():
         assert sha256(tmp_path / "bundle" / entry.file) == entry.sha256
 
@@ -102,7 +107,7 @@ class Shuffled:
 
 
 def test_what_differs_from_torch_is_not_published(tiny, tmp_path):
-    with pytest.raises(RuntimeError, match="fp32 is not published.*min cosine is"):
+    with pytest.raises(UserError, match="(?s)fp32 is not published.*min cosine is.*lower export"):
         export(tiny, tmp_path / "bundle", reference=Shuffled())
     assert not list(tmp_path.iterdir())
 
@@ -120,6 +125,54 @@ def test_one_that_differs_is_left_out_and_the_others_go_on(tiny, tmp_path, caplo
     assert "int8-dynamic is not published" in caplog.text and "expected at least 1.1" in caplog.text
 
 
+def test_the_parts_that_int8_hurts_most_stay_fp32(tiny, tmp_path):
+    settings = tiny_runs.export_settings(*BOTH)
+    reach, out = dataclasses.replace(settings["quantize"], centred_cosine=1.0), tmp_path / "bundle"
+    for folder, share in (("all", 0.0), ("bundle", 0.25)):
+        settings["quantize"] = dataclasses.replace(reach, max_fp32=share)
+        found = export_bundle(tiny, TorchEncoder(tiny), TEXTS, tmp_path / folder, ORIGIN,
+                              threads=1, **settings)  # fmt: skip
+        assert bool(found["int8-dynamic"]["quality"]["kept"]) == bool(share)
+    plan = BundleInfo.read(out).precisions["int8-dynamic"].plan
+    kept, quality = plan["kept_fp32_for_quality"], plan["quality"]
+    assert kept and quality == found["int8-dynamic"]["quality"]
+    assert quality["kept"] == len(kept) and "centred_cosine" in quality["missed"]
+    assert quality["before"]["centred_cosine"] < quality["after"]["centred_cosine"] < 1
+    products = {}
+    for folder in ("all", "bundle"):
+        graph = onnx.load(tmp_path / folder / "int8-dynamic/model.onnx").graph
+        products[folder] = [node.op_type for node in graph.node].count("MatMulInteger")
+    assert products["all"] > products["bundle"] == len(plan["matmuls"])
+    readers = {node.name for node in onnx.load(out / "fp32/model.onnx").graph.node
+               if set(node.input) & set(kept) and node.op_type in ("MatMul", "Gather")}  # fmt: skip
+    assert readers and readers <= set(plan["kept_fp32"])
+    assert not list(tmp_path.rglob("trial.onnx"))
+
+
+def test_vectors_that_are_cut_where_they_are_served_must_agree_there(tiny, tmp_path):
+    """The first 8 numbers are another model's, too little to show in the whole vectors."""
+    texts = list(dict.fromkeys(TEXTS))
+    encoder = TorchEncoder(tiny)
+    whole, cut = Comparison(encoder, texts), Comparison(encoder, texts, 8)
+
+    class Off:
+        dim = 32
+
+        def encode(self, texts, prompt="passage", *, progress=None):
+            vectors = encoder.encode(texts, prompt)
+            vectors[:, :8] += np.random.default_rng(0).normal(0, 0.05, (len(texts), 8))
+            return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    assert cut(encoder).min_cosine == pytest.approx(1)
+    assert cut(Off()).centred_cosine < whole(Off()).centred_cosine
+    settings = tiny_runs.export_settings("fp32")
+    export = dataclasses.replace(settings["export"], dim=8)
+    found = export_bundle(
+        tiny, encoder, TEXTS, tmp_path / "b", ORIGIN, export, threads=1, dims=[8]
+    )  # fmt: skip
+    assert found["fp32"]["min_cosine"] >= 0.9999 and BundleInfo.read(tmp_path / "b").default_dim == 8
+
+
 def test_int8_needs_its_settings(tiny, tmp_path):
     settings = tiny_runs.export_settings("int8-dynamic") | {"quantize": None}
     with pytest.raises(ValueError, match="quantize is None"):
@@ -130,7 +183,7 @@ def test_both_prompts_are_compared(tiny, tmp_path, monkeypatch):
     reference = TorchEncoder(tiny)
     monkeypatch.setattr(module, "bundle_prompts", lambda _: {"query": "", "passage": ""})
     assert tiny.prompts["query"]
-    with pytest.raises(RuntimeError, match="not published"):
+    with pytest.raises(UserError, match="not published"):
         export(tiny, tmp_path / "bundle", reference=reference)
 
 

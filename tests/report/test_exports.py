@@ -35,3 +35,18 @@ def test_fp16_comes_with_a_note():
     assert not list(notes({"fp32": GOOD}))
     (note,) = notes({"fp32": GOOD, "fp16": GOOD})
     assert "made for GPUs" in note
+
+
+def test_parts_that_stay_fp32_come_with_a_note():
+    quality = {"kept": 3, "of": 13, "budget": {"centred_cosine": 0.995},
+               "before": {"centred_cosine": 0.98}, "after": {"centred_cosine": 0.996},
+               "missed": []}  # fmt: skip
+    (note,) = notes({"fp32": GOOD, "int8-static": {**GOOD, "quality": quality}})
+    assert note == (
+        "onnx-int8-static: 3 of 13 parts stay fp32. All in INT8, it agrees with torch by centred "
+        "cosine 0.9800; with these, by centred cosine 0.9960. Its budget (quantize.*) is centred "
+        "cosine 0.9950."
+    )
+    (note,) = notes({"int8-static": {**GOOD, "quality": quality | {"missed": ["centred_cosine"]}}})
+    assert note.endswith("which is missed even so.")
+    assert not list(notes({"int8-static": {**GOOD, "quality": quality | {"kept": 0}}}))
