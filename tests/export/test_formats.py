@@ -65,7 +65,8 @@ def bundle(request, recipe, tiny_model, tmp_path_factory):
     model = tuned(recipe, request.param, tiny_model, folder)
     found = export_bundle(
         model, models.TorchEncoder(model), TEXTS, folder / "bundle", ORIGIN, threads=1,
-        dims=[8], calibration=[text[::-1] for text in TEXTS], **tiny_runs.export_settings(*PRECISIONS),
+        dims=[8], calibration=[text[::-1] for text in TEXTS],
+        **tiny_runs.export_settings(*PRECISIONS),
     )  # fmt: skip
     return model, folder / "bundle", found
 

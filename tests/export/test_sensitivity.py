@@ -5,6 +5,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from finetune.export import Form, Parity, compare, prepare, quantize
 from finetune.export.sensitivity import keep_worst
+from finetune.inference.machine import saturates
 
 from .test_int8 import run
 
@@ -73,6 +74,7 @@ def chain(tmp_path):
     return tmp_path / "fp32.onnx", rng.standard_normal((60, 16)).astype("f4")
 
 
+@pytest.mark.skipif(saturates(), reason="sums saturate here, so that INT8 breaks every layer")
 def test_the_layer_that_int8_breaks_is_found(chain):
     file, x = chain
     exact, prepared = run(file, x), prepare(file, Form.dynamic)

@@ -170,7 +170,8 @@ def test_vectors_that_are_cut_where_they_are_served_must_agree_there(tiny, tmp_p
     found = export_bundle(
         tiny, encoder, TEXTS, tmp_path / "b", ORIGIN, export, threads=1, dims=[8]
     )  # fmt: skip
-    assert found["fp32"]["min_cosine"] >= 0.9999 and BundleInfo.read(tmp_path / "b").default_dim == 8
+    assert found["fp32"]["min_cosine"] >= 0.9999
+    assert BundleInfo.read(tmp_path / "b").default_dim == 8
 
 
 def test_int8_needs_its_settings(tiny, tmp_path):
