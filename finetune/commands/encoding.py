@@ -13,6 +13,7 @@ from finetune.errors import UserError
 
 log = logging.getLogger(__name__)
 
+_PRECISION = "default: int8-dynamic, or the fastest that the bundle has"
 _IN_MEMORY = 2**24  # bytes of standard input; what is more lies in a temporary file
 
 
@@ -21,7 +22,7 @@ def add(commands: Any) -> None:
     encode = commands.add_parser("encode", help="lines on standard input, or a file, to .npy")
     encode.add_argument("bundle", type=Path)
     encode.add_argument("--prompt", default="passage", help="query or passage (default)")
-    encode.add_argument("--precision", default="int8-dynamic")
+    encode.add_argument("--precision", help=_PRECISION)
     encode.add_argument("--dim", type=int, help="cut vectors to it: one of the bundle's dims")
     encode.add_argument("--dtype", default="float32",
                         help="float32, float16, or int8 (compared by cosine)")  # fmt: skip
@@ -35,7 +36,7 @@ def add(commands: Any) -> None:
     encode.set_defaults(run=_encode)
     tune = commands.add_parser("tune-threads", help="measure a bundle's best settings here")
     tune.add_argument("bundle", type=Path)
-    tune.add_argument("--precision", default="int8-dynamic")
+    tune.add_argument("--precision", help=_PRECISION)
     tune.add_argument("--texts", type=Path, help="file of texts, one a line, as will be encoded")
     tune.set_defaults(run=_tune_threads)
 

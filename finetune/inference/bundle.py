@@ -11,6 +11,7 @@ The folder is a contract with users' own services::
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,14 @@ from typing import Any
 from finetune.errors import UserError
 from finetune.script import KEEP, THERE
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
 FILE = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
 MODEL_FILE = "model.onnx"
-_FASTEST = ("int8-dynamic", "int8-static", "fp32")
+DEFAULT = "int8-dynamic"
+_FASTEST = (DEFAULT, "int8-static", "fp32")
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,17 @@ class BundleInfo:
     def fastest(self) -> str:
         """The precision that a service on a CPU runs: INT8 where there is one."""
         return next((name for name in _FASTEST if name in self.precisions), min(self.precisions))
+
+    def chosen(self, folder: Path, precision: str | None) -> str:
+        """Return the precision asked for; None takes INT8 dynamic, or the fastest there is.
+
+        The latter where INT8 dynamic was not made, or failed its gate; the log says so.
+        """
+        if precision is not None or DEFAULT in self.precisions or not self.precisions:
+            return precision or DEFAULT
+        log.warning("%s has no %s (not made, or it failed its gate): %s is taken",
+                    folder, DEFAULT, self.fastest)  # fmt: skip
+        return self.fastest
 
     @classmethod
     def read(cls, folder: Path) -> "BundleInfo":

@@ -5,17 +5,18 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from finetune.errors import UserError
 from finetune.inference.bundle import BundleInfo
 from finetune.inference.lines import TextFile
 from finetune.inference.machine import cpus, settings
-from finetune.inference.onnx import CHUNK, OnnxEncoder, on_gpu
+from finetune.inference.onnx import CHUNK, OnnxEncoder
 from finetune.inference.output import Output
+from finetune.inference.sessions import on_gpu, runtime
 from finetune.inference.stream import Load, encode_in_processes, encode_iter
 from finetune.inference.vectors import TYPES, as_type
+from finetune.script import KEEP
 
 
 def encode_file(
@@ -25,7 +26,7 @@ def encode_file(
     prompt: str = "passage",
     *,
     column: str | None = None,
-    precision: str = "int8-dynamic",
+    precision: str | None = None,
     dim: int | None = None,
     dtype: str = "float32",
     threads: int | None = None,
@@ -45,7 +46,7 @@ def encode_file(
         bundle: The bundle.
         prompt: Name of the prompt put before each text.
         column: Of JSON Lines, where the text stands.
-        precision: Which of the bundle's models to run.
+        precision: Which of the bundle's models to run; None as `OnnxEncoder.load`.
         dim: One of the bundle's ``dims`` that vectors are cut to; None as `OnnxEncoder.load`.
         dtype: Type of the vectors: float32, float16 or int8 (`finetune.inference.as_type`).
         threads: Of each process; None as `OnnxEncoder.load`, and shares the CPUs among
@@ -70,7 +71,8 @@ def encode_file(
         )
     texts = TextFile.read(source, column)
     info = BundleInfo.read(bundle)
-    info.model_file(bundle, precision)
+    precision = info.chosen(bundle, precision)
+    file = info.model_file(bundle, precision)
     if processes > 1:
         threads = threads or max(1, cpus() // processes)
     model = info.precisions[precision].sha256
@@ -83,8 +85,8 @@ def encode_file(
         "prompt": info.prompt(prompt), "max_length": info.max_length, "dim": info.length(dim),
         "dtype": dtype, "chunk": chunk, "budget": budget, "threads": threads,
         "gpu": gpu,
-        "runtime": onnxruntime.__version__,
-    }  # fmt: skip
+        "runtime": runtime(file, precision),
+    } | ({} if info.script == KEEP else {"script": info.script})  # fmt: skip
     output = Output(out, (texts.rows, info.length(dim)), dtype, made_of)
     tell = progress or (lambda count: None)
     if output.finished:

@@ -53,12 +53,29 @@ def name() -> str:
     """
     import onnxruntime
 
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").split("\n\n")[0] if info.is_file() else ""
-    known = [line for line in lines.splitlines() if line.startswith(_FIELDS)]
+    known = [line for line in _first_cpu() if line.startswith(_FIELDS)]
     digest = hashlib.sha256("\n".join([platform.machine(), *known]).encode()).hexdigest()[:12]
     label = next((line.split(":", 1)[1].strip() for line in known), platform.machine())
     return f"{label} {digest}, {cpus()} CPUs, onnxruntime {onnxruntime.__version__}"
+
+
+def saturates() -> bool:
+    """Say whether sums of u8 x s8 products may overflow 16 bits: on x86 CPUs without VNNI.
+
+    Where the system does not tell its CPU's instructions, nothing is known, and the answer is no.
+    """
+    flags = next((line.split(":", 1)[1].split() for line in _first_cpu()
+                  if line.startswith("flags")), None)  # fmt: skip
+    if flags is None or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)
+
+
+def _first_cpu() -> list[str]:
+    """What /proc says of the first CPU; nothing where there is none."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.is_file() else ""
+    return text.split("\n\n")[0].splitlines()
 
 
 def settings(

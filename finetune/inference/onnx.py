@@ -1,12 +1,9 @@
 """The encoder that runs a bundle with ONNX Runtime."""
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -16,27 +13,18 @@ from finetune.inference.bundle import TOKENIZER_FILE, BundleInfo, sha256
 from finetune.inference.encoder import check_texts, shortened
 from finetune.inference.machine import cpus, settings
 from finetune.inference.script import converter
-
-log = logging.getLogger(__name__)
+from finetune.inference.sessions import Session, on_gpu, start_model, start_session
 
 # Texts tokenised and sorted together. Bounds the memory that tokens take, whatever the input's
 # size; at this length sorting already leaves under 1 % padding. Part of what makes results
 # repeatable, because it decides which texts share a batch.
 CHUNK = 8192
-
-_GPU = "CUDAExecutionProvider"
-DEVICES = ("auto", "cpu", "cuda")
+# Characters tokenised at once. What the tokeniser tells of a text, offsets and what lies beyond the
+# window included, takes some 70 bytes a character; of a whole chunk of long texts that is a GB.
+PART = 2**18
 
 # Inputs of the graph by name, `[batch, sequence]` each.
 Feed = dict[str, NDArray[np.int64]]
-
-
-class Session(Protocol):
-    """What runs a graph: ONNX Runtime's session, or another runtime in its shape."""
-
-    def run(self, outputs: Sequence[str] | None, feed: Mapping[str, Any]) -> list[Any]:
-        """Return the outputs of one batch."""
-        ...
 
 
 class OnnxEncoder:
@@ -69,7 +57,7 @@ class OnnxEncoder:
     def load(
         cls,
         folder: Path,
-        precision: str = "int8-dynamic",
+        precision: str | None = None,
         threads: int | None = None,
         dim: int | None = None,
         budget: int | None = None,
@@ -80,6 +68,7 @@ class OnnxEncoder:
         Args:
             folder: The bundle.
             precision: Which of its models to run; ``openvino-int8`` needs the package openvino.
+                None takes ``int8-dynamic``, or the fastest there is where the bundle lacks it.
             threads: Threads of the runtime; None takes what ``finetune tune-threads`` found on this
                 machine, else every CPU this process may run on.
             dim: One of the bundle's ``dims`` that vectors are cut to, and normalised again, or
@@ -94,17 +83,18 @@ class OnnxEncoder:
         """
         info = BundleInfo.read(folder)
         info.length(dim)
+        precision = info.chosen(folder, precision)
         model = info.model_file(folder, precision)
         tokenizer = _load_tokenizer(folder, info)
         model_sha = info.precisions[precision].sha256
         gpu = on_gpu(precision, device)
         threads, budget = settings(folder, precision, model_sha, threads, budget, gpu=gpu)
-        session = _start(model, precision, threads, gpu=gpu, required=device == "cuda")
+        session = start_model(model, precision, threads, gpu=gpu, required=device == "cuda")
         return cls(info, tokenizer, session, budget, dim)
 
     def running(self, model: Path, threads: int | None = None) -> "OnnxEncoder":
         """Return an encoder of the same texts that runs another graph, on ONNX Runtime."""
-        session = _start_session(model, threads or cpus())
+        session = start_session(model, threads or cpus())
         return OnnxEncoder(self.info, self._tokenizer, session, self._budget, self.dim)
 
     def encode(
@@ -144,19 +134,38 @@ class OnnxEncoder:
             check_texts(texts)
         for start in range(0, len(texts), CHUNK):
             try:
-                encodings = self._tokenizer.encode_batch_fast(
-                    [prefix + self._convert(text) for text in texts[start : start + CHUNK]]
-                )
+                ids = self._token_ids(texts[start : start + CHUNK], prefix)
             except (TypeError, AttributeError, UnicodeEncodeError):
                 check_texts(texts)  # names the text at fault
                 raise
-            ids = [encoding.ids for encoding in encodings]
             lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
             for batch in token_budget_batches(lengths, self._budget):
                 yield start + batch, _feed([ids[i] for i in batch], self.info.pad_id)
 
+    def _token_ids(self, texts: Sequence[str], prefix: str) -> list[NDArray[np.uint32]]:
+        """Tokenise part by part, and keep the ids inside the window alone."""
+        return [
+            np.array(encoding.ids, np.uint32)
+            for part in _parts(texts)
+            for encoding in self._tokenizer.encode_batch_fast(
+                [prefix + self._convert(text) for text in part]
+            )
+        ]
 
-def _feed(rows: list[list[int]], pad_id: int) -> Feed:
+
+def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cut texts into parts of at most `PART` characters, or of one text that has more."""
+    start = size = 0
+    for at, text in enumerate(texts):
+        if at > start and size + len(text) > PART:
+            yield texts[start:at]
+            start, size = at, 0
+        size += len(text)
+    if len(texts) > start:
+        yield texts[start:]
+
+
+def _feed(rows: list[NDArray[np.uint32]], pad_id: int) -> Feed:
     """Pad the token ids of a batch on the right, the longest row first."""
     ids = np.full((len(rows), len(rows[0])), pad_id, dtype=np.int64)
     mask = np.zeros_like(ids)
@@ -180,65 +189,3 @@ def _load_tokenizer(folder: Path, info: BundleInfo) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.enable_truncation(info.max_length)
     return tokenizer
-
-
-def on_gpu(precision: str, device: str) -> bool:
-    """Say whether a GPU runs a precision on a device, as `OnnxEncoder.load` describes them.
-
-    Raises:
-        UserError: There is no such device, ONNX Runtime has no GPU, or the precision is for CPUs.
-    """
-    if device not in DEVICES:
-        raise UserError(f"device={device}: expected {', '.join(DEVICES)}")
-    providers = onnxruntime.get_available_providers()
-    if device == "cuda":
-        if precision not in ("fp16", "fp32"):
-            raise UserError(
-                f"device=cuda: {precision} is made for CPUs; take precision fp16 (made by "
-                "export=fp16) or fp32"
-            )
-        if _GPU not in providers:
-            raise UserError(
-                f"device=cuda: this onnxruntime has {', '.join(providers)} only; pip uninstall "
-                "onnxruntime, then pip install onnxruntime-gpu (both cannot be there), or take "
-                "device=cpu"
-            )
-        return True
-    if device == "auto" and precision == "fp16":
-        if _GPU not in providers:
-            log.warning("fp16 is made for GPUs; runs on the CPU in fp32 (install onnxruntime-gpu "
-                        "instead of onnxruntime where there is one)")  # fmt: skip
-        return _GPU in providers
-    return False
-
-
-def _start(model: Path, precision: str, threads: int, *, gpu: bool, required: bool) -> Session:
-    """Start the runtime that a precision is made for."""
-    if precision.startswith("openvino"):
-        from finetune.inference.openvino import OpenVinoSession
-
-        return OpenVinoSession(model, threads)
-    return _start_session(model, threads, gpu=gpu, required=required)
-
-
-def _start_session(
-    model: Path, threads: int, *, gpu: bool = False, required: bool = False
-) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # The pattern cache keeps a plan per input shape, and nearly every batch has a shape of its own.
-    options.enable_mem_pattern = False
-    providers = [*([_GPU] if gpu else []), "CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(str(model), options, providers=providers)
-    # Without CUDA's libraries ONNX Runtime falls back to the CPU, and says so in a log only.
-    if gpu and _GPU not in session.get_providers():
-        problem = (
-            f"{model}: ONNX Runtime could not start on the GPU; see what it logged (most often "
-            "CUDA or cuDNN of another version than onnxruntime-gpu needs), or take device=cpu"
-        )
-        if required:
-            raise UserError(problem)
-        log.warning(problem)
-    log.debug("loaded %s with %d threads", model, threads)
-    return session

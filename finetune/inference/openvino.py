@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 from finetune.errors import UserError
 
@@ -16,13 +17,7 @@ class OpenVinoSession:
     """
 
     def __init__(self, model: Path, threads: int) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise UserError(
-                f"{model}: needs the package openvino: pip install 'finetune[openvino]', or take "
-                "another precision"
-            ) from error
+        openvino = _package(model)
         self._compiled = openvino.Core().compile_model(
             str(model),
             "CPU",
@@ -44,3 +39,23 @@ class OpenVinoSession:
         if request is None:
             request = self._own.request = self._compiled.create_infer_request()
         return list(request.infer(dict(feed)).values())
+
+
+def version(model: Path) -> str:
+    """Which OpenVINO runs a model here.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    return f"openvino {_package(model).__version__}"
+
+
+def _package(model: Path) -> ModuleType:
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError(
+            f"{model}: needs the package openvino: pip install 'finetune[openvino]', or take "
+            "another precision"
+        ) from error
+    return cast(ModuleType, openvino)

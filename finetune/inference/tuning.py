@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.inference.batches import TOKEN_BUDGET
+from finetune.errors import UserError
+from finetune.inference.batches import GPU_TOKEN_BUDGET, TOKEN_BUDGET
 from finetune.inference.bundle import BundleInfo
 from finetune.inference.machine import Tuned, cpus, write
 from finetune.inference.onnx import OnnxEncoder
+from finetune.inference.sessions import on_gpu
 
 BUDGETS = (256, 512, 1024, 2048, 4096)
 # Seconds that one measurement takes with the defaults, and how often each is taken, in turn.
@@ -31,19 +33,31 @@ def expected_seconds() -> float:
     return SECONDS * ROUNDS * (len(threads_tried()) + len(BUDGETS))
 
 
-def tune(folder: Path, precision: str, texts: Sequence[str] = ()) -> tuple[Tuned, bool]:
+def tune(
+    folder: Path, precision: str | None = None, texts: Sequence[str] = ()
+) -> tuple[Tuned, bool]:
     """Measure threads with the default budget, then budgets with the best threads; keep the best.
 
     Args:
         folder: The bundle; ``tuned.json`` is written into it, or the entry of this machine and
             precision removed where the defaults are as good.
-        precision: Which of its models.
+        precision: Which of its models; None as `OnnxEncoder.load`.
         texts: As they will be encoded; without any, random ones of mixed length.
 
     Returns:
         The best, and whether it was kept.
+
+    Raises:
+        UserError: The folder is no bundle, lacks the precision, or a GPU runs it here.
     """
     info = BundleInfo.read(folder)
+    precision = info.chosen(folder, precision)
+    if on_gpu(precision, "auto"):
+        raise UserError(
+            f"precision {precision}: a GPU runs it here, with batches of {GPU_TOKEN_BUDGET:,} "
+            "tokens whatever is tuned; name a precision that runs on the CPU: "
+            f"{', '.join(sorted(set(info.precisions) - {precision})) or 'this bundle has none'}"
+        )
     sample = list(texts) or random_texts(info.max_length)
     default = cpus(), TOKEN_BUDGET
     load = partial(OnnxEncoder.load, folder, precision)

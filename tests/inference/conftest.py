@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -46,6 +47,13 @@ def two_precisions(bundle) -> Path:
     info = replace(info, precisions={**info.precisions, "int8-dynamic": info.precisions["fp32"]})
     info.write(bundle)
     return bundle
+
+
+@pytest.fixture
+def with_gpu(monkeypatch):
+    """ONNX Runtime as on a machine with a GPU; CUDA itself cannot start here."""
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
 
 
 def _mean_of_tokens() -> onnx.ModelProto:

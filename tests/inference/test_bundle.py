@@ -52,7 +52,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_a_precision_that_is_not_there(bundle):
     with pytest.raises(UserError, match="'int8-dynamic' is not there; it has: fp32"):
-        OnnxEncoder.load(bundle)
+        OnnxEncoder.load(bundle, "int8-dynamic")
 
 
 def test_a_model_that_was_cut_short(bundle):

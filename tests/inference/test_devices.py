@@ -1,25 +1,20 @@
 import logging
+import platform
+import sys
 from dataclasses import replace
 
 import numpy as np
 import onnxruntime
 import pytest
+import tiny_runs
 
 from finetune.errors import UserError
-from finetune.inference import BundleInfo, OnnxEncoder
+from finetune.inference import BundleInfo, OnnxEncoder, machine, sessions
 from finetune.inference.batches import GPU_TOKEN_BUDGET, TOKEN_BUDGET
 from finetune.inference.machine import settings
-from finetune.inference.onnx import on_gpu
+from finetune.inference.sessions import on_gpu
 
 GPU = "CUDAExecutionProvider"
-
-
-@pytest.fixture
-def with_gpu(monkeypatch):
-    """ONNX Runtime as on a machine with a GPU; CUDA itself cannot start here."""
-    monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: [GPU, "CPUExecutionProvider"]
-    )
 
 
 @pytest.fixture
@@ -78,14 +73,71 @@ def test_auto_falls_back_and_says_so(with_gpu, bundle, caplog):
     assert "could not start on the GPU" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_cudas_libraries_are_loaded_for_a_gpu_alone_and_say_nothing_on_standard_output(
+    with_gpu, bundle, monkeypatch, capsys
+):
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: sys.stdout.write("no cudart"))
+    OnnxEncoder.load(bundle, "fp32")
+    assert capsys.readouterr() == ("", "")
+    if GPU not in onnxruntime.InferenceSession(bundle / "fp32/model.onnx").get_providers():
+        with pytest.raises(UserError, match="could not start"):
+            OnnxEncoder.load(bundle, "fp32", device="cuda")
+        said = capsys.readouterr()
+        assert said.out == "" and "no cudart" in said.err
+
+
 def test_batches_are_larger_on_a_gpu(bundle):
     assert settings(bundle, "fp16", "", 1, None, gpu=True) == (1, GPU_TOKEN_BUDGET)
     assert settings(bundle, "fp16", "", 1, None) == (1, TOKEN_BUDGET)
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_cpus_vectors(tiny_bundle):
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_gpu_gives_the_cpus_vectors(tiny_model, tmp_path, precision):
+    from finetune import model as models
+    from finetune.export import Origin, export_bundle
+
+    model = models.load(tiny_model)
     texts = ["房东不退押金", "老板", "法律规定" * 9]
-    found = OnnxEncoder.load(tiny_bundle, "fp32", device="cuda").encode(texts)
-    expected = OnnxEncoder.load(tiny_bundle, "fp32", device="cpu").encode(texts)
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    settings = tiny_runs.export_settings("fp32", "fp16")
+    export_bundle(model, models.TorchEncoder(model), texts, tmp_path / "bundle",
+                  Origin("tiny", "tests/tiny", "unknown", "mit"), **settings)  # fmt: skip
+    found = OnnxEncoder.load(tmp_path / "bundle", precision, device="cuda").encode(texts)
+    expected = OnnxEncoder.load(tmp_path / "bundle", precision, device="cpu").encode(texts)
+    np.testing.assert_allclose(found, expected, atol=1e-3 if precision == "fp32" else 1e-2)
+
+
+CPUINFO = "processor\t: 0\nmodel name\t: x\nflags\t\t: fpu {}\n\nprocessor\t: 1\nflags\t: fpu\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "expected"),
+    [
+        ("x86_64", "avx2", True), ("x86_64", "avx2 avx512f", True),
+        ("x86_64", "avx2 avx_vnni", False), ("x86_64", "avx512f avx512_vnni", False),
+        ("aarch64", "asimddp", False),
+    ],
+)  # fmt: skip
+def test_which_cpus_saturate(monkeypatch, kind, flags, expected):
+    lines = CPUINFO.format(flags).split("\n\n")[0].splitlines()
+    monkeypatch.setattr(machine, "_first_cpu", lambda: lines)
+    monkeypatch.setattr(platform, "machine", lambda: kind)
+    assert machine.saturates() == expected
+    monkeypatch.setattr(machine, "_first_cpu", list)  # a system that does not tell
+    assert not machine.saturates()
+
+
+def test_int8_on_a_cpu_that_saturates_says_so_once(two_precisions, monkeypatch, caplog):
+    sessions._warn_of_saturation.cache_clear()
+    monkeypatch.setattr(sessions, "saturates", lambda: True)
+    OnnxEncoder.load(two_precisions, "fp32")
+    assert not caplog.text
+    for _ in range(2):
+        OnnxEncoder.load(two_precisions, "int8-dynamic")
+    assert caplog.text.count("has no VNNI") == 1 and "precision fp32" in caplog.text
+    sessions._warn_of_saturation.cache_clear()
+    monkeypatch.setattr(sessions, "saturates", lambda: False)
+    caplog.clear()
+    OnnxEncoder.load(two_precisions, "int8-dynamic")
+    assert not caplog.text

@@ -2,12 +2,13 @@ import gzip
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from finetune.errors import UserError
-from finetune.inference import OnnxEncoder, as_type, encode_file
+from finetune.inference import BundleInfo, OnnxEncoder, as_type, encode_file, openvino
 
 LINES = [f"{'房东不退押金' * (n % 7)}老板{n}" for n in range(50)]
 
@@ -162,6 +163,20 @@ def test_what_lies_there_must_be_the_same_thing(source, out, tiny_bundle):
     out.with_name("vectors.npy.json").unlink()
     with pytest.raises(UserError, match=r"no vectors.npy.json beside it"):
         encode_file(source, out, tiny_bundle, threads=1)
+
+
+def test_what_another_conversion_or_runtime_made_is_another_thing(source, out, bundle, monkeypatch):
+    info = BundleInfo.read(bundle)
+    entry = info.precisions["fp32"]
+    replace(info, precisions={"int8-static": entry, "openvino-int8": entry}).write(bundle)
+    encode_file(source, out, bundle, precision="int8-static", threads=1)
+    monkeypatch.setattr(openvino, "version", lambda model: "openvino 1.2.3")
+    told = "runtime '.*', now 'openvino 1.2.3'"  # of the same file
+    with pytest.raises(UserError, match=told):
+        encode_file(source, out, bundle, precision="openvino-int8", threads=1)
+    replace(info, script="t2s", precisions={"int8-static": entry}).write(bundle)
+    with pytest.raises(UserError, match="script None, now 't2s'"):
+        encode_file(source, out, bundle, precision="int8-static", threads=1)
 
 
 def test_two_processes_do_not_write_one_file(source, out, bundle):

@@ -2,12 +2,13 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from finetune.errors import UserError
-from finetune.inference import OnnxEncoder
+from finetune.inference import BundleInfo, OnnxEncoder, encode_file
 from finetune.inference import onnx as module
 
 ROOT_HALF = 0.5**0.5
@@ -44,6 +45,27 @@ def test_rows_keep_the_order_of_the_texts_over_batches_and_chunks(encoder, monke
     texts = ["".join(rng.choices("甲乙", k=rng.randint(1, 4))) for _ in range(40)]
     alone = np.concatenate([encoder.encode([text]) for text in texts])
     np.testing.assert_allclose(encoder.encode(texts), alone, atol=1e-6)
+
+
+def test_tokenised_in_parts_the_batches_are_the_same(encoder, monkeypatch):
+    rng = random.Random(0)
+    texts = ["".join(rng.choices("甲乙", k=rng.randint(0, 9))) for _ in range(60)]
+    monkeypatch.setattr(module, "CHUNK", 25)
+    monkeypatch.setattr(encoder, "_budget", 12)
+    whole = list(encoder.batches(texts, "query"))
+    monkeypatch.setattr(module, "PART", 7)  # some texts are longer by themselves
+    for (rows, feed), (others, other) in zip(encoder.batches(texts, "query"), whole, strict=True):
+        np.testing.assert_array_equal(rows, others)
+        for name in feed:
+            np.testing.assert_array_equal(feed[name], other[name])
+
+
+def test_parts_are_bounded_and_hold_every_text_once(monkeypatch):
+    monkeypatch.setattr(module, "PART", 5)
+    texts = ["甲" * n for n in (0, 2, 3, 1, 9, 0, 5, 1)]
+    parts = list(module._parts(texts))
+    assert [[len(text) for text in part] for part in parts] == [[0, 2, 3], [1], [9], [0, 5], [1]]
+    assert list(module._parts([])) == []
 
 
 def test_a_batch_is_padded_on_the_right_and_masked(encoder):
@@ -120,6 +142,18 @@ def test_a_lone_surrogate_is_found_in_a_later_chunk(encoder, monkeypatch):
 
 def test_int8_is_the_default(two_precisions):
     assert OnnxEncoder.load(two_precisions).encode(["甲"]).tolist() == [[1, 0]]
+
+
+def test_where_int8_failed_its_gate_the_fastest_is_taken_and_told(bundle, caplog, tmp_path):
+    assert OnnxEncoder.load(bundle).encode(["甲"]).tolist() == [[1, 0]]
+    assert "has no int8-dynamic" in caplog.text and "fp32 is taken" in caplog.text
+    (tmp_path / "texts").write_text("甲\n", "utf-8")
+    assert encode_file(tmp_path / "texts", tmp_path / "out.npy", bundle) == 1
+    with pytest.raises(UserError, match="'int8-dynamic' is not there; it has: fp32"):
+        OnnxEncoder.load(bundle, "int8-dynamic")  # what was asked for by name
+    replace(BundleInfo.read(bundle), precisions={}).write(bundle)
+    with pytest.raises(UserError, match="'int8-dynamic' is not there; it has: none"):
+        OnnxEncoder.load(bundle)
 
 
 def test_another_tokenizer_is_refused(bundle):

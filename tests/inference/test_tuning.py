@@ -1,11 +1,13 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from finetune.cli import main
+from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder, encode_file, machine, tuning
 from finetune.inference.batches import TOKEN_BUDGET
 
@@ -68,6 +70,17 @@ def test_only_a_gain_beyond_chance_is_kept(copy, monkeypatch, gain, kept):
     found, was_kept = tuning.tune(folder, "fp32")
     assert (found.budget, was_kept) == (1024, kept)
     assert (settings(folder, model)[1] == 1024) == kept
+
+
+def test_what_a_gpu_runs_is_not_tuned(with_gpu, copy):
+    folder, _ = copy
+    info = BundleInfo.read(folder)
+    files = {**info.precisions, "fp16": info.precisions["fp32"]}
+    replace(info, precisions=files).write(folder)
+    told = "precision fp16: a GPU runs it here, .* runs on the CPU: fp32"
+    with pytest.raises(UserError, match=told):
+        tuning.tune(folder, "fp16")
+    assert not (folder / "tuned.json").is_file()
 
 
 def test_the_command_measures(copy, monkeypatch, caplog, tmp_path):
