@@ -139,7 +139,7 @@ def steps_of(config: Config) -> list[Step]:
     # Scored pairs take no negatives, and have no corpus to search.
     searched = {} if scored else {"embed": "embed"}
     evaluate = Step(
-        "evaluate", steps.evaluate, 2,
+        "evaluate", steps.evaluate, 3,
         _evaluate_settings(
             config, dims.named(["tuned", *map(artifact, config.export.precisions)], lengths)
         ) | encoding,
@@ -174,7 +174,7 @@ def steps_of(config: Config) -> list[Step]:
             {"model": tuned, "data": "data"},
         ),
         Step(
-            "evaluate-base", steps.evaluate, 3,
+            "evaluate-base", steps.evaluate, 4,
             _evaluate_settings(config, ["base"] if scored else ["bm25", "base"]) | encoding,
             {"model": "base", "export": "export-base", "data": "data"} | searched,
         ),

@@ -55,8 +55,14 @@ def name() -> str:
 
     known = [line for line in _first_cpu() if line.startswith(_FIELDS)]
     digest = hashlib.sha256("\n".join([platform.machine(), *known]).encode()).hexdigest()[:12]
-    label = next((line.split(":", 1)[1].strip() for line in known), platform.machine())
-    return f"{label} {digest}, {cpus()} CPUs, onnxruntime {onnxruntime.__version__}"
+    return f"{cpu()} {digest}, {cpus()} CPUs, onnxruntime {onnxruntime.__version__}"
+
+
+def cpu() -> str:
+    """What the CPU is called, or its architecture where the system does not tell."""
+    names = (line.split(":", 1)[1].strip() for line in _first_cpu()
+             if line.startswith(("model name", "CPU part")))  # fmt: skip
+    return next(names, "") or platform.machine()
 
 
 def saturates() -> bool:

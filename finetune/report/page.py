@@ -47,6 +47,7 @@ def render(
         lengths=by_length(everything),
         slices=slice_rows(rows),
         speed=[{**row, "parity": _parity(row["artifact"], facts)} for row in report["speed"]],
+        machines=_machines(report["machine"]["timed_on"], facts.lang),
         machine_price=facts.evaluate.machine_price,
         currency=facts.evaluate.currency,
         plots=plots,
@@ -139,6 +140,14 @@ def _parity(artifact: str, facts: Facts) -> str:
     """Least and mean cosine of an exported model's vectors with those of torch."""
     found = facts.parity.get(artifact.removeprefix("onnx-"))
     return f"{found['min_cosine']:.5f}, {found['mean_cosine']:.5f}" if found else "–"
+
+
+def _machines(timed_on: Sequence[Mapping[str, Any]], lang: Lang) -> str:
+    """On which machine speeds were measured, and which, where there are several."""
+    told = [say(lang, "page.timed", machine=each["machine"], threads=each["threads"])
+            + (f" ({', '.join(each['artifacts'])})" if len(timed_on) > 1 else "")
+            for each in timed_on]  # fmt: skip
+    return "; ".join(told) or say(lang, "page.this-machine")
 
 
 def _fact_tables(facts: Facts) -> Iterator[tuple[str, list[tuple[str, str]]]]:

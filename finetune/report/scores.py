@@ -16,6 +16,8 @@ from finetune.report.facts import BASELINES, MAIN, METRIC_NAMES, Outcomes, in_or
 
 _SLICES = range(2, 13)  # one slice is the set; more than 12 are ids, not kinds
 
+_WHERE = ("machine", "threads")  # of a speed
+
 Rows = NDArray[np.int64]
 Kinds = Mapping[str, Mapping[str, Sequence[str]]]
 Values = NDArray[np.float64]
@@ -82,17 +84,32 @@ def speed_rows(
         price_per_million = price / vectors_per_hour x 1,000,000
 
     Args:
-        speeds: ``latency_ms``, ``texts_per_second`` and ``bytes`` by artifact.
+        speeds: ``latency_ms``, ``texts_per_second`` and ``bytes`` by artifact; on which machine is
+            told by `timed_on`.
         price: Of an hour of the machine; None leaves ``price_per_million`` out.
     """
     rows = []
     for artifact in in_order(speeds):
         hourly = 3600 * float(speeds[artifact]["texts_per_second"])
-        row = {"artifact": artifact, **speeds[artifact], "vectors_per_hour": round(hourly)}
+        numbers = {key: value for key, value in speeds[artifact].items() if key not in _WHERE}
+        row = {"artifact": artifact, **numbers, "vectors_per_hour": round(hourly)}
         if price is not None and hourly > 0:
             row["price_per_million"] = price / hourly * 1e6
         rows.append(row)
     return rows
+
+
+def timed_on(speeds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where speeds were measured: ``machine``, its ``threads``, and the ``artifacts`` timed there.
+
+    More than one where the cache holds what another machine has timed.
+    """
+    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for artifact in in_order(speeds):
+        if where := tuple(speeds[artifact][key] for key in _WHERE if key in speeds[artifact]):
+            found[where].append(artifact)
+    return [dict(zip(_WHERE, where, strict=True)) | {"artifacts": artifacts}
+            for where, artifacts in found.items()]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from finetune.report.facts import (
     read_outcomes,
 )
 from finetune.report.gates import judge
-from finetune.report.scores import measure, paired, speed_rows
+from finetune.report.scores import measure, paired, speed_rows, timed_on
 from finetune.report.similarity import calibrated, false_neighbours, similarity
 from finetune.report.verdict import verdict
 from finetune.report.words import Said
@@ -55,7 +55,11 @@ def build(facts: Facts, out: Path) -> dict[str, Any]:
         "about": _about(facts),
         "scores": [dataclasses.asdict(row) for row in scores],
         "speed": speed_rows(facts.speeds, facts.evaluate.machine_price),
-        "machine": {"price": facts.evaluate.machine_price, "currency": facts.evaluate.currency},
+        "machine": {
+            "price": facts.evaluate.machine_price,
+            "currency": facts.evaluate.currency,
+            "timed_on": timed_on(facts.speeds),
+        },
         "gates": [to_dict(gate) for gate in gates],
         "stages": [],
         "baselines": [dataclasses.asdict(row) for row in rows if row.artifact in BASELINES],

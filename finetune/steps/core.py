@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from finetune import disk
+from finetune.machine import hardware
 from finetune.machine.processes import everywhere
 from finetune.records import AnyRow, Mined, Pair, Scored, read_dicts, read_known, write_json
 from finetune.script import KEEP
@@ -208,15 +209,29 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
     write_json(out / "speed.json", speeds)
 
 
-def timed(artifact: str, settings: Settings, inputs: Inputs) -> dict[str, float]:
-    """Time the artifact itself on the report half's queries and some passages, and weigh it."""
+def timed(artifact: str, settings: Settings, inputs: Inputs) -> dict[str, Any]:
+    """Time the artifact itself on the report half's queries and some passages, and weigh it.
+
+    And say on which machine: another may have timed what the cache holds.
+    """
     from finetune.evaluation import speed
 
     first = read_set(min((inputs["data"] / "report").iterdir()))
     queries = [question[0] for question in first.questions.values()]
     passages = _sample(inputs["data"], settings["speed_texts"], settings["seed"])
     measured = speed.measure(encoders.own(artifact, settings, inputs), queries, passages)
-    return {**measured.told, "bytes": encoders.size(artifact, inputs)}
+    device = settings["device"] if artifact in ("base", "tuned") else "cpu"
+    return {**measured.told, "bytes": encoders.size(artifact, inputs),
+            "machine": _machine(device), "threads": settings["threads"]}  # fmt: skip
+
+
+def _machine(device: str) -> str:
+    """What computes there is called: the first GPU, or the CPU and how many of it may be used."""
+    from finetune.inference import machine
+
+    if device == "cuda" and (gpus := hardware.gpus()):
+        return gpus[0].name
+    return f"{machine.cpu()}, {machine.cpus()} CPUs"
 
 
 def _select(data_folder: Path) -> AnySet:

@@ -45,7 +45,18 @@ def test_latency_is_the_median_of_single_queries_and_the_first_call_does_not_cou
     assert found.told["latency_ms"] == 2.0 and found.told["texts_per_second"] == 1000
     assert encoder.asked[0] == ("query", ["问0"])
     assert encoder.asked[1:31] == [("query", [query]) for query in queries[:30]]
-    assert encoder.asked[31:] == [("passage", passages)]
+    assert encoder.asked[31:] == 3 * [("passage", passages)]
+
+
+def test_a_busy_moment_does_not_decide_how_many_texts_a_second(encoder):
+    encode, bulks = encoder.encode, iter([5.0, 0.0, 0.0])
+
+    def busy(texts, prompt="passage", **more):
+        encoder.clock += next(bulks) if prompt == "passage" else 0
+        return encode(texts, prompt, **more)
+
+    encoder.encode = busy
+    assert speed.measure(encoder, ["问"], ["文"] * 100).texts_per_second == pytest.approx(1000)
 
 
 def test_a_handful_of_queries_is_enough(encoder):

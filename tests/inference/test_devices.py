@@ -128,6 +128,14 @@ def test_which_cpus_saturate(monkeypatch, kind, flags, expected):
     assert not machine.saturates()
 
 
+def test_a_machine_is_called_by_its_cpus_name(monkeypatch):
+    lines = ["processor\t: 0", "cpu family\t: 25", "model name\t: AMD EPYC", "flags\t: fpu"]
+    monkeypatch.setattr(machine, "_first_cpu", lambda: lines)
+    assert machine.cpu() == "AMD EPYC" and machine.name().startswith("AMD EPYC ")
+    monkeypatch.setattr(machine, "_first_cpu", list)
+    assert machine.cpu() == platform.machine()
+
+
 def test_int8_on_a_cpu_that_saturates_says_so_once(two_precisions, monkeypatch, caplog):
     sessions._warn_of_saturation.cache_clear()
     monkeypatch.setattr(sessions, "saturates", lambda: True)

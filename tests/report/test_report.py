@@ -57,10 +57,26 @@ def test_what_a_million_vectors_cost(facts, tmp_path):
     content = report.build(dataclasses.replace(facts, evaluate=evaluate), tmp_path)
     row = next(row for row in content["speed"] if row["artifact"] == "onnx-int8-dynamic")
     assert row["vectors_per_hour"] == 4_320_000
-    assert content["machine"] == {"price": 0.54, "currency": "CNY"}
+    assert content["machine"] == {"price": 0.54, "currency": "CNY", "timed_on": []}
     assert row["price_per_million"] == pytest.approx(0.125)
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "<td>4,320,000</td>\n<td>0.125</td>" in page and "at 0.54 CNY an hour" in page
+    assert "Timed on the machine that ran this. " in page
+
+
+def test_on_which_machine_it_was_timed(facts, tmp_path):
+    here = {"machine": "AMD EPYC, 2 CPUs", "threads": 2}
+    speeds = {name: {**speed, **here} for name, speed in facts.speeds.items()}
+    content = report.build(dataclasses.replace(facts, speeds=speeds), tmp_path)
+    assert content["machine"]["timed_on"] == [{**here, "artifacts": list(speeds)}]
+    assert all(key not in row for row in content["speed"] for key in here)  # MLflow takes numbers
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "Timed on AMD EPYC, 2 CPUs, 2 threads. " in page
+    speeds["base"] = {**speeds["base"], "machine": "H100"}  # timed there, and cached
+    content = report.build(dataclasses.replace(facts, speeds=speeds), tmp_path)
+    assert [each["artifacts"][0] for each in content["machine"]["timed_on"]] == ["base", "tuned"]
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "Timed on H100, 2 threads (base); AMD EPYC, 2 CPUs, 2 threads (tuned, onnx" in page
 
 
 def test_without_a_price_there_is_none(built):
