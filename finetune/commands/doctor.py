@@ -64,6 +64,7 @@ def findings(config: Config) -> Iterator[Finding]:
         yield from _gpu()
     else:
         yield Finding("gpu", "none: training runs on the CPU")
+    yield _runtime()
     machine, profile = _machine(config.hardware)
     yield profile
     yield _flash_attention(machine.device)
@@ -152,6 +153,18 @@ def gpu_finding(name: str, capability: tuple[int, int], built_for: list[str]) ->
         )  # fmt: skip
     precision = "bf16" if capability >= (8, 0) else "fp16 with a loss scaler (no bf16)"
     return Finding("gpu", f"{name} ({arch}): trains in {precision}")
+
+
+def _runtime() -> Finding:
+    """What ONNX Runtime can start on; nothing needs its GPU, which fp16 models are made for."""
+    import onnxruntime
+
+    providers = onnxruntime.get_available_providers()
+    found = f"{onnxruntime.__version__}: {', '.join(providers)}"
+    if hardware.has_nvidia() and "CUDAExecutionProvider" not in providers:
+        found += ("; export=fp16 runs on the CPU. To run it on the GPU: pip uninstall onnxruntime, "
+                  "then pip install onnxruntime-gpu")  # fmt: skip
+    return Finding("onnx", found)
 
 
 def _flash_attention(device: str) -> Finding:

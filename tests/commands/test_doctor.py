@@ -7,6 +7,7 @@ import shutil
 import threading
 import tomllib
 
+import onnxruntime
 import pytest
 
 from finetune import cli
@@ -82,8 +83,8 @@ def machine(monkeypatch):
 
 def test_looks_at_everything():
     subjects = {found.subject for found in findings()}
-    assert subjects - EXTRAS.keys() == {"python", "cpu", "gpu", "hardware", "flash-attn", "memory",
-                                        "disk", "mlflow"}  # fmt: skip
+    assert subjects - EXTRAS.keys() == {"python", "cpu", "gpu", "onnx", "hardware", "flash-attn",
+                                        "memory", "disk", "mlflow"}  # fmt: skip
 
 
 def test_every_extra_is_looked_at_with_all_that_it_asks_for():
@@ -232,6 +233,23 @@ def test_flash_attention(machine, monkeypatch, gpu, capability, flash, phrase):
     machine(gpu, capability, flash=flash)
     found = finding("flash-attn")
     assert phrase in found.found and not found.fix
+
+
+@pytest.mark.parametrize(
+    ("gpu", "providers", "told"),
+    [
+        (None, ["CPUExecutionProvider"], False),
+        ("A10", ["CPUExecutionProvider"], True),
+        ("A10", ["CUDAExecutionProvider", "CPUExecutionProvider"], False),
+    ],
+)
+def test_where_exported_models_can_run(machine, monkeypatch, gpu, providers, told):
+    monkeypatch.setattr(doctor, "_gpu", lambda: iter(()))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    machine(gpu, (8, 6))
+    found = finding("onnx")
+    assert ", ".join(providers) in found.found and not found.fix
+    assert ("pip install onnxruntime-gpu" in found.found) == told
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 import io
 import json
+import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 
 from finetune.cli import main
 from finetune.commands import encoding
-from finetune.inference import OnnxEncoder
+from finetune.inference import TYPES, BundleInfo, OnnxEncoder
 from finetune.inference.onnx import CHUNK
+from finetune.inference.sessions import DEVICES
 
 pytestmark = pytest.mark.usefixtures("logs_as_they_were")
 DONE, BAD_INPUT = 0, 2
@@ -74,7 +77,6 @@ def test_a_row_of_the_output_is_a_line_of_the_input(monkeypatch, tiny_bundle, te
         ("问\n".encode() + "a问".encode("gb18030"), [], "standard input: not UTF-8 at byte 5"),
         (b"a", ["--precision", "int4"], "'int4' is not there; it has: fp32, int8-dynamic"),
         (b"a", ["--prompt", "title"], "prompt 'title' is unknown"),
-        (b"a", ["--dtype", "int4"], "--dtype int4: expected float32, float16, int8"),
         (b"a", ["--input", "texts.txt"], "--input and --output go together"),
         (b"a", ["--column", "text"], "belong to --input"),
     ],
@@ -84,6 +86,27 @@ def test_encode_what_cannot_be(monkeypatch, capsys, tiny_bundle, text, arguments
     assert code == BAD_INPUT and out == b""
     said = capsys.readouterr().err
     assert phrase in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("option", "known"), [("--dtype", TYPES), ("--device", DEVICES)], ids=["dtype", "device"]
+)
+def test_choices_are_those_of_the_core(capsys, option, known):
+    with pytest.raises(SystemExit) as ended:
+        main(["encode", "bundle", option, "int4"])
+    assert ended.value.code == BAD_INPUT
+    assert f"(choose from {', '.join(map(repr, known))})" in capsys.readouterr().err
+
+
+def test_encode_without_a_precision_takes_what_the_bundle_has(monkeypatch, tiny_bundle, tmp_path):
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    info = BundleInfo.read(tiny_bundle)
+    only = {"fp32": info.precisions["fp32"]}
+    replace(info, precisions=only).write(tmp_path / "bundle")
+    code, out = encode(monkeypatch, "押金\n".encode(), str(tmp_path / "bundle"))
+    assert code == DONE
+    expected = OnnxEncoder.load(tiny_bundle, "fp32").encode(["押金"])
+    np.testing.assert_allclose(np.load(io.BytesIO(out)), expected, atol=1e-6)
 
 
 def test_encode_a_file(tiny_bundle, tmp_path):
