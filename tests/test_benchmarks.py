@@ -151,6 +151,15 @@ def test_random_models_get_what_a_trained_one_could_at_most(random_bundle, monke
         assert [makers[name] for name in made.rows] == (["Mul"] if form is Form.dynamic else [])
 
 
+def test_memory_of_many_long_texts_of_which_few_are_encoded(random_bundle, monkeypatch):
+    fresh = benchmark("fresh", monkeypatch)
+    texts = ["房东不退押金" * 300] * 4
+    size = (random_bundle / "fp32/model.onnx").stat().st_size / 1e6
+    few, many = (fresh.peak(random_bundle, "fp32", texts, times) for times in (1, 200))
+    # 1.4 million characters: the tokeniser's account of them all would be 100 MB.
+    assert size < few < many < few + 50
+
+
 @pytest.mark.slow
 def test_systems_take_the_same_texts_each_in_a_process_of_its_own(random_bundle, monkeypatch):
     inference = benchmark("inference", monkeypatch)
