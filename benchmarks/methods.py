@@ -2,11 +2,12 @@
 
 python benchmarks/methods.py --data ../shared/data [--only legal-full] [--seeds 1]
 
-Writes one JSON a run to ``benchmarks/results/methods/`` as it ends, and the table that the README
-quotes; a run that is there is not repeated, so a benchmark that was stopped goes on. Seeds come one
-after the other, so that an early stop leaves the whole table with fewer of them. About 12 minutes a
-run on 2 cores, 8 hours in all. Pairs a second are of these runs, with their guard and checkpoints.
-A student has its recipe's epochs. Ends in the bars: a gain whose interval lies above 0, from a step
+Writes one JSON a run to ``benchmarks/results/methods/`` as it ends, and ``table.md``; a run that is
+there is not repeated, so a benchmark that was stopped goes on. Seeds come one after the other, so
+that an early stop leaves the whole table with fewer of them. About 12 minutes a run on 2 cores, 8
+hours in all. Pairs a second (of a student: texts) are of these runs, with their guard and
+checkpoints; memory is the train step's own peak, in a process of its own, its libraries included. A
+student has its recipe's epochs. Ends in the bars: a gain whose interval lies above 0, from a step
 later than 0 (`GAINING`); cosent better than the base; what a student keeps of its teacher, and how
 much faster it is. The other methods are as found.
 """
@@ -35,7 +36,7 @@ COMMON = ["model=starter", "limit=4000", "export.precisions=[fp32]"]
 EPOCH = "train.epochs=1"
 GAINING = (*SEEDED, "matryoshka")
 HEAD = ("set", "method", "report half", "gain, by seed", "p, largest", "general", "best step",
-        "pairs/s", "peak memory", "trained", "size", "of its teacher", "speed-up")  # fmt: skip
+        "pairs/s", "train memory", "trained", "size", "of its teacher", "speed-up")  # fmt: skip
 MIN_KEPT, MIN_SPEEDUP = 0.95, 1.8  # of the teacher's NDCG@10, times its texts a second
 
 
@@ -79,12 +80,13 @@ def _cells(same: Sequence[Mapping[str, Any]], domain: str, metric: str) -> Itera
     yield _general(*general)
     yield ", ".join(f"{t['best_step']} of {t['steps']}" if t["improved"] else "base"
                     for t in training)  # fmt: skip
-    yield f"{statistics.median(t['pairs_per_second'] for t in training):.1f}"
-    yield f"{max(each['peak_bytes'] for each in same) / 2**30:.1f} GiB"
+    kept = _kept(same[0])
+    rate = statistics.median(t["pairs_per_second"] for t in training)
+    yield f"{rate:.1f}" if kept is None else f"{rate:.1f} texts"
+    yield f"{max(each['train_peak_bytes'] for each in same) / 2**30:.1f} GiB"
     yield f"{training[0]['trainable_parameters'] / 1e6:.2f} M"
     speeds = {row["artifact"]: row for row in same[0]["speed"]}
     yield f"{speeds['tuned']['bytes'] / 1e6:.0f} MB"
-    kept = _kept(same[0])
     yield f"{100 * kept:.1f} %" if kept is not None else ""
     yield f"{_speedup(same[0]):.2f}" if kept is not None else ""
 
@@ -172,7 +174,8 @@ def main() -> int:
     failed = []
     for name, words in variants(asked.data, asked.seeds):
         kept = FOLDER / f"{name}.json"
-        found = run(name, words, FOLDER) if name.startswith(asked.only) or kept.is_file() else None
+        wanted = name.startswith(asked.only) or kept.is_file()
+        found = run(name, words, FOLDER, apart=True) if wanted else None
         if found is not None:
             results[name] = found
             (FOLDER / "table.md").write_text(table(results) + "\n", encoding="utf-8")

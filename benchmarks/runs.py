@@ -2,10 +2,13 @@
 
 Shared by the benchmarks that compare runs: a run whose JSON is there is not repeated, so a
 benchmark that was stopped goes on.
+
+python benchmarks/runs.py before|train key=value …    (what `train_memory` starts)
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +26,12 @@ _KEPT = ("verdict", "scores", "baselines", "gates", "training", "speed", "data",
 
 
 def run(
-    name: str, overrides: Sequence[str], folder: Path, questions: str | None = None
+    name: str,
+    overrides: Sequence[str],
+    folder: Path,
+    questions: str | None = None,
+    *,
+    apart: bool = False,
 ) -> dict[str, Any] | None:
     """Run train.py once, or read what an earlier call kept.
 
@@ -33,10 +41,13 @@ def run(
         folder: Where the JSON goes.
         questions: Name of an evaluation set whose questions' NDCG@10 under the tuned model is kept
             too, as ``questions``: what a comparison of runs needs, also on another day.
+        apart: Whether the train step gets a process of its own, so that its memory is kept too
+            (`train_memory`).
 
     Returns:
-        The run's JSON: ``command``, ``seconds``, ``peak_bytes``, ``versions`` and the parts of
-        ``report.json``; None when it failed (told on the terminal), so that the other runs go on.
+        The run's JSON: ``command``, ``seconds``, ``peak_bytes`` (of train.py), ``versions`` and the
+        parts of ``report.json``; None when it failed (told on the terminal), so that the other runs
+        go on.
     """
     kept = folder / f"{name}.json"
     if kept.is_file():
@@ -45,6 +56,10 @@ def run(
     words = [*overrides, "tracking=none", f"run_dir={run_dir}"]
     print(f"{name}: python train.py {' '.join(words)}", flush=True)
     start = time.monotonic()
+    memory = train_memory(words) if apart else {}
+    if memory is None:
+        print(f"{name}: failed in training or before it", flush=True)
+        return None
     process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *words])
     _, status, usage = os.wait4(process.pid, 0)
     code = os.waitstatus_to_exitcode(status)
@@ -56,6 +71,7 @@ def run(
         "command": " ".join(["python train.py", *map(_told, overrides)]),
         "seconds": round(time.monotonic() - start, 1),
         "peak_bytes": usage.ru_maxrss * 1024,
+        **memory,
         "versions": versions(),
         **{key: report[key] for key in _KEPT if key in report},
     }
@@ -66,6 +82,56 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def train_memory(words: Sequence[str]) -> dict[str, int] | None:
+    """Execute the steps up to the training, then the training alone; what it held.
+
+    train.py finds all of them done. A training that is there already is repeated.
+
+    Returns:
+        ``train_peak_bytes``, and of these ``train_start_bytes``, held once all is imported; None
+        when it failed.
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    told = ""
+    for part in ("before", "train"):
+        command = [sys.executable, __file__, part, *words]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True,
+                              check=False)  # fmt: skip
+        if done.returncode:
+            return None
+        told = done.stdout
+    return dict(json.loads(told.splitlines()[-1]))
+
+
+def child(part: str, words: Sequence[str]) -> dict[str, int]:
+    """Execute the steps before the training, or the training, in this process."""
+    import finetune.training.train  # noqa: F401 - what a process holds before it loads a model
+    from finetune import pipeline
+    from finetune.config.compose import compose
+    from finetune.stage import execute, plan
+
+    config = pipeline.resolve(compose(words))
+    planned = plan(pipeline.steps_of(config), config.paths.cache)
+    done: dict[str, Path] = {}
+    for each in planned:
+        if each.step.name == "train":
+            break
+        done[each.step.name] = execute(each, done).folder
+    if part == "before":
+        return {}
+    for left in (each.folder, each.partial):  # done already, or cut short
+        shutil.rmtree(left, ignore_errors=True)
+    held = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is held now
+    execute(each, done)
+    return {"train_peak_bytes": _resident("VmHWM"), "train_start_bytes": held}
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def versions() -> dict[str, str]:
@@ -133,3 +199,7 @@ def _training(result: Mapping[str, Any], *, timed: bool) -> str:
     step = f"{training['best_step']} of {training['steps']}" if training["improved"] else "base"
     speed = [str(training["pairs_per_second"])] if timed else []
     return " | ".join([f"{result['data']['pairs']:,}", *speed, step])
+
+
+if __name__ == "__main__":
+    print(json.dumps(child(sys.argv[1], sys.argv[2:])))

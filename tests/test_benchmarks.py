@@ -61,7 +61,7 @@ def made_up(wanted, metric="ndcg@10", low=0.01, step=60, gates=(), rate=40.0):
                   {"artifact": "tuned", "texts_per_second": rate, "bytes": 95e6}],
         "training": {"best_step": step, "steps": 120, "improved": step > 0,
                      "pairs_per_second": 6.0, "trainable_parameters": 23_000_000},
-        "gates": list(gates), "peak_bytes": 2**31,
+        "gates": list(gates), "peak_bytes": 2**33, "train_peak_bytes": 2**31,
     }  # fmt: skip
 
 
@@ -77,6 +77,7 @@ def test_a_student_of_the_methods_benchmark_has_its_own_epochs_and_columns(monke
     assert {line.count("|") for line in (head, base, full, student)} == {ruler.count("|")}
     assert student.endswith(" | 95 MB | 96.2 % | 1.95 |") and full.endswith(" | 95 MB |  |  |")
     assert student.startswith("| legal | distill | 47.0 ± 5.0 | +2.0 | 0.0030 |")
+    assert " | 6.0 texts | 2.0 GiB | " in student and " | 6.0 | 2.0 GiB | " in full
 
 
 def test_the_bars_of_the_methods_benchmark(monkeypatch):
@@ -223,6 +224,20 @@ def test_a_kept_command_names_no_folder_of_the_machine(tmp_path, monkeypatch):
     kept = runs.run("one", words, tmp_path)
     told = "python train.py seed=1 paths.data=<folder> model.path=.cache/dense"
     assert kept["command"] == told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_is_repeated_alone_for_its_memory(tmp_path, monkeypatch):
+    gpu, runs = benchmark("gpu", monkeypatch), benchmark("runs", monkeypatch)
+    asked = argparse.Namespace(device="cpu", model="tiny", pairs=64)
+    gpu.prepare(asked, tmp_path)
+    words = [*gpu.overrides(asked, "full", "fp32", tmp_path), f"run_dir={tmp_path}/run"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = runs.train_memory(words)
+    assert 2**27 < found["train_start_bytes"] < found["train_peak_bytes"] < 2**32
+    (made,) = (tmp_path / "cache/train").glob("[0-9a-f]*")
+    assert (made / "manifest.json").is_file()  # so that the run itself finds it done
 
 
 def test_the_plan_of_the_domains_benchmark_begins_with_what_matters_and_fits_half_a_day(
