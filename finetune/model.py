@@ -61,7 +61,7 @@ def build_base(model: Model, out: Path) -> None:
     save(loaded, out)
 
 
-def _tell_prompts(saved: Mapping[str, str], model: Model) -> None:
+def _tell_prompts(saved: Mapping[str, str | None], model: Model) -> None:
     """Say that a model was saved with other prompts than those it is used with from now on."""
     query = saved.get("query") or ""
     passage = saved.get("passage") or saved.get("document") or ""

@@ -9,7 +9,7 @@ from finetune.data.holdout import hold_out
 from finetune.data.prepare import load_train, select_sources
 from finetune.errors import UserError
 from finetune.records import Scored, write_jsonl
-from finetune.sets import EvaluationSet, ScoredSet, write_set
+from finetune.sets import AnySet, EvaluationSet, ScoredSet, write_set
 
 TRAIN, DEV, DROPPED = "train.jsonl", "dev", "dropped.jsonl"
 
@@ -37,12 +37,12 @@ def split(
     out.mkdir(parents=True, exist_ok=True)
     write_jsonl(out / DROPPED, loaded.dropped)
     write_jsonl(out / TRAIN, kept)
-    scored = isinstance(held, ScoredSet)
-    if scored:
+    if isinstance(held, ScoredSet):
         (out / DEV).mkdir()
         write_jsonl(out / DEV / "test.jsonl", map(_sentences, held.pairs))
     else:
         write_set(out / DEV, held)
+    scored = config.domain.kind is Kind.scored
     recipe = "cosent" if scored else "contrastive"
     kind = f" domain.kind={Kind.scored.value}" if scored else ""
     return "\n".join([
@@ -58,7 +58,7 @@ def _sentences(row: Scored) -> dict[str, str | float]:
     return {"sentence1": row.a, "sentence2": row.b, "score": row.score}
 
 
-def _told(held: EvaluationSet | ScoredSet) -> str:
-    if isinstance(held, ScoredSet):
-        return f"{len(held.pairs):,} scored pairs"
-    return f"{len(held.queries):,} queries, {len(held.corpus):,} passages"
+def _told(held: AnySet) -> str:
+    if isinstance(held, EvaluationSet):
+        return f"{len(held.queries):,} queries, {len(held.corpus):,} passages"
+    return f"{len(held.pairs):,} scored pairs"

@@ -72,7 +72,6 @@ def encode_file(
     texts = TextFile.read(source, column)
     info = BundleInfo.read(bundle)
     precision = info.chosen(bundle, precision)
-    file = info.model_file(bundle, precision)
     if processes > 1:
         threads = threads or max(1, cpus() // processes)
     model = info.precisions[precision].sha256
@@ -85,7 +84,7 @@ def encode_file(
         "prompt": info.prompt(prompt), "max_length": info.max_length, "dim": info.length(dim),
         "dtype": dtype, "chunk": chunk, "budget": budget, "threads": threads,
         "gpu": gpu,
-        "runtime": runtime(file, precision),
+        "runtime": runtime(info.model_file(bundle, precision), precision),
     } | ({} if info.script == KEEP else {"script": info.script})  # fmt: skip
     output = Output(out, (texts.rows, info.length(dim)), dtype, made_of)
     tell = progress or (lambda count: None)
