@@ -106,6 +106,27 @@ def test_a_gpus_estimates_are_held_to_the_bar(monkeypatch):
     assert off({**runs, "plain-fp32": {"peak_bytes": 400}}) == ["lora-fp32", "prefix-fp32"]
 
 
+def test_training_speed_is_worth_nothing_where_quality_is_lost(monkeypatch):
+    speed = benchmark("training_speed", monkeypatch)
+    measured = {"ours": [8.0, 9.0, 8.5], "ours, sdpa": [8.0], "fp32": [2.0, 3.0], "bf16": [4.0]}
+    same = {"ours": 0.48, "fp32": 0.48, "bf16": 0.47}
+    found = speed.judged(measured, same)
+    assert found["ratio"] == {"ours, sdpa": 1.06, "fp32": 3.4, "bf16": 2.12} and found["passed"]
+    assert not speed.judged(measured, {**same, "bf16": 0.481})["passed"]
+    assert not speed.judged({**measured, "bf16": [7.5]}, same)["passed"]
+
+
+def test_quality_is_of_the_report_half(tmp_path, tiny_model, monkeypatch):
+    (tmp_path / "legal").mkdir()
+    rows = [{"id": f"d{n}", "text": f"押金应当退还{n}。"} for n in range(40)]
+    write_jsonl(tmp_path / "legal/corpus.jsonl", rows)
+    asked = [{"id": f"q{n}", "text": f"押金应当退还{n}吗"} for n in range(40)]
+    write_jsonl(tmp_path / "legal/queries.jsonl", asked)
+    qrels = "".join(f"q{n}\td{n}\t1\n" for n in range(40))
+    (tmp_path / "legal/qrels.tsv").write_text(f"query-id\tcorpus-id\tscore\n{qrels}", "utf-8")
+    assert 0 < benchmark("training_speed", monkeypatch).quality(tiny_model, tmp_path) <= 1
+
+
 def test_every_recipe_runs_on_random_texts_or_names_other_data(tmp_path, monkeypatch):
     gpu = benchmark("gpu", monkeypatch)
     asked = argparse.Namespace(device="cpu", model="tiny", pairs=128)
