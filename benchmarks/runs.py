@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def run(
     questions: str | None = None,
     *,
     apart: bool = False,
+    also: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any] | None:
     """Run train.py once, or read what an earlier call kept.
 
@@ -43,6 +44,7 @@ def run(
             too, as ``questions``: what a comparison of runs needs, also on another day.
         apart: Whether the train step gets a process of its own, so that its memory is kept too
             (`train_memory`).
+        also: What is measured on the run directory besides; its values are kept too.
 
     Returns:
         The run's JSON: ``command``, ``seconds``, ``peak_bytes`` (of train.py), ``versions`` and the
@@ -79,6 +81,8 @@ def run(
         found = read_outcome(run_dir / f"outcomes/tuned/{questions}.jsonl")
         values = (round(float(value), 4) for value in found.metrics["ndcg@10"])
         result["questions"] = dict(zip(found.queries, values, strict=True))
+    if also:
+        result |= also(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return result
