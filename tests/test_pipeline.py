@@ -87,6 +87,9 @@ def test_the_report_has_the_shape_of_the_contract(finished, domain):
     }  # fmt: skip
     for row in report["speed"]:
         assert row["latency_ms"] > 0 and row["texts_per_second"] > 0 and row["bytes"] > 0
+    (timed,) = report["machine"]["timed_on"]
+    assert timed["machine"] and timed["threads"] == 1
+    assert timed["artifacts"] == ["base", "tuned", "onnx-fp32", "onnx-int8-dynamic"]
     assert {gate["name"] for gate in report["gates"]} == {"gain", "int8", "latency"}
     for gate in report["gates"]:
         assert gate["status"] in ("passed", "failed", "inconclusive")
