@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from finetune.inference import Encoder
 
 _SINGLES = 30
-_PASSES = 3  # over the passages: one may fall into a busy moment
+PASSES = 3  # over the passages: one may fall into a busy moment
 _RESAMPLES = 1_000
 
 
@@ -48,7 +48,7 @@ def measure(encoder: Encoder, queries: Sequence[str], passages: Sequence[str]) -
         encoder.encode([query], "query")
         latencies.append(time.perf_counter() - start)
     passes = []
-    for _ in range(_PASSES):
+    for _ in range(PASSES):
         start = time.perf_counter()
         encoder.encode(list(passages))
         passes.append(time.perf_counter() - start)

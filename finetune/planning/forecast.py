@@ -10,6 +10,7 @@ from finetune.config import artifact as artifact_name
 from finetune.config.choices import Precision
 from finetune.data.peek import Texts
 from finetune.embedded import PART
+from finetune.evaluation.speed import PASSES
 from finetune.inference.batches import TOKEN_BUDGET
 from finetune.machine import estimate, rates
 from finetune.machine.geometry import Geometry, forward_flops
@@ -150,7 +151,8 @@ def _evaluate(step: Step, facts: Facts) -> Cost:
             corpus += data.passages.count * passage  # once more, in the other script
         flops = 0.0 if scored_by_another else questions + corpus
         seconds += flops / _encoding_rate(artifact, step)
-        seconds += step.settings["speed_texts"] * passage / _encoding_rate(artifact, step, own=True)
+        timed = PASSES * step.settings["speed_texts"] * passage
+        seconds += timed / _encoding_rate(artifact, step, own=True)
     return replace(cost, seconds=seconds)
 
 
