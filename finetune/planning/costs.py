@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from finetune.config import writing
 from finetune.config.ranges import GENERATORS
-from finetune.machine import estimate, processes, rates
+from finetune.machine import estimate, hardware, processes, rates
 from finetune.machine.estimate import Training
 from finetune.machine.geometry import Geometry, forward_flops, training_passes
 from finetune.planning.facts import Facts
@@ -88,7 +88,7 @@ def train(step: Step, facts: Facts) -> Cost:
     cut = None if found is None else np.minimum(found[1], settings.max_length)
     of = replace(_training(step, geometry, cut), all_rows=0 if found is None else found[0])
     lower = f"train.batch_size={settings.batch_size} or train.max_length={settings.max_length}"
-    if of.chunk is not None:
+    if of.chunk is not None and of.chunk > 1:
         lower = f"hardware.chunk={of.chunk}"
     on_gpu = of.device == "cuda"  # one for each process
     memory = estimate.training(of).total * (1 if on_gpu else processes.on_this_machine())
@@ -111,11 +111,23 @@ def _training(step: Step, geometry: Geometry, cut: NDArray[np.int64] | None) -> 
     widths = [settings.max_length] * 2 if cut is None else cut.max(axis=0).tolist()
     if step.settings.get("mix"):  # nobody has looked at the texts of the other sets
         widths[:2] = [settings.max_length] * 2
-    of = estimate.asked(step.settings, geometry, widths)
-    chunk = step.outside.get("chunk")
-    chunked = chunk is not None and chunk < of.rows * len(widths) and _splits(step.settings["loss"])
     uneven = cut is None or bool((cut.min(axis=0) < cut.max(axis=0)).any())
-    return replace(of, chunk=chunk if chunked else None, uneven=uneven)
+    of = replace(estimate.asked(step.settings, geometry, widths), uneven=uneven)
+    if not _splits(step.settings["loss"]):
+        return of
+    chunk = step.outside.get("chunk")
+    of = replace(of, chunk=chunk if chunk and chunk < of.rows * len(widths) else None)
+    room = _room(of.device)
+    return of if room is None else replace(of, chunk=estimate.chunk_within(of, room))
+
+
+def _room(device: str) -> int | None:
+    """Bytes that each process may take; into which training lowers its chunk."""
+    if device == "cuda":
+        gpus = hardware.gpus()
+        return gpus[0].free if gpus else None
+    free = hardware.available_memory()
+    return None if free is None else free // processes.on_this_machine()
 
 
 def _splits(loss: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ import tiny_runs
 from finetune import pipeline
 from finetune.config.choices import Precision
 from finetune.config.compose import compose
-from finetune.machine import estimate, rates
+from finetune.machine import estimate, hardware, rates
 from finetune.machine.estimate import Training
 from finetune.machine.geometry import STARTER, Geometry, forward_flops
 from finetune.planning import forecast
@@ -194,6 +194,19 @@ def test_what_to_lower_is_named_as_it_was_set(planned):
     chunked = predict(dataclasses.replace(one, outside={"chunk": 4}), Facts(plan_))
     assert chunked.lower == "hardware.chunk=4"
     assert chunked.memory < cost.memory and chunked.seconds > cost.seconds
+
+
+def test_a_chunk_is_forecast_as_training_lowers_it(planned, monkeypatch):
+    plan_ = planned()
+    whole = predicted(plan_, "train")
+    facts, one = Facts(plan_), step(plan_, "train").step
+    four = predict(dataclasses.replace(one, outside={"chunk": 4}), facts)
+    assert four.memory < whole.memory
+    monkeypatch.setattr(hardware, "available_memory", lambda: four.memory)
+    assert predicted(plan_, "train") == four
+    monkeypatch.setattr(hardware, "available_memory", lambda: 1024)
+    least = predicted(plan_, "train")  # a text at once, and still too much
+    assert least.memory < four.memory and least.lower == whole.lower
 
 
 @pytest.mark.parametrize("recipe", ["lora", "prefix"])
