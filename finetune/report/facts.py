@@ -43,8 +43,9 @@ class Facts:
         data_summary: What the data step read, kept and dropped, by reason.
         mining: What mining kept and dropped; None without mining.
         training: ``base``, ``best``, ``best_step``, ``improved``, ``steps``, ``stopped_at``,
-            ``pairs_per_second``, ``rows_left_out``, ``parameters``, ``trainable_parameters`` and, where the model
-            loads with a package only, ``requires``; None where nothing was trained.
+            ``pairs_per_second``, ``rows_left_out`` of an epoch, ``parameters``,
+            ``trainable_parameters`` and, where the model loads with a package only, ``requires``;
+            None where nothing was trained.
         curves: JSON Lines with ``step``, ``loss``, ``learning_rate``, ``eval_<metric>``.
         parity: By precision, how close the exported model comes to torch (``min_cosine``,
             ``mean_cosine``, …) and ``misses``, the floors that kept it from being published.
