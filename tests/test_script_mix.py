@@ -127,6 +127,7 @@ def test_training_knows_what_answers_a_query_of_a_mixed_set_in_either_script(
         seen.extend(others)
 
     monkeypatch.setattr(chunks.training, "train", train)
+    monkeypatch.setattr(chunks, "within_memory", lambda chunk, *_: chunk)  # there is no model
     step = steps(line)["train"]
     inputs = {"model": folder, "mixed": folder, "pairs": found["data"],
               "select": found["data"] / "select"}  # fmt: skip

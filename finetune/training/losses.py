@@ -7,10 +7,12 @@ from typing import Any
 from hydra.utils import get_class
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import (
+    CoSENTLoss,
     MatryoshkaLoss,
     MultipleNegativesRankingLoss,
 )
-from torch import nn
+from sentence_transformers.util.distributed import all_gather
+from torch import Tensor, nn
 
 from finetune.training.memory import Chunked
 
@@ -22,6 +24,24 @@ _CACHED = {MultipleNegativesRankingLoss: Chunked}
 _WRAPPERS = (MatryoshkaLoss,)
 
 Node = Mapping[str, Any]
+
+
+class GatheredCoSENT(CoSENTLoss):
+    """CoSENT over the pairs of all processes: the whole batch's loss, the same in each of them.
+
+    The gradients of a process's own embeddings come from every process, so that the mean over the
+    processes is the whole batch's gradient.
+    """
+
+    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
+        """Gather, then compare every pair with every other; see `CoSENTLoss`.
+
+        Args:
+            embeddings: Of both columns, ``[n, dim]`` each.
+            labels: Their scores, ``[n]``.
+        """
+        everywhere = [all_gather(each, with_grad=True) for each in embeddings]
+        return super().compute_loss_from_embeddings(everywhere, all_gather(labels.view(-1)))
 
 
 def build(node: Node, model: SentenceTransformer, chunk: int | None = None) -> nn.Module:

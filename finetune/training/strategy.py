@@ -5,18 +5,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import get_class
+from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 from transformers import Trainer
 
 from finetune.config.choices import Precision
 from finetune.errors import UserError
 from finetune.machine import processes
+from finetune.training.losses import GatheredCoSENT
 
 
 def gathering(loss: Mapping[str, Any]) -> dict[str, Any]:
-    """Let in-batch losses take negatives from the shares of all processes, gradients included.
+    """Let losses compare the shares of all processes, gradients included.
 
-    Each process then computes its rows' part of the whole batch's loss, and the mean of their
-    gradients is that of the whole batch.
+    In-batch losses then compute each process's part of the whole batch's loss, CoSENT the whole in
+    each; either way the mean of the gradients is that of the whole batch.
     """
     node = {
         key: gathering(value) if isinstance(value, Mapping) and "_target_" in value else value
@@ -24,6 +26,8 @@ def gathering(loss: Mapping[str, Any]) -> dict[str, Any]:
     }
     if "gather_across_devices" in inspect.signature(get_class(loss["_target_"])).parameters:
         node["gather_across_devices"] = processes.count() > 1
+    if get_class(loss["_target_"]) is CoSENTLoss and processes.count() > 1:
+        node["_target_"] = f"{GatheredCoSENT.__module__}.{GatheredCoSENT.__name__}"
     return node
 
 

@@ -66,7 +66,7 @@ def test_a_sweep_is_all_combinations(overrides, jobs):
 
 
 def test_a_sweep_over_files_with_chinese_names_composes():
-    jobs = list(expand(["recipes=full", "domain.train=甲.jsonl,乙.jsonl"]))
+    jobs = list(expand(["recipes=full", "domain=custom", "domain.train=甲.jsonl,乙.jsonl"]))
     assert [compose(job).domain.train for job in jobs] == ["甲.jsonl", "乙.jsonl"]
 
 

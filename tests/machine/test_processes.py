@@ -191,8 +191,13 @@ def test_losses_that_can_gather_do_also_inside_others(monkeypatch):
     assert strategy.gathering(inner) == {**inner, "gather_across_devices": True}
     outer = {"_target_": f"{OTHER}.MatryoshkaLoss", "loss": inner, "matryoshka_dims": [8]}
     assert strategy.gathering(outer)["loss"]["gather_across_devices"] is True
-    alone = {"_target_": f"{OTHER}.CoSENTLoss", "scale": 20.0}
+    scored = {"_target_": f"{OTHER}.CoSENTLoss", "scale": 20.0}
+    gathered = "finetune.training.losses.GatheredCoSENT"
+    assert strategy.gathering(scored) == {**scored, "_target_": gathered}
+    alone = {"_target_": f"{OTHER}.AnglELoss", "scale": 20.0}
     assert strategy.gathering(alone) == alone
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert strategy.gathering(scored) == scored
 
 
 @pytest.mark.parametrize(

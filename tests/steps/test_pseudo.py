@@ -100,10 +100,9 @@ def test_where_nothing_agrees_the_documents_are_missing(line, tmp_path):
         pipeline.run(compose(line("contrastive", "until=pseudo")))
 
 
-@pytest.mark.parametrize("domain", ["statutes", "custom"])
+@pytest.mark.parametrize("domain", [["domain=statutes"], ["domain=custom", "domain.dev=dev"]])
 def test_without_a_file_it_is_asked_for(domain, tmp_path):
-    words = ["recipes=queries", f"domain={domain}", "domain.dev=dev", "tracking=none",
-             f"paths.cache={tmp_path}"]  # fmt: skip
+    words = ["recipes=queries", *domain, "tracking=none", f"paths.cache={tmp_path}"]
     with pytest.raises(UserError, match=r"domain\.queries: not set; name a file"):
         pipeline.run(compose(words))
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import yaml
+from launched import in_processes
 from sentence_transformers.base.losses.gradcache import _create_minibatch, _minibatch_ranges
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
@@ -19,6 +20,7 @@ LIBRARY = "sentence_transformers.sentence_transformer.losses."
 MNRL = {"_target_": LIBRARY + "MultipleNegativesRankingLoss", "scale": 50.0}
 MATRYOSHKA = {"_target_": LIBRARY + "MatryoshkaLoss", "loss": MNRL, "matryoshka_dims": [16, 8]}
 COSENT = {"_target_": LIBRARY + "CoSENTLoss"}
+GATHERED = "finetune.training.losses.GatheredCoSENT"
 ASKED = ["房东不退押金", "老板", "网店商品质量", "离婚", "孩子抚养", "学校", "医院医生", "合同"]
 
 
@@ -148,3 +150,31 @@ def test_the_second_forward_pass_replays_the_dropout_of_the_first(tiny_model, se
     torch.manual_seed(seed + 10)
     others = gradients(model, build(MNRL, model, 3)(columns, None))
     assert float((others - exact).norm() / exact.norm()) > 0.01
+
+
+def share_of_cosent(folder, batch, scores, weights):
+    """The gradient that a process of two computes from its half of the batch."""
+    torch.distributed.init_process_group("gloo")
+    rank, half = torch.distributed.get_rank(), len(scores) // 2
+    own = slice(rank * half, (rank + 1) * half)
+    weights = weights.clone().requires_grad_()
+    columns = [column[own] @ weights for column in batch]
+    loss = build({"_target_": GATHERED, "scale": 20.0}, Given())
+    value = loss.compute_loss_from_embeddings(columns, scores[own])
+    value.backward()
+    torch.save((value.detach(), weights.grad), folder / f"{rank}.pt")
+    return 0
+
+
+def test_cosent_in_two_processes_is_that_of_the_whole_batch(tmp_path):
+    torch.manual_seed(0)
+    batch, weights = torch.randn(2, 8, 4), torch.randn(4, 3, requires_grad=True)
+    scores = torch.tensor([0, 1, 0, 0, 1, 1, 1, 1]).float()  # either half has both
+    loss = build(COSENT | {"scale": 20.0}, Given())
+    expected = loss.compute_loss_from_embeddings([each @ weights for each in batch], scores)
+    expected.backward()
+    assert in_processes(share_of_cosent, tmp_path, batch, scores, weights.detach()) == [0, 0]
+    values, gradients = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)), strict=True)
+    torch.testing.assert_close(torch.stack(values), expected.detach().repeat(2))
+    torch.testing.assert_close(torch.stack(gradients).mean(0), weights.grad)
+    assert (gradients[0] - gradients[1]).abs().max() > 1e-3  # each knows its own texts only
