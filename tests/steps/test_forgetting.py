@@ -318,6 +318,16 @@ def test_where_the_guard_kept_the_base_there_is_nothing_to_merge(arguments, tmp_
 
 
 def test_the_embedded_questions_are_a_general_set(arguments, tmp_path):
+    config = compose(arguments("evaluate.general=statutes"))
+    (step,) = [step for step in pipeline.steps_of(config) if step.name == "general"]
+    step.call(step.settings, step.files, tmp_path)
+    select, report = (read_set(tmp_path / part / "statutes") for part in ("select", "report"))
+    assert len(select.queries) == 100 and len(report.queries) == 338
+    assert select.corpus == report.corpus and not set(select.queries) & set(report.queries)
+
+
+@pytest.mark.slow  # the statutes' corpus, twice
+def test_forgetting_is_measured_on_the_embedded_questions(arguments, tmp_path):
     report = pipeline.run(compose(
         arguments("evaluate.general=statutes", "train.learning_rate=1e-12",
                   f"run_dir={tmp_path}/run")
