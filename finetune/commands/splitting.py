@@ -1,5 +1,6 @@
 """``finetune split``: pairs to train on and a dev folder, of pairs alone."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,8 +50,8 @@ def split(
         f"{out / DEV}: {_told(held)}; half of them choose, half report",
         f"{out / TRAIN}: {len(kept):,} pairs",
         f"{out / DROPPED}: {len(loaded.dropped):,} rows left out, with reasons",
-        f"next: python train.py recipes={recipe} domain=custom{kind} domain.train={out / TRAIN} "
-        f"domain.dev={out / DEV}",
+        f"next: python train.py recipes={recipe} domain=custom{kind} "
+        + shlex.join([f"domain.train={out / TRAIN}", f"domain.dev={out / DEV}"]),
     ])  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """Make a domain's data ready: select sources, drop leaks, draw a sample, split, write, count."""
 
 import logging
-import os
 import random
 import shutil
 from array import array
@@ -23,6 +22,7 @@ from finetune.errors import UserError, nearest
 from finetune.progress import bar
 from finetune.records import Dropped, Pair, Scored, normalised, write_json, write_jsonl
 from finetune.sets import AnySet, EvaluationSet, write_set
+from finetune.stage import publish
 
 log = logging.getLogger(__name__)
 
@@ -286,14 +286,7 @@ def write_sets(out: Path, sets: Mapping[str, Sequence[AnySet]]) -> None:
                 continue
             write_set(folder, replace(each, corpus={}))
             file.unlink()
-            _link(shared, file)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a disk without hard links
-        shutil.copy2(source, target)
+            publish(shared, file)
 
 
 def _counted(names: Iterable[str]) -> dict[str, int]:

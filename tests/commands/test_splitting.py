@@ -26,7 +26,7 @@ COLUMNS = "domain.columns={query: 问题, positive: 回答}"
 
 
 def test_what_it_writes_is_what_the_command_that_it_names_reads(table, tmp_path, capsys):
-    out = tmp_path / "own"
+    out = tmp_path / "my own"  # the line is one for a shell
     assert main(["split", str(table), "--out", str(out), "--queries", "40", COLUMNS]) == 0
     *told, last = capsys.readouterr().out.strip().splitlines()
     assert "40 queries, 200 passages" in told[0] and "160 pairs" in told[1]
