@@ -26,7 +26,9 @@ from finetune.commands.scoring import read
 from finetune.config.compose import compose
 from finetune.data.script import Scripts, in_scripts
 from finetune.evaluation.artifacts import Outcome, score
+from finetune.evaluation.remembered import Remembering
 from finetune.inference import OnnxEncoder
+from finetune.inference.script import converter
 from finetune.progress import bar
 from finetune.report.scripts import sections
 from finetune.script import is_mixed
@@ -71,7 +73,8 @@ def native(name: str, overrides: Sequence[str], data: Path) -> list[dict[str, An
     # The base is the same however rows are mixed: it is told of the runs that mix none.
     bases = [] if is_mixed(config.script) else [("base", "export-base")]
     for artifact, step in (*bases, ("tuned", "export")):
-        encoder = OnnxEncoder.load(steps[step], "fp32", config.hardware.threads)
+        bundled = OnnxEncoder.load(steps[step], "fp32", config.hardware.threads)
+        encoder = Remembering(bundled, converter(bundled.info.script))
         for each in sets:
             with bar(f"{name}: {artifact}: {each.name}", len(each.prompted)) as progress:
                 found = score(encoder, each, progress=progress)

@@ -82,8 +82,9 @@ def test_a_short_score_is_that_of_the_cut_vectors(finished, line):
         model.encode(list(texts.values()), prompt_name=prompt, normalize_embeddings=True)
         for texts, prompt in ((asked.queries, "query"), (asked.corpus, "passage"))
     )
-    given = SimpleNamespace(encode=lambda texts, prompt, progress: queries)
-    ranking = retrieval.rank(given, asked, corpus=corpus)
+    vectors = {"query": queries, "passage": corpus}
+    given = SimpleNamespace(encode=lambda texts, prompt="passage", progress=None: vectors[prompt])
+    ranking = retrieval.rank(given, asked)
     expected = retrieval.score(ranking, asked.qrels)["ndcg@10"].mean()
     assert values(content)["tuned@16"]["value"] == pytest.approx(expected, abs=1e-6)
 

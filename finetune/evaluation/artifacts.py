@@ -55,34 +55,26 @@ def evaluate(
 ) -> None:
     """Score each set; write ``<out>/<artifact>/<set>.jsonl``, a line a query or pair.
 
-    Sets that share a corpus (the same questions in two scripts) encode it once.
-
     Args:
         artifact: Its name.
-        encoder: Any encoder.
+        encoder: Any encoder; sets that share a corpus want one that remembers
+            (`finetune.evaluation.remembered`).
         sets: Of the report half.
         out: Where what their queries got goes.
         select: The select half too, and where that goes.
     """
-    corpora: list[tuple[Mapping[str, str], NDArray[np.float32]]] = []
     for each, place in [*((each, out) for each in sets), *([select] if select else [])]:
         folder = place / artifact
         folder.mkdir(parents=True, exist_ok=True)
-        vectors = None
-        if not isinstance(each, ScoredSet):
-            vectors = next((known for corpus, known in corpora if corpus == each.corpus), None)
-            if vectors is None:
-                with bar(f"{artifact}: encode {each.name}", len(each.corpus)) as progress:
-                    vectors = encoder.encode(list(each.corpus.values()), progress=progress)
-                corpora.append((each.corpus, vectors))
-        write_outcome(folder / f"{each.name}.jsonl", score(encoder, each, corpus=vectors))
+        with bar(f"{artifact}: {each.name}", len(each.prompted)) as progress:
+            found = score(encoder, each, progress=progress)
+        write_outcome(folder / f"{each.name}.jsonl", found)
 
 
 def score(
     encoder: Encoder,
     each: AnySet,
     *,
-    corpus: NDArray[np.float32] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Score an encoder on a set of either shape.
@@ -90,7 +82,6 @@ def score(
     Args:
         encoder: Any encoder.
         each: The set.
-        corpus: The vectors ``[m, dim]`` of a retrieval set's corpus where they are known already.
         progress: Called with the number of texts encoded.
     """
     if isinstance(each, ScoredSet):
@@ -98,9 +89,9 @@ def score(
         metrics = sts.score(cosines, np.array([pair.score for pair in each.pairs]))
         return Outcome(tuple(each.questions), metrics, (), tuple(cosines.tolist()))
     if isinstance(each, RerankingSet):
-        ranked = reranking.rank(encoder, each, corpus=corpus, progress=progress)
+        ranked = reranking.rank(encoder, each, progress=progress)
         return outcome(ranked, each.qrels, reranking.score(ranked, each))
-    return outcome(retrieval.rank(encoder, each, corpus=corpus, progress=progress), each.qrels)
+    return outcome(retrieval.rank(encoder, each, progress=progress), each.qrels)
 
 
 def lexical(each: EvaluationSet) -> Outcome:

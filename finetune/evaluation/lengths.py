@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.evaluation.remembered import Remembering
 from finetune.inference import Encoder, shortened
 
 
@@ -22,36 +23,10 @@ def at_lengths(encoder: Encoder, dims: Sequence[int]) -> Iterator[tuple[str, Enc
     if not shorter:
         yield "", encoder
         return
-    known = _Remembering(encoder)
+    known = Remembering(encoder)
     yield "", known
     for dim in shorter:
         yield f"@{dim}", _Shortened(known, dim)
-
-
-class _Remembering:
-    """Encodes a list of texts once, however often it is asked."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._known: dict[tuple[str, tuple[str, ...]], NDArray[np.float32]] = {}
-
-    @property
-    def dim(self) -> int:
-        return self._encoder.dim
-
-    def encode(
-        self,
-        texts: Sequence[str],
-        prompt: str = "passage",
-        *,
-        progress: Callable[[int], None] | None = None,
-    ) -> NDArray[np.float32]:
-        key = (prompt, tuple(texts))
-        if key not in self._known:
-            self._known[key] = self._encoder.encode(texts, prompt, progress=progress)
-        elif progress is not None:
-            progress(len(texts))
-        return self._known[key]
 
 
 class _Shortened:

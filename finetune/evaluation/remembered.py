@@ -1,5 +1,6 @@
-"""An encoder that knows some passages already."""
+"""An encoder that encodes no text twice."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,26 +10,31 @@ from finetune.disk import Lookup, numbers
 from finetune.inference import Encoder
 
 
-class Remembered:
-    """Answers for known passages from memory and asks the encoder for the rest.
+class Remembering:
+    """Answers from memory for texts that it has seen, and asks the encoder for the others.
+
+    The same questions in two scripts share a corpus; with ``encode.script`` the corpora of both
+    scripts become one; vectors are wanted whole and cut.
 
     Args:
-        encoder: The encoder that made the known vectors.
-        texts: ``m`` passages.
-        vectors: Their vectors, ``[m, dim]``.
+        encoder: Any encoder.
+        convert: What the encoder makes of a text before it reads it: texts that become the same
+            have the same vector.
     """
 
-    def __init__(
-        self, encoder: Encoder, texts: Sequence[str], vectors: NDArray[np.float32]
-    ) -> None:
+    def __init__(self, encoder: Encoder, convert: Callable[[str], str] = str) -> None:
         self._encoder = encoder
-        self._places = Lookup(numbers(texts))
-        self._vectors = vectors
+        self._convert = convert
+        self._known: dict[str, list[tuple[Lookup, NDArray[np.float32]]]] = defaultdict(list)
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
         return self._encoder.dim
+
+    def remember(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Learn the vectors ``[m, dim]`` of ``m`` passages that the encoder has made before."""
+        self._known["passage"].append((Lookup(self._numbers(texts)), vectors))
 
     def encode(
         self,
@@ -38,14 +44,21 @@ class Remembered:
         progress: Callable[[int], None] | None = None,
     ) -> NDArray[np.float32]:
         """Encode texts; see `finetune.inference.Encoder.encode`."""
-        if prompt != "passage":
-            return self._encoder.encode(texts, prompt, progress=progress)
-        rows = self._places.find(numbers(texts))
-        unknown = np.flatnonzero(rows < 0)
-        vectors = self._vectors[rows]
+        keys = self._numbers(texts)
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        unknown = np.arange(len(texts))
+        for places, known in self._known[prompt]:
+            rows = places.find(keys[unknown])
+            vectors[unknown[rows >= 0]] = known[rows[rows >= 0]]
+            unknown = unknown[rows < 0]
+        if progress is not None and unknown.size < len(texts):
+            progress(len(texts) - unknown.size)
         if unknown.size:
             new = [texts[index] for index in unknown.tolist()]
-            vectors[unknown] = self._encoder.encode(new, prompt, progress=progress)
-        if progress is not None:
-            progress(len(texts) - unknown.size)
+            made = self._encoder.encode(new, prompt, progress=progress)
+            vectors[unknown] = made
+            self._known[prompt].append((Lookup(keys[unknown]), made))
         return vectors
+
+    def _numbers(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        return numbers(map(self._convert, texts))

@@ -21,7 +21,6 @@ def rank(
     encoder: Encoder,
     evaluation_set: RerankingSet,
     *,
-    corpus: NDArray[np.float32] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Ranking:
     """Rank by cosine.
@@ -29,12 +28,10 @@ def rank(
     Args:
         encoder: Any encoder.
         evaluation_set: Queries and their candidates.
-        corpus: The corpus' vectors ``[m, dim]`` where they are known already.
         progress: Called with the number of texts encoded.
     """
     queries = encoder.encode(list(evaluation_set.queries.values()), "query", progress=progress)
-    if corpus is None:
-        corpus = encoder.encode(list(evaluation_set.corpus.values()), progress=progress)
+    corpus = encoder.encode(list(evaluation_set.corpus.values()), progress=progress)
     rows = {name: row for row, name in enumerate(evaluation_set.corpus)}
     scores = [
         corpus[[rows[name] for name in evaluation_set.candidates[query]]] @ vector

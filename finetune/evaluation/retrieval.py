@@ -41,7 +41,6 @@ def rank(
     encoder: Encoder,
     evaluation_set: EvaluationSet,
     *,
-    corpus: NDArray[np.float32] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Ranking:
     """Rank the corpus for each query by cosine.
@@ -49,12 +48,10 @@ def rank(
     Args:
         encoder: Any encoder.
         evaluation_set: Queries and corpus.
-        corpus: The corpus' vectors ``[m, dim]`` where they are known already.
         progress: Called with the number of texts encoded.
     """
     queries = encoder.encode(list(evaluation_set.queries.values()), "query", progress=progress)
-    if corpus is None:
-        corpus = encoder.encode(list(evaluation_set.corpus.values()), progress=progress)
+    corpus = encoder.encode(list(evaluation_set.corpus.values()), progress=progress)
     scores, indices = top_k(queries, corpus, DEPTH)
     found = ranking(tuple(evaluation_set.queries), tuple(evaluation_set.corpus), scores, indices)
     return replace(found, answers=tuple(_answers(evaluation_set, queries, corpus)))

@@ -200,8 +200,8 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
                 # Scored by this very graph.
                 shutil.copytree(folder, folder.with_name(folder.name.replace("tuned", artifact)))
         else:
-            encoder = encoders.scoring(artifact, settings, inputs, out)
-            encoder = encoders.remembering(encoder, inputs)
+            scoring = encoders.scoring(artifact, settings, inputs, out)
+            encoder = encoders.remembering(scoring, settings, inputs)
             half = None if artifact == "base" else (_select(inputs["data"]), select)
             for suffix, shorter in at_lengths(encoder, lengths):
                 evaluate_artifact(artifact + suffix, shorter, sets, outcomes, half)

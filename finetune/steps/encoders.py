@@ -60,14 +60,16 @@ def bundled(artifact: str, inputs: Inputs) -> Path:
     return inputs["export"] / "bundle" / artifact.removeprefix("onnx-")
 
 
-def remembering(encoder: "Encoder", inputs: Inputs) -> "Encoder":
-    """Spare the base what the embed step has encoded already."""
-    if "embed" not in inputs:
-        return encoder
-    from finetune.evaluation.remembered import Remembered
+def remembering(encoder: "Encoder", settings: Settings, inputs: Inputs) -> "Encoder":
+    """Encode no text twice; of the base's, none that the embed step has encoded already."""
+    from finetune.evaluation.remembered import Remembering
+    from finetune.inference.script import converter
 
-    vectors = np.load(inputs["embed"] / "pool.npy", mmap_mode="r")
-    return Remembered(encoder, texts(inputs["embed"] / "pool.jsonl"), vectors)
+    found = Remembering(encoder, converter(settings.get("script", KEEP)))
+    if "embed" in inputs:
+        vectors = np.load(inputs["embed"] / "pool.npy", mmap_mode="r")
+        found.remember(texts(inputs["embed"] / "pool.jsonl"), vectors)
+    return found
 
 
 def set_threads(settings: Settings) -> None:

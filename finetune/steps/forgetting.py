@@ -20,7 +20,7 @@ from finetune.script import KEEP
 from finetune.sets import EvaluationSet, half, only_set, write_set
 from finetune.stage import Step
 from finetune.steps import core as steps
-from finetune.steps.encoders import Inputs, Settings, scoring
+from finetune.steps.encoders import Inputs, Settings, remembering, scoring
 
 log = logging.getLogger(__name__)
 
@@ -153,22 +153,13 @@ def evaluate_general(settings: Settings, inputs: Inputs, out: Path) -> None:
     The exported artifacts are not scored here: parity holds them to the tuned model and the INT8
     gate judges them on the domain, and each would take the minutes that the corpus takes.
     """
-    from finetune.evaluation import retrieval
-    from finetune.evaluation.artifacts import outcome, write_outcome
-    from finetune.progress import bar
+    from finetune.evaluation.artifacts import evaluate
 
     artifact = settings["artifact"]
-    encoder = scoring(artifact, settings, inputs, out)
+    encoder = remembering(scoring(artifact, settings, inputs, out), settings, inputs)
     halves = {part: _half(inputs, part) for part in ("select", "report")}
-    corpus = halves["report"].corpus
-    with bar(f"{artifact}: encode {halves['report'].name}", len(corpus)) as progress:
-        vectors = encoder.encode(list(corpus.values()), progress=progress)
-    for part, folder in (("select", "select"), ("report", "outcomes")):
-        each = halves[part]
-        path = out / folder / artifact / f"{each.name}.jsonl"
-        path.parent.mkdir(parents=True)
-        ranking = retrieval.rank(encoder, each, corpus=vectors)
-        write_outcome(path, outcome(ranking, each.qrels))
+    select = halves["select"], out / "select"
+    evaluate(artifact, encoder, [halves["report"]], out / "outcomes", select)
 
 
 def _half(inputs: Inputs, part: str) -> EvaluationSet:

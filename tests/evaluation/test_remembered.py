@@ -1,6 +1,6 @@
 import numpy as np
 
-from finetune.evaluation.remembered import Remembered
+from finetune.evaluation.remembered import Remembering
 
 
 class Counting:
@@ -19,13 +19,15 @@ class Counting:
         return np.array([[sign * float(text)] for text in texts], np.float32).reshape(-1, 1)
 
 
-def remembered():
+def remembering(*given):
     encoder = Counting()
-    return encoder, Remembered(encoder, ["1", "2"], np.array([[10.0], [20.0]], np.float32))
+    memory = Remembering(encoder, *given)
+    memory.remember(["1", "2"], np.array([[10.0], [20.0]], np.float32))
+    return encoder, memory
 
 
 def test_known_passages_are_not_encoded_again():
-    encoder, memory = remembered()
+    encoder, memory = remembering()
     counted = []
     vectors = memory.encode(["2", "7", "1", "7", "2"], progress=counted.append)
     assert vectors[:, 0].tolist() == [20, 7, 10, 7, 20]
@@ -33,20 +35,37 @@ def test_known_passages_are_not_encoded_again():
     assert sum(counted) == 5
 
 
+def test_what_was_encoded_is_known():
+    encoder, memory = remembering()
+    memory.encode(["3", "4"])
+    assert memory.encode(["4", "5", "1", "3"])[:, 0].tolist() == [4, 5, 10, 3]
+    assert memory.encode(["5", "4", "2"])[:, 0].tolist() == [5, 4, 20]
+    assert encoder.asked == [("passage", ["3", "4"]), ("passage", ["5"])]
+
+
 def test_all_known_or_none_at_all():
-    encoder, memory = remembered()
+    encoder, memory = remembering()
     assert memory.encode(["1"]).tolist() == [[10.0]]
     assert memory.encode([]).shape == (0, 1)
     assert encoder.asked == [] and memory.dim == 1
 
 
-def test_queries_are_always_encoded():
-    encoder, memory = remembered()
+def test_a_query_is_not_the_passage_of_the_same_text():
+    encoder, memory = remembering()
+    assert memory.encode(["1"], "query").tolist() == [[-1.0]]
+    assert memory.encode(["1"]).tolist() == [[10.0]]
     assert memory.encode(["1"], "query").tolist() == [[-1.0]]
     assert encoder.asked == [("query", ["1"])]
 
 
+def test_texts_that_the_encoder_reads_alike_are_encoded_once():
+    encoder, memory = remembering(lambda text: text.replace("貳", "2").replace("參", "3"))
+    assert memory.encode(["貳", "3"])[:, 0].tolist() == [20, 3]
+    assert memory.encode(["參", "2"])[:, 0].tolist() == [3, 20]
+    assert encoder.asked == [("passage", ["3"])]  # as it was given: the encoder converts it
+
+
 def test_memory_stays_as_it_was():
-    _, memory = remembered()
+    _, memory = remembering()
     memory.encode(["1", "9"])[:] = 0
-    assert memory.encode(["1", "2"])[:, 0].tolist() == [10, 20]
+    assert memory.encode(["1", "9"])[:, 0].tolist() == [10, 9]

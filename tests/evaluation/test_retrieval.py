@@ -138,14 +138,6 @@ def test_ranks_by_cosine_with_the_right_prompts():
     assert score(found, PLACES.qrels)["mrr@10"].tolist() == [1.0, 0.5]
 
 
-def test_known_corpus_vectors_are_used():
-    encoder = Compass()
-    corpus = encoder.encode(["0", "90", "180"])
-    encoder.asked.clear()
-    assert rank(encoder, PLACES, corpus=corpus).documents[1][0] == "east"
-    assert [prompt for prompt, _ in encoder.asked] == ["query"]
-
-
 def test_a_ranking_is_cut_at_its_depth():
     many = EvaluationSet("many", {"q": "0"}, {str(n): str(n / 2) for n in range(300)}, {})
     found = rank(Compass(), many)
