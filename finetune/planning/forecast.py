@@ -16,6 +16,7 @@ from finetune.machine import estimate, rates
 from finetune.machine.geometry import Geometry, forward_flops
 from finetune.planning.costs import Cost, generate, shared_rate, train
 from finetune.planning.facts import Facts
+from finetune.script import KEEP
 from finetune.stage import Planned, Step
 
 # Seconds that a step takes beside its operations: imports and loading (the demo's, rounded up).
@@ -147,7 +148,7 @@ def _evaluate(step: Step, facts: Facts) -> Cost:
             continue
         scored_by_another = artifact == "onnx-fp32" and step.settings["device"] == "cpu"
         corpus = 0 if "embed" in step.inputs else data.passages.count * passage
-        if step.inputs["data"] == "script-sets":
+        if step.inputs["data"] == "script-sets" and step.settings.get("script", KEEP) == KEEP:
             corpus += data.passages.count * passage  # once more, in the other script
         flops = 0.0 if scored_by_another else questions + corpus
         seconds += flops / _encoding_rate(artifact, step)

@@ -186,6 +186,13 @@ def test_larger_batches_take_more_memory(planned, override):
     assert predicted(planned(override), "train").memory > predicted(planned(), "train").memory
 
 
+def test_two_scripts_are_two_corpora_unless_they_are_encoded_as_one(planned):
+    def seconds(*more):
+        return predicted(planned(*more), "evaluate").seconds
+
+    assert seconds("evaluate.scripts=true") > seconds("encode.script=t2s") == seconds()
+
+
 def test_what_to_lower_is_named_as_it_was_set(planned):
     plan_ = planned()
     cost = predicted(plan_, "train")
