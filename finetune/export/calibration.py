@@ -9,6 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
+from finetune.export.files import start
 from finetune.inference.onnx import Feed
 
 
@@ -145,6 +146,4 @@ def _session(model: onnx.ModelProto, nodes: Sequence[NodeProto]) -> onnxruntime.
         if name not in read:
             kind = TensorProto.INT64 if name.endswith("/shape") else TensorProto.FLOAT
             probe.graph.output.append(helper.make_tensor_value_info(name, kind, None))
-    return onnxruntime.InferenceSession(
-        probe.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    return start(probe)

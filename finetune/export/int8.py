@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from finetune.export.adapt import adapt
+from finetune.export.files import save
 from finetune.export.graph import lookups, matrices, name_of, products
 from finetune.export.smooth import RowScale
 from finetune.export.weights import Form, Prepared, Rounded
@@ -83,9 +84,7 @@ def quantize(fp32: Path, int8: Path, prepared: Prepared, keep: Collection[str] =
     model = onnx.load(fp32)
     adapt(model.graph, prepared.maps)
     plan = _Rewrite(model.graph, prepared, keep).run()
-    onnx.checker.check_model(model)
-    int8.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, int8)
+    save(model, int8)
     return plan
 
 

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 
 from finetune.adapter.frozen import BERT_LIKE
 from finetune.errors import UserError
+from finetune.export.files import save
 from finetune.export.shapes import keep_leading
 from finetune.machine.estimate import LEAN
 
@@ -30,8 +32,6 @@ _HEADS = (Dense, LayerNorm, Normalize)
 # Attention that the exporter cannot trace, or traces into more nodes than eager attention. Any
 # other name is a function the project registered itself (prefix tuning) and must stay.
 _REPLACED_ATTENTION = ("sdpa", LEAN, "flash_attention_2", "flash_attention_3", "flex_attention")
-# A serialised ONNX file is one protobuf message, which ends at 2 GB.
-_MAX_BYTES = 2**31 - 2**20
 
 
 class _Graph(nn.Module):
@@ -86,7 +86,7 @@ def export_onnx(model: SentenceTransformer, file: Path, *, half: bool = False) -
     in the project. A pooler that nothing reads does not reach the graph.
 
     Raises:
-        UserError: The model has a module or a setting the graph cannot hold, or is over 2 GB.
+        UserError: The model has a module or a setting the graph cannot hold.
     """
     problems = unsupported(model)
     if problems:
@@ -99,28 +99,30 @@ def export_onnx(model: SentenceTransformer, file: Path, *, half: bool = False) -
     ids = torch.full((2, 8), int(graph.inner.config.pad_token_id or 0) + 1)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
-    with torch.inference_mode(), _quiet():
-        torch.onnx.export(
-            graph,
-            (ids, mask),
-            file,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["input_ids", "attention_mask"],
-            output_names=["sentence_embedding"],
-            dynamic_axes={
-                "input_ids": {0: "batch", 1: "sequence"},
-                "attention_mask": {0: "batch", 1: "sequence"},
-                "sentence_embedding": {0: "batch"},
-            },
-        )
-    proto = onnx.load(file)
+    # Of a graph over 2 GB the exporter makes many files.
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        traced = Path(folder) / file.name
+        with torch.inference_mode(), _quiet():
+            torch.onnx.export(
+                graph,
+                (ids, mask),
+                str(traced),  # a Path would be taken for an open file
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["input_ids", "attention_mask"],
+                output_names=["sentence_embedding"],
+                dynamic_axes={
+                    "input_ids": {0: "batch", 1: "sequence"},
+                    "attention_mask": {0: "batch", 1: "sequence"},
+                    "sentence_embedding": {0: "batch"},
+                },
+            )
+        proto = onnx.load(traced)
     _strip_identities(proto.graph)
     if isinstance(graph.inner, BERT_LIKE):
         keep_leading(proto.graph)
-    onnx.checker.check_model(proto)
-    onnx.save(proto, file)
-    log.info("exported %s, %.1f MB", file, file.stat().st_size / 1e6)
+    save(proto, file)
+    log.info("exported %s", file)
 
 
 def unsupported(model: SentenceTransformer) -> list[str]:
@@ -142,12 +144,6 @@ def unsupported(model: SentenceTransformer) -> list[str]:
         problems.append(
             "Pooling has include_prompt=False; the graph does not know where a prompt ends: "
             "train and export with include_prompt=True"
-        )
-    size = 4 * sum(parameter.numel() for parameter in model.parameters())
-    if size > _MAX_BYTES:
-        problems.append(
-            f"the model takes {size / 1e9:.1f} GB in fp32; an ONNX file holds at most 2 GB: "
-            "trim its vocabulary or choose a smaller model"
         )
     return problems
 

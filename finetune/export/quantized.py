@@ -1,6 +1,7 @@
 """The INT8 models of a bundle: fitted to texts of the domain, worst parts kept in fp32."""
 
 import logging
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -55,12 +56,11 @@ class Quantizer:
     def write(self, precision: str, file: Path) -> dict[str, Any]:
         """Write a model; return its plan, as ``bundle.json`` holds it."""
         form = FORMS[precision]
-        kept = self._keep(form, file.with_name("trial.onnx"))
+        kept = self._keep(form)
         plan = self._write(form, file, kept.groups)
         read = self.settings.range_texts if form is Form.static else 0
-        size = file.stat().st_size / 1e6
-        log.info("quantised %d MatMuls and %d tables: %s, %.1f MB",
-                 len(plan.matmuls), len(plan.embeddings), file, size)  # fmt: skip
+        log.info("quantised %d MatMuls and %d tables: %s",
+                 len(plan.matmuls), len(plan.embeddings), file)  # fmt: skip
         return {
             **asdict(plan),
             "form": form.value,
@@ -82,18 +82,19 @@ class Quantizer:
             )  # fmt: skip
         return self._prepared[form]
 
-    def _keep(self, form: Form, trial: Path) -> Kept:
+    def _keep(self, form: Form) -> Kept:
         """Choose what stays fp32; ONNX Runtime's static model decides for OpenVINO's, too."""
 
         def measure(keep: Collection[str], count: int | None) -> Parity:
-            self._write(form, trial, keep)
-            return self.comparison(self.encoder.running(trial, self.threads), count)
+            with tempfile.TemporaryDirectory(dir=self.fp32.parent) as folder:
+                trial = Path(folder) / "trial.onnx"
+                self._write(form, trial, keep)
+                return self.comparison(self.encoder.running(trial, self.threads), count)
 
         if form not in self.kept:
             self.kept[form] = keep_worst(
                 self.prepared(form).groups, measure, self.budget, self.settings.max_fp32
             )
-            trial.unlink(missing_ok=True)
         return self.kept[form]
 
     def _write(self, form: Form, file: Path, keep: Collection[str]) -> Int8Plan:

@@ -28,6 +28,8 @@ class Form(Enum):
     static = "static"  # from calibration texts; for ONNX Runtime and OpenVINO
 
 
+_ROWS = 4096  # rounded at a time
+
 Rounded = tuple[NDArray[np.int8], NDArray[np.float32]]
 
 
@@ -168,9 +170,14 @@ def quantize_rows(weight: NDArray[np.float32]) -> Rounded:
 
     The largest weight of a row becomes 127 or -127; a row of zeros keeps scale 1.
     """
-    largest = np.abs(weight).max(axis=1)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    return np.round(weight / scale[:, None]).astype(np.int8), scale
+    rounded = np.empty(weight.shape, np.int8)
+    scale = np.empty(len(weight), np.float32)
+    for start in range(0, len(weight), _ROWS):  # a table of words may take gigabytes
+        rows = slice(start, start + _ROWS)
+        largest = np.abs(weight[rows]).max(axis=1)
+        scale[rows] = np.where(largest > 0, largest / 127, 1)
+        rounded[rows] = np.round(weight[rows] / scale[rows, None])
+    return rounded, scale
 
 
 def _round(weight: NDArray[np.float32], applied: Affine, seen: Observed | None) -> Rounded:

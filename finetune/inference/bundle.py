@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ FILE = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
 MODEL_FILE = "model.onnx"
 DEFAULT = "int8-dynamic"
+_BLOCK = 2**20  # bytes read at a time
 _FASTEST = (DEFAULT, "int8-static", "fp32")
 
 
@@ -34,6 +35,7 @@ _FASTEST = (DEFAULT, "int8-static", "fp32")
 class BundleFile:
     """One precision of the model: its file (relative to the folder) and how it was made.
 
+    ``sha256`` and ``bytes`` are of the file, and of its weights where they lie beside it.
     ``plan`` says which nodes were quantised and which were not; ``plan["quality"]`` says why some
     that could be stayed fp32: the budget, and how close the model came before and after. Empty for
     fp32.
@@ -47,8 +49,8 @@ class BundleFile:
     @classmethod
     def of(cls, file: Path, folder: Path, plan: Mapping[str, Any] | None = None) -> "BundleFile":
         """Describe a file inside a bundle folder."""
-        name = file.relative_to(folder).as_posix()
-        return cls(name, sha256(file), file.stat().st_size, plan or {})
+        name, parts = file.relative_to(folder).as_posix(), _parts(file)
+        return cls(name, sha256(*parts), _size(parts), plan or {})
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class BundleInfo:
             raise UserError(f"{folder}: precision {precision!r} is not there; it has: {known}")
         entry = self.precisions[precision]
         path = folder / entry.file
-        found = path.stat().st_size if path.is_file() else None
+        found = _size(_parts(path)) if path.is_file() else None
         # Hashing 100 MB would double the start-up time; a copy that broke off shows in the size.
         if found != entry.bytes:
             raise UserError(
@@ -213,10 +215,27 @@ def is_bundle(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def weights_file(model: Path) -> Path:
+    """Where the weights of a graph lie that one file cannot hold (over 2 GB)."""
+    return model.with_name(f"{model.name}.data")
+
+
+def sha256(*paths: Path) -> str:
+    """Return the SHA-256 of a file, or of several one after another, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _parts(model: Path) -> list[Path]:
+    return [path for path in (model, weights_file(model)) if path.is_file()]
+
+
+def _size(parts: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in parts)
 
 
 def _read_object(folder: Path) -> dict[str, Any]:

@@ -166,12 +166,6 @@ def test_what_the_graph_cannot_hold_is_named(tiny, tmp_path, modules, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_over_two_gigabytes_is_refused(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.export.onnx._MAX_BYTES", 1000)
-    with pytest.raises(UserError, match="holds at most 2 GB"):
-        export_onnx(tiny, tmp_path / "model.onnx")
-
-
 @pytest.mark.parametrize("shape", ["cls", "mean+max"])
 def test_pooling_has_a_name(shape, make_model):
     assert pooling_name(make_model(shape)) == shape

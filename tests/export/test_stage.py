@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from finetune.export import stage as module
 from finetune.export.parity import Comparison
 from finetune.export.stage import bundle_prompts
 from finetune.inference import BundleInfo, OnnxEncoder
-from finetune.inference.bundle import sha256
+from finetune.inference.bundle import sha256, weights_file
 from finetune.model import TorchEncoder
 
 from .conftest import TEXTS
@@ -44,6 +45,37 @@ def test_writes_the_contract(tiny, tmp_path):
         assert found[precision]["texts"] == len(set(TEXTS))
     assert found["fp32"]["min_cosine"] >= 0.9999
     json.dumps(found)  # goes into a report
+
+
+def test_a_model_over_two_gigabytes_is_two_files(tiny, tmp_path, monkeypatch):
+    whole, apart = tmp_path / "whole", tmp_path / "apart"
+    precisions = [*BOTH, "int8-static"]
+    export(tiny, whole, precisions)
+    monkeypatch.setattr("finetune.export.files._MAX_BYTES", 1000)
+    export(tiny, apart, precisions)
+    assert sorted(path.relative_to(apart).as_posix() for path in apart.rglob("*.*")) == [
+        "bundle.json",
+        *(f"{name}/model.onnx{end}" for name in sorted(precisions) for end in ("", ".data")),
+        "tokenizer.json",
+    ]
+    for name in precisions:
+        texts = ["解除劳动合同", "租房合同"]
+        np.testing.assert_array_equal(
+            *(OnnxEncoder.load(folder, name, 1).encode(texts) for folder in (whole, apart))
+        )
+
+
+def test_weights_beside_the_graph_are_part_of_it(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.export.files._MAX_BYTES", 1000)
+    export(tiny, tmp_path / "bundle")
+    entry = BundleInfo.read(tmp_path / "bundle").precisions["fp32"]
+    graph = tmp_path / "bundle" / entry.file
+    weights = weights_file(graph)
+    assert entry.bytes == graph.stat().st_size + weights.stat().st_size
+    assert entry.sha256 == hashlib.sha256(graph.read_bytes() + weights.read_bytes()).hexdigest()
+    weights.unlink()
+    with pytest.raises(UserError, match="copy the bundle again"):
+        OnnxEncoder.load(tmp_path / "bundle", "fp32", 1)
 
 
 def test_describes_the_model(tiny, tmp_path):
