@@ -198,7 +198,7 @@ def select_sources(loaded: Loaded, sources: Sequence[str] | None) -> Loaded:
     known = sorted({pair.source for pair in loaded.pairs})
     problems = [
         f"domain.sources: no pairs of source {source!r}; {nearest(source, known)} "
-        f"(there are: {', '.join(known)})"
+        f"(there are: {', '.join(known)}); for all of them: domain.sources=null"
         for source in sources
         if source not in known
     ]

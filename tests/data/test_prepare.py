@@ -195,7 +195,7 @@ def test_samples_are_seeded_ordered_and_nested(files):
     ("changes", "parts"),
     [
         ({"train": "gone.jsonl", "dev": None}, ["domain.dev: not set", "gone.jsonl: no such"]),
-        ({"sources": ["c", "a"]}, ["no pairs of source 'c'; choose from: a, b"]),
+        ({"sources": ["c", "a"]}, ["of source 'c'; choose from: a, b", "domain.sources=null"]),
         ({"train": "gone.jsonl", "columns": {}}, ["gone.jsonl: no such file"]),
     ],
 )
