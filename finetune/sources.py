@@ -62,7 +62,7 @@ def missing_data(config: Config) -> list[str]:
     no_pairs = domain.train is None and Use.only not in (config.generate.use, config.pseudo.use)
     if not no_pairs and domain.dev and "None/" not in f"{domain.train}{domain.dev}":
         return []
-    if config.paths.data is None and domain.name != "custom":
+    if config.paths.data is None and "None/" in f"{domain.train}{domain.dev}":
         from finetune.data.card import read_card
 
         files = read_card(domain.name).files
@@ -78,7 +78,8 @@ def missing_data(config: Config) -> list[str]:
             ("train", no_pairs, "name a jsonl, json, csv, tsv, parquet or xlsx file of pairs, "
              "a BEIR-shaped folder, or a hub id; "
              "recipes=documents makes pairs from documents alone, recipes=queries from queries"),
-            ("dev", not domain.dev, f"name a folder with {EXPECTED[domain.kind]}"),
+            ("dev", not domain.dev, f"name a folder with {EXPECTED[domain.kind]}; no such "
+             "folder yet? finetune split <pairs> --out own makes one of some of the pairs"),
         )
         if missing
     ]  # fmt: skip

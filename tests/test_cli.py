@@ -122,7 +122,8 @@ def test_until_ends_with_0(line, tmp_path):
             ["domain.train=a.csv: domain=statutes brings its own data", "domain.dev=dev: "],
         ),
         (["recipes=documents", "domain.documents=docs"], ["add domain=custom"]),
-        (["recipes=full", "domain=custom"], ["domain.train: not set", "domain.dev: not set"]),
+        (["recipes=full", "domain=custom"], ["domain.train: not set", "finetune split <pairs> --"]),
+        (["recipes=full", "domain=custom", "domain.name=faq"], ["domain.train: not set", "dev: "]),
         (["-m", "recipes=full,ful"], ["did you mean 'full'?"]),
     ],
 )

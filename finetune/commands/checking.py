@@ -17,7 +17,7 @@ from finetune.data.prepare import inspect, load, load_train, select_sources, sum
 from finetune.data.script import is_traditional
 from finetune.errors import UserError
 from finetune.records import write_jsonl
-from finetune.sources import pinned
+from finetune.sources import cards, pinned
 
 _EXAMPLES = 8  # shown of each reason
 _SAMPLE = 2_000  # texts that tell the script of all
@@ -136,7 +136,8 @@ def _contamination(config: Config, loaded: Loaded) -> Iterator[Finding]:
     sets = (*loaded.select, *loaded.report)
     if not sets:
         return
-    card = read_card(config.domain.name).contamination.get(config.model.name)
+    path = cards(config).get("card")
+    card = read_card(path).contamination.get(config.model.name) if path else None
     yield from contamination.by_name(sets, config.model, card)
     if config.paths.data is not None:
         domain = config.domain

@@ -34,7 +34,7 @@ def split(
         raise UserError(f"--out {out}: is there already; name a new or an empty folder")
     config = configuration(data, None, overrides, "split")
     loaded = select_sources(load_train(config.domain, config.check), config.domain.sources)
-    kept, held = hold_out(loaded.pairs, queries, seed, DEV)
+    kept, held = hold_out(loaded.pairs, queries, seed, DEV, loaded.origin)
     out.mkdir(parents=True, exist_ok=True)
     write_jsonl(out / DROPPED, loaded.dropped)
     write_jsonl(out / TRAIN, kept)

@@ -21,7 +21,11 @@ FEWEST = 20  # fewer show nothing
 
 
 def hold_out(
-    rows: Sequence[Pair | Scored], queries: int | None, seed: int, name: str = "dev"
+    rows: Sequence[Pair | Scored],
+    queries: int | None,
+    seed: int,
+    name: str = "dev",
+    origin: str = "the data",
 ) -> tuple[Sequence[Pair | Scored], AnySet]:
     """Split rows into those to train on, and a set of some of their queries.
 
@@ -30,6 +34,7 @@ def hold_out(
         queries: How many to hold out; None takes every fifth, at most a thousand.
         seed: Of the draw.
         name: Of the set.
+        origin: Where the rows stood, as a message names it.
 
     Raises:
         UserError: There are too few queries for that.
@@ -39,9 +44,12 @@ def hold_out(
         places.setdefault(folded(sides(row)[0]), []).append(place)
     wanted = min(len(places) // SHARE, MOST) if queries is None else queries
     if not FEWEST <= wanted < len(places):
+        what = f"a fifth, {wanted}," if queries is None else f"--queries {wanted}"
+        why = "is too few to measure with" if wanted < FEWEST else "leaves none to train on"
+        fix = f"hold out at least {FEWEST} (--queries {FEWEST}), or " * (len(places) > FEWEST)
         raise UserError(
-            f"--queries {wanted}: the pairs ask {len(places):,} different queries; expected at "
-            f"least {FEWEST} to hold out, and more than that to train on"
+            f"{origin}: asks {len(places):,} different queries; {what} {why}; {fix}write an "
+            "evaluation set by hand"
         )
     drawn = set(random.Random(seed).sample(sorted(places), wanted))
     held = sorted(place for key in drawn for place in places[key])

@@ -103,6 +103,10 @@ def test_the_page_is_whole_and_escapes_what_it_shows(files):
     assert "paths.data=" not in checked.render(report | {"searched": "data"})
 
 
+def test_a_data_set_may_have_a_name_that_no_card_has(files):
+    assert run(files, "domain.name=faq")["pairs"] == 42
+
+
 def test_without_an_evaluation_folder(files, capsys):
     assert main(["check", str(files / "pairs.jsonl"), "--html", str(files / "b.html")]) == 0
     assert "No evaluation folder" in (files / "b.html").read_text("utf-8")

@@ -49,7 +49,15 @@ def test_scored_pairs_are_held_out_too():
     assert isinstance(held, ScoredSet) and len(held.pairs) == 30 and len(kept) == 70
 
 
-@pytest.mark.parametrize("queries", [5, 100, 1000])
-def test_too_few_queries_are_told(queries):
-    with pytest.raises(UserError, match=rf"--queries {queries}: the pairs ask 100 different"):
-        hold_out(PAIRS, queries, 0)
+@pytest.mark.parametrize(
+    ("pairs", "queries", "told"),
+    [
+        (PAIRS, 5, "100 different queries; --queries 5 is too few to measure with; hold out at"),
+        (PAIRS, 100, "--queries 100 leaves none to train on; hold out at least 20"),
+        (PAIRS[:80], None, r"a.csv: asks 80 .*; a fifth, 16, is too few .* \(--queries 20\), or"),
+        (PAIRS[:20], None, "a fifth, 4, is too few to measure with; write an evaluation set by"),
+    ],
+)
+def test_too_few_queries_are_told(pairs, queries, told):
+    with pytest.raises(UserError, match=told):
+        hold_out(pairs, queries, 0, origin="a.csv")
