@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Sequence
 
+AS_UTF8 = "save it as UTF-8: iconv -f GB18030 -t UTF-8 old > new"  # where a text is not UTF-8
+
 
 class UserError(Exception):
     """The input or the configuration is at fault; the command ends with exit code 2.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune.commands.outputs import check_outputs
-from finetune.errors import UserError
+from finetune.errors import AS_UTF8, UserError
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _spool(lines: Iterable[bytes], out: IO[bytes]) -> int:
             raw.decode("utf-8")
         except UnicodeDecodeError as error:
             place = size + error.start
-            raise UserError(f"standard input: not UTF-8 at byte {place}; convert it") from error
+            raise UserError(f"standard input: not UTF-8 at byte {place}; {AS_UTF8}") from error
         out.write(raw)
         count, size = count + 1, size + len(raw)
     out.seek(0)

@@ -120,8 +120,8 @@ def _as_documents(source: str) -> str:
         return ""
     folder = printable(str(Path(source)))
     return (
-        "; to make pairs of the documents in it, train with recipes=documents "
-        f"domain.documents={folder}"
+        "; to make pairs of the documents in it, train with recipes=documents domain=custom "
+        f"domain.documents={folder} domain.dev=<folder>, without domain.train"
     )
 
 

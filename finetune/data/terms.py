@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from finetune.data.problems import Problems, shown
-from finetune.errors import UserError
+from finetune.errors import AS_UTF8, UserError
 from finetune.inference.script import Convert
 
 Span = tuple[int, int]
@@ -64,7 +64,7 @@ def _entries(path: Path, key: str, expected: str) -> list[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; convert it") from error
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {AS_UTF8}") from error
     problems = Problems()
     found = []
     for number, line in enumerate(lines, start=1):

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, cast
 
-from finetune.errors import UserError
+from finetune.errors import AS_UTF8, UserError
 
 _TOLD = 10  # problems told; a file in another encoding has one a line
 
@@ -91,7 +91,7 @@ def _text(raw: bytes, column: str | None) -> str:
     try:
         line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}: convert the file to UTF-8") from error
+        raise ValueError(f"not UTF-8 at byte {error.start}; {AS_UTF8}") from error
     if column is None:
         return line
     try:

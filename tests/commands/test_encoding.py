@@ -74,7 +74,7 @@ def test_a_row_of_the_output_is_a_line_of_the_input(monkeypatch, tiny_bundle, te
     ("text", "arguments", "phrase"),
     [
         ("问".encode("gb18030"), [], "standard input: not UTF-8 at byte 0"),
-        ("问\n".encode() + "a问".encode("gb18030"), [], "standard input: not UTF-8 at byte 5"),
+        ("问\n".encode() + "a问".encode("gb18030"), [], "at byte 5; save it as UTF-8: iconv"),
         (b"a", ["--precision", "int4"], "'int4' is not there; it has: fp32, int8-dynamic"),
         (b"a", ["--prompt", "title"], "prompt 'title' is unknown"),
         (b"a", ["--input", "texts.txt"], "--input and --output go together"),

@@ -92,7 +92,7 @@ def test_mistakes_of_a_dictionary_are_told_with_their_lines(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_dictionary(tmp_path / "none.txt")
     path.write_bytes("软件\t軟體".encode("gb18030"))
-    with pytest.raises(UserError, match="not UTF-8"):
+    with pytest.raises(UserError, match="not UTF-8 at byte 0; save it as UTF-8: iconv "):
         read_dictionary(path)
 
 

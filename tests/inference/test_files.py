@@ -137,7 +137,7 @@ def test_a_line_is_what_ends_in_a_line_feed(out, bundle, tmp_path, content, rows
             "a.txt",
             "甲\n".encode() + "问题".encode("gb18030"),
             None,
-            r"a.txt:2: not UTF-8 at byte 0",
+            r"a.txt:2: not UTF-8 at byte 0; save it as UTF-8: iconv",
         ),
         ("a.jsonl", b'{"text": "a"}\n', None, r"name the text's column"),
         ("a.jsonl", b'{"id": 1, "q": "a"}\n', "text", r"a.jsonl:1: no column 'text'; found id, q"),
