@@ -173,13 +173,15 @@ def _parser() -> argparse.ArgumentParser:
                        help="file for the rows left out, with reasons; near duplicates go to a "
                             "second one beside it")  # fmt: skip
     check.set_defaults(run=_check)
-    split = commands.add_parser("split", help="make a dev folder of some of the pairs")
+    split = commands.add_parser("split", help="make a dev folder of pairs, or of documents")
     split.add_argument("words", nargs="*", metavar="data|key=value",
-                       help="file, folder or hub id of pairs; settings")  # fmt: skip
+                       help="file, folder or hub id of pairs, settings; or a folder of documents, "
+                            "then the table of questions that was made of it")  # fmt: skip
     split.add_argument("--out", type=Path, required=True,
                        help="new folder for train.jsonl, dev/ and dropped.jsonl")  # fmt: skip
     split.add_argument("--queries", type=int,
-                       help="to hold out; default: every fifth, at most 1,000")  # fmt: skip
+                       help="to hold out; default: every fifth, at most 1,000; of documents "
+                            "to ask: 200")  # fmt: skip
     split.add_argument("--seed", type=int, default=0, help="of the draw")
     split.set_defaults(run=_split)
     evaluate = commands.add_parser("evaluate", help="score a model or bundle on folders")

@@ -110,13 +110,18 @@ def file_or_folder(source: str) -> Path:
         raise UserError(f"{error}{_as_documents(source) or way_out(source)}") from error
 
 
-def _as_documents(source: str) -> str:
-    """What a message says to those who named a folder of documents."""
+def holds_documents(source: str) -> bool:
+    """Say whether a folder holds files that documents are read from, and no judged pairs."""
     try:
         files = islice(Path(source).expanduser().rglob("*"), _MOST_FILES)
-        if not any(ending(path) in READABLE for path in files):
-            return ""
+        return _judged_folder(source) is None and any(ending(each) in READABLE for each in files)
     except (OSError, ValueError, RuntimeError):  # too long, NUL inside, no such home
+        return False
+
+
+def _as_documents(source: str) -> str:
+    """What a message says to those who named a folder of documents."""
+    if not holds_documents(source):
         return ""
     folder = printable(str(Path(source)))
     return (
