@@ -92,7 +92,6 @@ def usage() -> str:
         "",
         "examples:",
         "  python train.py recipes=contrastive                       # the embedded statutes",
-        "  python train.py recipes=contrastive domain=legal paths.data=<folder> model=m3e-base",
         "  python train.py recipes=full domain=custom domain.train=pairs.jsonl domain.dev=<folder>",
         "  python train.py -m recipes=full,contrastive               # one run after the other",
         "  finetune tune recipes=full                                # search for better settings",

@@ -48,7 +48,7 @@ def test_bare_train_lists_what_can_be_typed():
 
 def test_its_examples_compose():
     commands = re.findall(r"python train\.py (.*)", usage())[1:]
-    assert len(commands) == 4
+    assert len(commands) == 3
     for command in commands:
         arguments = shlex.split(command.replace("<folder>", "/data"), comments=True)
         jobs = list(expand([a for a in arguments if a != "-m"]))

@@ -7,9 +7,12 @@ import sys
 
 import pytest
 
-from finetune.config.compose import ROOT
+from finetune.config.choices import Source
+from finetune.config.compose import ROOT, compose
+from finetune.sources import missing_data
 
 README = ROOT / "README.md"
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 FOLDER = "runs/…/bundle"  # as README names it
 WITHOUT = ("torch", "transformers", "sentence_transformers", "onnx")
@@ -44,3 +47,18 @@ def test_links_lead_to_files_and_headings_that_are_there(page):
         there = (page.parent / name) if name else page
         assert there.exists(), link
         assert not anchor or anchor in anchors(there.read_text("utf-8")), link
+
+
+def settings(page):
+    """The settings, but for quoted ones, of each whole command line with recipe and domain."""
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    for line in re.findall(r"recipes=[^`#\n]*domain=[^`#\n]*", text):
+        if "…" not in line:
+            yield re.findall(r"(?<!\S)[\w.]+=[^\s']+", re.sub(r"<[^>]*>", "x", line))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *RECIPES], ids=lambda page: page.name)
+def test_commands_name_all_that_a_run_needs(page):
+    for line in settings(page):
+        config = compose(line)
+        assert config.domain.source is Source.statutes or missing_data(config) == [], line
