@@ -204,13 +204,12 @@ def steps_of(config: Config) -> list[Step]:
 
 
 def _generate(config: Config) -> Step:
-    documents = config.domain.documents
     return Step(
         "generate", steps.generate, 6,
         {"generate": config.generate, "domain": config.domain, "check": config.check,
          "limit": config.limit, "seed": config.seed} | writing.settings(config.writer),
         {"data": "data"},
-        files={"documents": documents.expanduser()} if documents else {},
+        files=sources.document_files(config),
         outside={"model": config.model}
         | writing.outside(config.writer, config.paths.cache, config.evaluate.currency),
     )  # fmt: skip

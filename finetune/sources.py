@@ -47,6 +47,18 @@ def data_files(config: Config) -> dict[str, Path]:
     return files
 
 
+def document_files(config: Config) -> dict[str, Path]:
+    """The documents that pairs are made from; none where none are named.
+
+    Raises:
+        UserError: They are not there, or of another kind.
+    """
+    from finetune.data.documents import existing_documents
+
+    documents = config.domain.documents
+    return {"documents": existing_documents(documents.expanduser())} if documents else {}
+
+
 def model_files(config: Config) -> dict[str, Path]:
     """The folder of a model of one's own."""
     if config.model.hub is not Hub.local:

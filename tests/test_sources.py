@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune import sources
+from finetune import pipeline, sources
 from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.records import write_jsonl
@@ -49,3 +49,19 @@ def test_a_mistyped_path_ends_before_any_work(line, name):
 def test_a_hub_id_is_no_file(line):
     config = compose([*line, "domain.train=owner/name@abc:train"])
     assert "train" not in sources.data_files(config)
+
+
+@pytest.mark.parametrize("recipe", ["documents", "queries"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("data/gone", "domain.documents=data/gone: expected a folder of .md"),
+        ("data/pair.jsonl", "no such file.*did you mean 'pairs.jsonl'"),
+    ],
+)
+def test_documents_that_are_not_there_end_before_any_work(line, recipe, name, said):
+    Path("log.txt").write_text("问\n", encoding="utf-8")
+    config = compose([f"recipes={recipe}", *line[1:], "domain.train=data/pairs.jsonl",
+                      f"domain.documents={name}", "domain.queries=log.txt"])  # fmt: skip
+    with pytest.raises(UserError, match=said):
+        pipeline.steps_of(pipeline.resolve(config))

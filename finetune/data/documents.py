@@ -32,19 +32,26 @@ def read_documents(source: Path) -> list[Passage]:
     Raises:
         UserError: With every problem found.
     """
-    problems = Problems()
-    if source.is_dir():
-        passages = list(_folder(source, problems))
-    elif ending(source) == ".jsonl":
-        passages = list(_rows(existing(source), problems))
-    elif ending(source) == ".txt":
-        passages = list(_lines(existing(source), problems))
-    else:
-        raise UserError(f"domain.documents={source}: expected {_EXPECTED}")
+    problems, path = Problems(), existing_documents(source)
+    read = _folder if path.is_dir() else _rows if ending(path) == ".jsonl" else _lines
+    passages = list(read(path, problems))
     problems.check()
     if not passages:
         raise UserError(f"domain.documents={source}: no text found; expected {_EXPECTED}")
     return passages
+
+
+def existing_documents(source: Path) -> Path:
+    """Return the folder, or the file (by itself or packed as ``.gz``), that holds documents.
+
+    Raises:
+        UserError: There is none, or it is of another kind.
+    """
+    if source.is_dir():
+        return source
+    if ending(source) not in (".jsonl", ".txt"):
+        raise UserError(f"domain.documents={source}: expected {_EXPECTED}")
+    return existing(source)
 
 
 def from_texts(texts: Sequence[str]) -> list[Passage]:

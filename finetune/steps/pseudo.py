@@ -52,14 +52,15 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
     """The step that reads the queries, and the one that pairs them once they are embedded.
 
     Raises:
-        UserError: There is no such file.
+        UserError: There is no such file, or there are no such documents.
     """
+    from finetune.data.documents import existing_documents
     from finetune.data.lines import existing
 
     path, documents = config.domain.queries, config.domain.documents
     files = {"queries": existing(path)} if path is not None else {}  # told by `missing`
     if documents is not None:
-        files["documents"] = documents.expanduser()
+        files["documents"] = existing_documents(documents.expanduser())
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})
     read = Step("queries", queries, 5, {"check": config.check}, evaluated | {"pairs": own}, files)
     pair = Step(
