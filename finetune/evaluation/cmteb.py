@@ -72,9 +72,9 @@ def run(name: str, encoder: "Encoder", artifact: str, folder: Path | None, out: 
     results.task_results[0].to_disk(out / f"{name}.json")
 
 
-def result(folder: Path) -> Path:
-    """The result of `run` in the folder of its step."""
-    return next(path for path in sorted(folder.glob("*.json")) if path.stem in TASKS)
+def result(folder: Path) -> Path | None:
+    """The result of `run` in the folder of its step; None where the artifact was not published."""
+    return next((path for path in sorted(folder.glob("*.json")) if path.stem in TASKS), None)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -112,8 +112,8 @@ def rows(
     trained = {*base.trained_on, *data_summary.get("sources", ())}
     found = []
     for step, folder in inputs.items():
-        if step.startswith(STEP):
-            row = read(result(folder))
+        if step.startswith(STEP) and (path := result(folder)):
+            row = read(path)
             artifact = step.removeprefix(STEP).removesuffix(f"-{row['task']}")
             seen = base.trained_on if artifact == "base" else trained
             found.append({

@@ -68,8 +68,10 @@ def steps_of(config: Config, tuned: str, machine: Settings) -> list[Step]:
 
 
 def cmteb_task(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Run one task with one artifact."""
+    """Run one task with one artifact; with one that was not published, leave the folder empty."""
     artifact = settings["artifact"]
+    if not encoders.is_published(artifact, inputs):
+        return  # which the report tells
     if artifact == "base":
         import torch
 
@@ -89,8 +91,7 @@ def publish_results(done: Mapping[str, Done], folder: Path) -> None:
     """Put mteb's own result files into ``<folder>/<artifact>/<task>.json``."""
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
     for step, finished in done.items():
-        if step.startswith(cmteb.STEP):
-            path = cmteb.result(finished.folder)
+        if step.startswith(cmteb.STEP) and (path := cmteb.result(finished.folder)):
             artifact = step.removeprefix(cmteb.STEP).removesuffix(f"-{path.stem}")
             (folder / artifact).mkdir(parents=True, exist_ok=True)
             publish(path, folder / artifact / path.name)

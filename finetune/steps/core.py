@@ -193,8 +193,8 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
                 path = outcomes / artifact / f"{each.name}.jsonl"
                 write_outcome(path, lexical(each))
             continue
-        if artifact not in ("base", "tuned") and not encoders.bundled(artifact, inputs).is_dir():
-            continue  # not published, which the report tells
+        if not encoders.is_published(artifact, inputs):
+            continue  # which the report tells
         if artifact == "onnx-fp32" and settings["device"] == "cpu":
             for folder in (*outcomes.glob("tuned*"), *select.glob("tuned*")):
                 # Scored by this very graph.

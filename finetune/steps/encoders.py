@@ -55,6 +55,11 @@ def own(artifact: str, settings: Settings, inputs: Inputs) -> "Encoder":
     return OnnxEncoder.load(folder.parent, folder.name, settings["threads"], whole)
 
 
+def is_published(artifact: str, inputs: Inputs) -> bool:
+    """Say whether a model, or an export of one, is there: one too far from torch is not."""
+    return artifact in ("base", "tuned") or bundled(artifact, inputs).is_dir()
+
+
 def bundled(artifact: str, inputs: Inputs) -> Path:
     """Where the bundle holds an artifact."""
     return inputs["export"] / "bundle" / artifact.removeprefix("onnx-")
