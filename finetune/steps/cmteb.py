@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.config import Config
+from finetune.config import Config, artifact
 from finetune.errors import nearest
 from finetune.evaluation import cmteb
 from finetune.script import KEEP
@@ -34,11 +34,10 @@ def problems(config: Config) -> Iterator[str]:
                 f"paths.cmteb={config.paths.cmteb}: has no folder {name}; put a copy of the hub's "
                 "repository there, or leave paths.cmteb out to load it from the hub"
             )
-    there = ["base", "tuned", *(f"onnx-{each}" for each in config.export.precisions)]
-    for artifact in settings.cmteb_artifacts:
-        if artifact not in there:
-            fix = nearest(artifact, there)
-            yield f"evaluate.cmteb_artifacts: {artifact}: no such artifact; {fix}"
+    there = ["base", "tuned", *map(artifact, config.export.precisions)]
+    for name in settings.cmteb_artifacts:
+        if name not in there:
+            yield f"evaluate.cmteb_artifacts: {name}: no such artifact; {nearest(name, there)}"
 
 
 def steps_of(config: Config, tuned: str, machine: Settings) -> list[Step]:
@@ -57,22 +56,22 @@ def steps_of(config: Config, tuned: str, machine: Settings) -> list[Step]:
     folder = config.paths.cmteb.expanduser() if config.paths.cmteb else None
     return [
         Step(
-            f"{cmteb.STEP}{artifact}-{task}", cmteb_task, 1,
-            {"artifact": artifact, "task": task, "mteb": version, **machine},
-            {"model": "base"} if artifact == "base" else {"model": tuned, "export": "export"},
+            f"{cmteb.STEP}{name}-{task}", cmteb_task, 1,
+            {"artifact": name, "task": task, "mteb": version, **machine},
+            {"model": "base"} if name == "base" else {"model": tuned, "export": "export"},
             files={"task": folder / task} if folder else {},
         )
-        for artifact in settings.cmteb_artifacts
+        for name in settings.cmteb_artifacts
         for task in settings.cmteb_tasks
     ]  # fmt: skip
 
 
 def cmteb_task(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Run one task with one artifact; with one that was not published, leave the folder empty."""
-    artifact = settings["artifact"]
-    if not encoders.is_published(artifact, inputs):
+    name = settings["artifact"]
+    if not encoders.is_published(name, inputs):
         return  # which the report tells
-    if artifact == "base":
+    if name == "base":
         import torch
 
         from finetune import model as models
@@ -83,8 +82,8 @@ def cmteb_task(settings: Settings, inputs: Inputs, out: Path) -> None:
         torch_encoder = models.TorchEncoder(loaded, tokens=settings["encode_tokens"])
         encoder: Encoder = converted(torch_encoder, settings.get("script", KEEP))
     else:
-        encoder = encoders.scoring(artifact, settings, inputs, out)
-    cmteb.run(settings["task"], encoder, artifact, inputs.get("task"), out)
+        encoder = encoders.scoring(name, settings, inputs, out)
+    cmteb.run(settings["task"], encoder, name, inputs.get("task"), out)
 
 
 def publish_results(done: Mapping[str, Done], folder: Path) -> None:
@@ -92,6 +91,6 @@ def publish_results(done: Mapping[str, Done], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
     for step, finished in done.items():
         if step.startswith(cmteb.STEP) and (path := cmteb.result(finished.folder)):
-            artifact = step.removeprefix(cmteb.STEP).removesuffix(f"-{path.stem}")
-            (folder / artifact).mkdir(parents=True, exist_ok=True)
-            publish(path, folder / artifact / path.name)
+            name = step.removeprefix(cmteb.STEP).removesuffix(f"-{path.stem}")
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            publish(path, folder / name / path.name)
