@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ class BundleInfo:
     @property
     def fastest(self) -> str:
         """The precision that a service on a CPU runs: INT8 where there is one."""
-        return next((name for name in _FASTEST if name in self.precisions), min(self.precisions))
+        return fastest_of(self.precisions)
 
     def chosen(self, folder: Path, precision: str | None) -> str:
         """Return the precision asked for; None takes INT8 dynamic, or the fastest there is.
@@ -208,6 +208,11 @@ class BundleInfo:
                 f"{entry.bytes} bytes: copy the bundle again"
             )
         return path
+
+
+def fastest_of(precisions: Collection[str]) -> str:
+    """The one of several precisions, at least one, that a service on a CPU runs."""
+    return next((name for name in _FASTEST if name in precisions), min(precisions))
 
 
 def is_bundle(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from finetune.config import artifact
-from finetune.report.gates import INT8, Gate, Status
+from finetune.report.gates import Gate, Status, refused
 from finetune.report.words import Said
 
 
@@ -35,7 +35,7 @@ def published(parity: Mapping[str, Any], gates: Iterable[Gate]) -> list[str]:
         parity: By precision, the floors it missed among others.
         gates: Of the run.
     """
-    failed = {INT8.get(gate.name) for gate in gates if gate.status is Status.failed}
+    failed = refused(gates)
     return [precision for precision, found in parity.items()
             if not found.get("misses") and artifact(precision) not in failed]  # fmt: skip
 

@@ -7,17 +7,15 @@ between it is inconclusive. ``benchmarks/gates.py`` measures how often that is r
 ``failed`` changes the exit code. A gate whose artifacts were not measured is left out.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-import numpy as np
-
-from finetune.config import Distill, Evaluate
+from finetune.config import Distill, Evaluate, artifact
 from finetune.evaluation.artifacts import Outcome
 from finetune.evaluation.statistics import Difference, compare, smallest_difference
+from finetune.inference.bundle import fastest_of
 from finetune.report.facts import (
     BASELINES,
     METRIC_NAMES,
@@ -25,9 +23,8 @@ from finetune.report.facts import (
     Outcomes,
     counted,
     exact_and_served,
-    in_order,
 )
-from finetune.report.scores import Values, paired
+from finetune.report.scores import Values, by_question, paired
 from finetune.report.words import Said
 
 # Gates of the INT8 artifacts, by name.
@@ -83,18 +80,32 @@ def judge(outcomes: Outcomes, facts: Facts) -> list[Gate]:
     if facts.general_set in both and not facts.distill:
         values = paired(base[facts.general_set], tuned[facts.general_set])
         gates.append(general(*values, settings, seed, facts.general_set))
-    for gate_name, artifact in INT8.items():
-        gates += _int8(outcomes, facts, gate_name, artifact)
-    served = [name for name in in_order(facts.speeds) if name not in ("base", *BASELINES)]
+    for gate_name, quantised in INT8.items():
+        gates += _int8(outcomes, facts, gate_name, quantised)
+    served = _served(facts.speeds, gates)
     if served and settings.max_latency_ms is not None:
-        gates.append(latency(served[-1], facts.speeds[served[-1]], settings.max_latency_ms))
+        gates.append(latency(served, facts.speeds[served], settings.max_latency_ms))
     return gates
 
 
-def _int8(outcomes: Outcomes, facts: Facts, gate_name: str, artifact: str) -> Iterator[Gate]:
-    names = exact_and_served(outcomes.keys(), artifact, facts.dim)
-    fp32, quantised = (outcomes[name] for name in names) if names else ({}, {})
-    shared = [(fp32[name], quantised[name]) for name in fp32 if name in quantised]
+def refused(gates: Iterable[Gate]) -> set[str]:
+    """INT8 artifacts that a gate keeps out of the bundle."""
+    failed = {gate.name for gate in gates if gate.status is Status.failed}
+    return {each for name, each in INT8.items() if name in failed}
+
+
+def _served(timed: Collection[str], gates: Iterable[Gate]) -> str | None:
+    """What a service would run: the fastest of the bundle, the tuned model where that is empty."""
+    kept = set(timed).difference(("base", "tuned"), BASELINES, refused(gates))
+    if kept:
+        return artifact(fastest_of([name.removeprefix("onnx-") for name in kept]))
+    return "tuned" if "tuned" in timed else None
+
+
+def _int8(outcomes: Outcomes, facts: Facts, gate_name: str, quantised: str) -> Iterator[Gate]:
+    names = exact_and_served(outcomes.keys(), quantised, facts.dim)
+    fp32, other = (outcomes[name] for name in names) if names else ({}, {})
+    shared = [(fp32[name], other[name]) for name in fp32 if name in other]
     if names and shared:
         metric = shared[0][0].main  # the domain's; sets of another shape cannot be counted in
         values = by_question([pair for pair in shared if pair[0].main == metric])
@@ -224,7 +235,7 @@ def int8(
     )  # fmt: skip
 
 
-def latency(artifact: str, speed: Mapping[str, Any], limit: float) -> Gate:
+def latency(served: str, speed: Mapping[str, Any], limit: float) -> Gate:
     """Gate the median latency of one query with the artifact that a service would run.
 
     Failed where the whole interval of the median lies above the limit, passed where it lies below.
@@ -234,24 +245,10 @@ def latency(artifact: str, speed: Mapping[str, Any], limit: float) -> Gate:
     if low > limit or high <= limit:
         status = Status.failed if low > limit else Status.passed
     detail = Said(
-        "gate.latency", artifact=artifact, value=f"{value:.1f}", low=f"{low:.1f}",
+        "gate.latency", artifact=served, value=f"{value:.1f}", low=f"{low:.1f}",
         high=f"{high:.1f}", n=speed["timed"], threshold=f"{limit:g}",
     )  # fmt: skip
     return Gate("latency", status, value, limit, int(speed["timed"]), low, high, None, detail)
-
-
-def by_question(pairs: list[tuple[Outcome, Outcome]]) -> tuple[Values, Values]:
-    """Mean values of two artifacts for each query id over the sets that ask it.
-
-    A question asked in two scripts is one observation: counted twice, it would make an interval
-    look narrower than it is.
-    """
-    rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for one, other in pairs:
-        for query, *values in zip(one.queries, *paired(one, other), strict=True):
-            rows[query].append((float(values[0]), float(values[1])))
-    means = np.array([np.mean(values, axis=0) for values in rows.values()])
-    return means[:, 0], means[:, 1]
 
 
 def _within(drop: Difference, limit: float, differences: Values, settings: Evaluate) -> Status:

@@ -151,6 +151,20 @@ def paired(one: Outcome, other: Outcome, metric: str | None = None) -> tuple[Val
     return one.metrics[metric or one.main], other.metrics[metric or one.main]
 
 
+def by_question(pairs: list[tuple[Outcome, Outcome]]) -> tuple[Values, Values]:
+    """Mean values of two artifacts for each query id over the sets that ask it.
+
+    A question asked in two scripts is one observation: counted twice, it would make an interval
+    look narrower than it is.
+    """
+    rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one, other in pairs:
+        for query, *values in zip(one.queries, *paired(one, other), strict=True):
+            rows[query].append((float(values[0]), float(values[1])))
+    means = np.array([np.mean(values, axis=0) for values in rows.values()])
+    return means[:, 0], means[:, 1]
+
+
 def _measure_set(
     artifact: str,
     name: str,

@@ -8,7 +8,8 @@ from synthetic import SETTINGS
 
 from finetune.config import Distill
 from finetune.evaluation.artifacts import Outcome
-from finetune.report.gates import Status, by_question, distill, gain, general, int8, judge
+from finetune.report.gates import Status, distill, gain, general, int8, judge
+from finetune.report.scores import by_question
 from finetune.report.verdict import verdict
 
 STUDENT = Distill(layers=6, vocabulary=0, teacher=None, texts=100, min_kept=0.95, min_speedup=1.8)
@@ -142,6 +143,29 @@ def test_latency(facts, limit, status):
         assert (gate.name, gate.value, gate.threshold, gate.n) == ("latency", 3.0, limit, 30)
         assert "onnx-int8-dynamic takes 3.0 ms a query [2.8, 3.2]" in gate.detail
     assert judge({}, dataclasses.replace(facts, evaluate=settings, speeds={"base": slow})) == []
+
+
+@pytest.mark.parametrize(
+    ("timed", "lost", "served"),
+    [
+        (["onnx-fp32", "onnx-fp16"], {}, "onnx-fp32"),
+        (["onnx-fp32", "onnx-int8-dynamic", "openvino-int8"], {}, "onnx-int8-dynamic"),
+        (["onnx-fp32", "onnx-int8-dynamic", "onnx-int8-static"], {"onnx-int8-dynamic": 0.01},
+         "onnx-int8-static"),
+        (["openvino-int8"], {}, "openvino-int8"),
+        (["onnx-int8-dynamic"], {"onnx-int8-dynamic": 0.01}, "tuned"),
+    ],
+)  # fmt: skip
+def test_the_latency_is_that_of_what_the_bundle_serves(facts, timed, lost, served):
+    speed = {"latency_ms": 3.0, "latency_low": 2.8, "latency_high": 3.2, "timed": 30}
+    settings = dataclasses.replace(SETTINGS, max_latency_ms=10.0)
+    scored = {"tuned": {"statutes": outcome(spread(40))}} | {
+        name: {"statutes": outcome(spread(40) - each)} for name, each in lost.items()
+    }
+    speeds = dict.fromkeys(["base", "tuned", *timed], speed)
+    gates = judge(scored, dataclasses.replace(facts, evaluate=settings, speeds=speeds))
+    (gate,) = [gate for gate in gates if gate.name == "latency"]
+    assert gate.detail.startswith(f"{served} takes 3.0 ms")
 
 
 def test_a_base_that_was_kept_has_gained_nothing_whatever_its_exports_score(facts):
