@@ -145,20 +145,19 @@ def log_values(client: "MlflowClient", run_id: str, values: Mapping[str, float],
     ])  # fmt: skip
 
 
-def log_files(client: "MlflowClient", run_id: str, run_dir: Path, served: str | None) -> None:
+def log_files(client: "MlflowClient", run_id: str, run_dir: Path, outcomes: Path | None) -> None:
     """Log the report, the card, the configuration and the plots, as far as they are there.
 
-    And what each query got from the artifact that is served, with which later ones are compared.
+    And ``outcomes``: what each query got from what is served, with which later runs are compared.
     """
     for name in _FILES:
         if (run_dir / name).is_file():
             client.log_artifact(run_id, str(run_dir / name))
     if (run_dir / "plots").is_dir():
         client.log_artifacts(run_id, str(run_dir / "plots"), "plots")
-    outcomes = run_dir / "outcomes"
-    if served and (outcomes / served).is_dir():
-        client.log_artifact(run_id, str(outcomes / "sets.json"), "outcomes")
-        client.log_artifacts(run_id, str(outcomes / served), "outcomes")
+    if outcomes and outcomes.is_dir():
+        client.log_artifact(run_id, str(outcomes.with_name("sets.json")), "outcomes")
+        client.log_artifacts(run_id, str(outcomes), "outcomes")
 
 
 def _scores(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -105,15 +105,23 @@ class Recorder:
     def _record(self, report: Mapping[str, Any]) -> None:
         client, run_id = self._client(), self._open()
         bundle = self._run_dir / "bundle"
-        fastest = BundleInfo.read(bundle).fastest if bundle.is_dir() else None
-        served = artifact(fastest) if fastest else None
+        outcomes = self._outcomes(bundle) if bundle.is_dir() else None
         content.log_report(client, run_id, report, self._run_dir)
-        content.log_files(client, run_id, self._run_dir, served)
-        if served:
-            self._register(bundle, run_id, report, served)
+        content.log_files(client, run_id, self._run_dir, outcomes)
+        if outcomes:
+            self._register(bundle, run_id, report, outcomes)
         self._end("FINISHED")
 
-    def _register(self, bundle: Path, run_id: str, report: Mapping[str, Any], served: str) -> None:
+    def _outcomes(self, bundle: Path) -> Path:
+        """The folder of what each query got from what is served, at the length that is served."""
+        info = BundleInfo.read(bundle)
+        whole = self._run_dir / "outcomes" / artifact(info.fastest)
+        cut = whole.with_name(f"{whole.name}@{info.length(None)}")
+        return cut if cut.is_dir() else whole
+
+    def _register(
+        self, bundle: Path, run_id: str, report: Mapping[str, Any], outcomes: Path
+    ) -> None:
         """Register the bundle as a model, unless it is already; move the aliases to it or not."""
         from finetune.tracking import aliases, registry
 
@@ -121,7 +129,7 @@ class Recorder:
         version = registry.register(
             bundle, target.model, run_id, target.uri, content.outcome_tags(report)
         )
-        outcome = self._run_dir / "outcomes" / served / f"{report['about']['domain_set']}.jsonl"
+        outcome = outcomes / f"{report['about']['domain_set']}.jsonl"
         aliases.move(registry.client(target.uri), version, report, outcome)
 
     def _move(self) -> None:

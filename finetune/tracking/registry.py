@@ -67,7 +67,7 @@ def _log(bundle: Path, run_id: str) -> str:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    dim = BundleInfo.read(bundle).dim
+    dim = BundleInfo.read(bundle).length(None)
     signature = ModelSignature(
         inputs=Schema([ColSpec("string", "text")]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, dim))]),

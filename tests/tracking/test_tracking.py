@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_outcomes import QUALITY, write_outcome
 
 from finetune.config import Tracking
 from finetune.config.choices import Tracker
 from finetune.errors import UserError
+from finetune.inference import BundleInfo
 from finetune.tracking import track
 from finetune.tracking.target import parameters
 
@@ -127,6 +129,24 @@ print(json.dumps([table.tolist(), rows.tolist(), loaded, str(model.metadata.sign
     np.testing.assert_allclose(rows, encoder.encode(["房东"], "query"), atol=1e-6)
     assert loaded == []
     assert "text" in inputs
+
+
+def test_what_is_compared_and_described_are_the_vectors_that_are_served(
+    config, run_dir, report, client
+):
+    import mlflow
+
+    bundle = run_dir / "bundle"
+    dataclasses.replace(BundleInfo.read(bundle), dims=(4,), default_dim=4).write(bundle)
+    cut = run_dir / "outcomes" / "onnx-int8-dynamic@4" / "statutes.jsonl"
+    write_outcome(cut, [value / 2 for value in QUALITY])
+    with track(config, run_dir) as run:
+        run.finish(report)
+    (version,) = client.search_model_versions("name = 'statutes-starter'")
+    there = Path(client.download_artifacts(version.run_id, "outcomes/statutes.jsonl"))
+    assert there.read_text() == cut.read_text()
+    model = mlflow.models.get_model_info("models:/statutes-starter/1")
+    assert model.signature.outputs.inputs[0].shape == (-1, 4)
 
 
 def test_a_repeat_records_nothing_and_imports_nothing(recorded, config, run_dir, report):
