@@ -160,7 +160,7 @@ def _line(
     found = compare_seeds(base, values, _SAMPLES, _SEED)
     return dataclasses.replace(
         line, delta=found.delta, delta_low=found.ci_low, delta_high=found.ci_high,
-        p_value=found.p_value, smallest=visible(base, values),
+        p_value=found.p_value, smallest=visible(found, base, values),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from finetune.evaluation.statistics import (
     interval_of_seeds,
     power,
     smallest_difference,
+    visible,
 )
 
 
@@ -201,3 +202,35 @@ def test_seeds_that_do_nothing_are_seldom_called_better():
 def test_seeds_on_other_queries_cannot_be_compared():
     with pytest.raises(ValueError, match="the same queries"):
         compare_seeds(np.zeros((2, 3)), np.zeros((1, 4)), 100)
+
+
+def test_few_seeds_show_only_what_their_interval_leaves_out():
+    base = np.random.default_rng(1).random(400)
+    # As above: 4.303 standard errors of .02 / sqrt(3) to be significant, .842 to be it mostly.
+    apart = np.stack([base, base + 0.02, base + 0.04])
+    found = compare_seeds(base[None], apart, 20_000)
+    smallest = visible(found, base[None], apart)
+    assert smallest == pytest.approx((4.303 + 0.842) * 0.02 / np.sqrt(3), rel=0.06)
+    one = apart[:1] + np.random.default_rng(2).normal(0, 0.1, 400)
+    found = compare_seeds(base[None], one, 500)
+    assert visible(found, base[None], one) == smallest_difference(one[0] - base)
+    few = compare_seeds(base[None, :5], apart[:, :5], 500)
+    assert visible(few, base[None, :5], apart[:, :5]) == float("inf")
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_what_would_show_is_never_inside_the_interval(seeds):
+    rng = np.random.default_rng(3)
+
+    def runs(gain):
+        return gain + rng.normal(0, 0.03, (seeds, 1)) + rng.normal(0, 0.1, (seeds, 80))
+
+    said = []
+    for base, other in [(runs(0), runs(0)) for _ in range(200)]:
+        found = compare_seeds(base, other, 400)
+        said.append(visible(found, base, other))
+        assert said[-1] > (found.ci_high - found.ci_low) / 2
+    if seeds == 8:  # so many know their own spread
+        gain = np.median(said)
+        hits = [compare_seeds(runs(0), runs(gain), 400).p_value < 0.05 for _ in range(200)]
+        assert 0.7 <= np.mean(hits) <= 0.9
