@@ -57,10 +57,17 @@ def corrections(cache: Path, machine: str) -> dict[str, float]:
     """By step: what earlier runs on this machine took, over what was predicted."""
     path = cache / _TIMES
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    # A line may be cut short by a kill or a full disk.
-    rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line.endswith("}")]
     ratios: dict[str, list[float]] = {}
-    for row in rows:
+    for row in filter(None, map(_row, lines)):
         if row["machine"] == machine and row["predicted"]:
             ratios.setdefault(row["step"], []).append(row["took"] / row["predicted"])
     return {step: median(found[-_REMEMBERED:]) for step, found in ratios.items()}
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A row; of a line that a kill or a full disk cut short, perhaps with a row behind it, none."""
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return row

@@ -295,6 +295,10 @@ def test_the_last_five_count_and_a_line_cut_short_does_not(tmp_path):
     with (tmp_path / "times.jsonl").open("a") as file:
         file.write('{"step": "tra')
     assert rates.corrections(tmp_path, "here") == {"train": 3.0}
+    rates.remember(tmp_path, "train", "here", 10.0, 99.0)  # on the same line, lost with it
+    assert rates.corrections(tmp_path, "here") == {"train": 3.0}
+    rates.remember(tmp_path, "train", "here", 10.0, 50.0)
+    assert rates.corrections(tmp_path, "here") == {"train": 4.0}
     assert rates.corrections(tmp_path / "none", "here") == {}
 
 
