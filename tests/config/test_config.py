@@ -3,6 +3,7 @@ import inspect
 import json
 import re
 import shlex
+import typing
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,11 @@ def test_all_wrong_types_and_values_are_told_at_once():
         ("train.batch_size=1", "greater than 1"),
         ("train.checkpoints=0", "greater than 0"),
         ("train.max_length=7", "greater than 7"),
+        ("train.dropout=1.5", "at most 0.9"),
+        ("model.max_length=4", "greater than 7"),
+        ("mine.candidates=-1", "0 or more"),
+        ("evaluate.min_gain=2", "at most 1"),
+        ("evaluate.max_int8_drop=-0.1", "0 or more"),
         ("train.warmup=1.5", "at most 1"),
         ("train.warmup=-0.5", "0 or more"),
         ("train.guard_share=2", "at most 1"),
@@ -380,3 +386,22 @@ def test_no_default_stands_in_the_code():
 
 def test_every_range_names_a_key():
     assert set(ranges.RANGES) | set(check._CHOICES) <= set(known_keys())
+
+
+# Numbers without a range, each with the reason.
+ELSEWHERE = {
+    "opencc.crossed": "script.problems tells its range, and the setting that it needs",
+    "export.dim": "check tells the lengths that the loss trains; it is one of these",
+}
+
+
+def test_every_number_has_a_range():
+    parts = {"": Config, **{f"{name}.": part for name, part in PARTS.items()}}
+    numbers = {
+        f"{prefix}{field.name}" for prefix, part in parts.items()
+        for field in dataclasses.fields(part)
+        if {int, float} & {field.type, *typing.get_args(field.type)}
+        and typing.get_origin(field.type) in (None, typing.Union)
+    }  # fmt: skip
+    assert {"seed", "limit", "train.dropout", "evaluate.max_latency_ms"} <= numbers
+    assert numbers - set(ranges.RANGES) == set(ELSEWHERE)
