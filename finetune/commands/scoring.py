@@ -16,6 +16,7 @@ from finetune.errors import UserError
 from finetune.evaluation import chunks
 from finetune.evaluation.artifacts import Outcome, outcome, score
 from finetune.evaluation.lengths import at_lengths
+from finetune.evaluation.remembered import Remembering
 from finetune.evaluation.slices import slices
 from finetune.inference import BundleInfo, Encoder, OnnxEncoder
 from finetune.inference.bundle import is_bundle
@@ -128,7 +129,7 @@ def _encoders(
 
 def _all_lengths(artifact: Path, precision: str | None) -> Iterator[tuple[str, Encoder]]:
     for name, whole, dims in list(_encoders(artifact, precision)):
-        for suffix, encoder in at_lengths(whole, dims):
+        for suffix, encoder in at_lengths(Remembering(whole) if dims else whole, dims):
             yield name + suffix, encoder
 
 

@@ -1,32 +1,27 @@
-"""One encoder's vectors at several lengths, each text encoded once."""
+"""One encoder's vectors at several lengths."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.evaluation.remembered import Remembering
 from finetune.inference import Encoder, shortened
 
 
 def at_lengths(encoder: Encoder, dims: Sequence[int]) -> Iterator[tuple[str, Encoder]]:
-    """Yield the encoder, and after it one a length; they share what they have encoded.
+    """Yield the encoder, and after it one a length, which asks it.
 
     Args:
-        encoder: At its full length.
+        encoder: At its full length; one that remembers encodes each text once for all lengths.
         dims: Lengths that its vectors may be cut to; those that do not cut are left out.
 
     Yields:
         What the length adds to the artifact's name (``""``, then ``@256``), and the encoder.
     """
-    shorter = [dim for dim in dims if dim < encoder.dim]
-    if not shorter:
-        yield "", encoder
-        return
-    known = Remembering(encoder)
-    yield "", known
-    for dim in shorter:
-        yield f"@{dim}", _Shortened(known, dim)
+    yield "", encoder
+    for dim in dims:
+        if dim < encoder.dim:
+            yield f"@{dim}", _Shortened(encoder, dim)
 
 
 class _Shortened:
