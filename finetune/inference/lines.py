@@ -70,12 +70,17 @@ class TextFile:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the numbered lines. A form feed or U+2028 within a text ends no line of a file."""
-    with _open(path) as file:
-        try:
+    try:
+        with _open(path) as file:
             for number, raw in enumerate(file, 1):
                 yield number, raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{path}: cannot be unpacked ({error}): copy it again") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be unpacked ({error}): copy it again") from error
+    except OSError as error:  # not allowed, gone meanwhile, a broken disk
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); copy it again, or name another "
+            "file"
+        ) from error
 
 
 def _open(path: Path) -> IO[bytes]:

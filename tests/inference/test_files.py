@@ -153,6 +153,15 @@ def test_a_file_that_cannot_be_encoded(bundle, out, tmp_path, name, content, col
     assert not list(tmp_path.glob("vectors*"))
 
 
+def test_a_file_that_may_not_be_read(source, out, bundle, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("finetune.inference.lines._open", refuse)  # root may read any
+    with pytest.raises(UserError, match=r"texts.txt: cannot be read \(Permission denied\); copy"):
+        encode_file(source, out, bundle, precision="fp32")
+
+
 def test_what_lies_there_must_be_the_same_thing(source, out, tiny_bundle):
     encode_file(source, out, tiny_bundle, threads=1)
     with pytest.raises(UserError, match="made in another way.*prompt '', now '问'"):
