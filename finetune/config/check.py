@@ -123,7 +123,10 @@ def _pseudo_problems(config: Config) -> Iterator[str]:
     if config.distill.asked:
         yield f"{given}, and a student learns vectors; set pseudo.use=none"
     if config.script in script.WHOLE:
-        yield f"{given} as they are; script={config.script} would convert the passages alone"
+        yield (
+            f"{given} as they are, and script={config.script} would convert the passages alone; "
+            f"set script={script.KEEP} or pseudo.use=none"
+        )
 
 
 def _mix_problems(config: Config) -> Iterator[str]:

@@ -234,11 +234,12 @@ def _check_models(
                 f"{told(parity, missed)}"
             )
     if len(failed) == len(found):
+        floors = ", ".join(f"export.floors.{name}" for name in found)
         lies = f"; the model itself lies in {source}" if source else ""
         raise UserError(
             *failed.values(),
-            f"export.precisions: none of {', '.join(found)} can be published{lies}: ask for others "
-            f"besides, or lower {', '.join(f'export.floors.{name}' for name in found)}",
+            f"export.precisions: none of {', '.join(found)} can be published{lies}; add another "
+            f"format to export.precisions, or lower {floors}",
         )
     for line in failed.values():
         log.error(line)

@@ -54,11 +54,13 @@ def resolve(hardware: Hardware) -> Hardware:
     precision = best if hardware.precision is Precision.auto else hardware.precision
     if device == "cuda" and precision is Precision.bf16 and best is not Precision.bf16:
         raise UserError(
-            "hardware.precision=bf16: this GPU has no bf16; set hardware=v100 (fp16 with a loss "
-            "scaler)"
+            "hardware.precision=bf16: this GPU has no bf16; set hardware=auto and leave "
+            "hardware.precision out, or set it to fp16"
         )
     if device == "cpu" and precision is Precision.fp16:
-        raise UserError("hardware.precision=fp16: needs a GPU; set hardware=cpu")
+        raise UserError(
+            "hardware.precision=fp16: needs a GPU; leave hardware.precision out, or set it to auto"
+        )
     started = processes.count()
     if hardware.processes not in (0, started):
         raise UserError(

@@ -21,7 +21,7 @@ def missing(config: Config) -> Iterator[str]:
         if each.train is None or "None/" in each.train:
             yield (
                 f"mix.{name}.train: not set; name a jsonl, json, csv, tsv, parquet or xlsx file of "
-                "pairs, a BEIR-shaped folder, a hub id, or paths.data=<folder> where the set lies "
+                "pairs, a BEIR-shaped folder, a hub id, or paths.data=<folder> if the set lies "
                 "there"
             )
 

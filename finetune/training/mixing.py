@@ -143,7 +143,7 @@ def examples(
         if len(part.rows) < processes.count():
             raise UserError(
                 f"only {len(part.rows)} training pairs of {part.name} for {processes.count()} "
-                "processes"
+                "processes; start fewer processes, or add pairs"
             )
         traits = _Traits()
         rows = map(traits.noted, without_known(part.rows, known))

@@ -207,7 +207,7 @@ def test_on_a_gpu_its_own_memory_counts(machine, monkeypatch):
         ("V100", (7, 0), "hardware=auto", "v100 fits: fp16", ""),
         ("V100", (7, 0), "hardware=v100", "v100 fits: fp16", ""),
         ("H100", (9, 0), "hardware=v100", "v100: fp16", "like hardware=h100"),
-        ("V100", (7, 0), "hardware=a100", "this GPU has no bf16", "set hardware=v100"),
+        ("V100", (7, 0), "hardware=a100", "this GPU has no bf16", "set hardware=auto and"),
         (None, (0, 0), "hardware=a100", "no NVIDIA GPU", "set hardware=cpu"),
     ],
 )

@@ -85,8 +85,8 @@ def test_resolving_twice_changes_nothing(machine):
     ("gpu", "request_", "phrase"),
     [
         (None, asked("cuda", name="a100"), "hardware=a100: no NVIDIA GPU"),
-        ("v100", asked("cuda", Precision.bf16, name="a100"), "hardware=v100"),
-        (None, asked("cpu", Precision.fp16), "hardware.precision=fp16"),
+        ("v100", asked("cuda", Precision.bf16, name="a100"), "set it to fp16"),
+        (None, asked("cpu", Precision.fp16), "needs a GPU; leave hardware.precision out"),
         (None, asked(attention="flash_attention_2"), "from sm_80 on"),
         ("v100", asked(attention="flash_attention_2"), "from sm_80 on"),
         ("a10", asked(precision=Precision.fp32, attention="flash_attention_2"), "16 bits only"),

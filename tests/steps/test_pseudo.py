@@ -112,7 +112,7 @@ def test_without_a_file_it_is_asked_for(domain, tmp_path):
     [
         (["recipes=cosent", "domain=stsb_zh", "paths.data=/d"], "scored pairs have none"),
         (["recipes=distill"], "a student learns vectors"),
-        (["recipes=full", "script=s2tw"], "would convert the passages alone"),
+        (["recipes=full", "script=s2tw"], "the passages alone; set script=keep or pseudo.use=none"),
         (["recipes=full", "pseudo.use=warmup"], "choose from: none, join, only"),
     ],
 )

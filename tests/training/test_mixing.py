@@ -80,7 +80,7 @@ def rows(domain):
 
 def test_fewer_rows_than_processes(rows, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(UserError, match="only 2 training pairs of own for 3 processes"):
+    with pytest.raises(UserError, match="only 2 training pairs of own for 3 processes; start"):
         examples([Part("own", rows[:2], {})], [], {}, 4, 0, tmp_path)
 
 
