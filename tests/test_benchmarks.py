@@ -1,8 +1,6 @@
 import argparse
-import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from benchmarking import BENCHMARKS, benchmark
 
 from finetune import pipeline
-from finetune.commands import gains
 from finetune.config.compose import choices, compose
 from finetune.export import Form, prepare
 from finetune.records import write_jsonl
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPT = BENCHMARKS / "gpu.py"
 
 
@@ -41,63 +38,6 @@ def test_the_gpu_benchmark_runs_where_there_is_none(tmp_path):
     share = lora["flops_a_pair"] * lora["pairs_per_second"] / device["matmul_flops"]["fp32"]
     assert 0 < share < 1 and f"{share:.0%} |" in lines[-1]
     assert "lora-fp32, 50,000 pairs, an epoch:" in done.stdout
-
-
-def benchmark(name, monkeypatch):
-    """A benchmark's module under a name of its own: `tests` has folders that are called alike."""
-    monkeypatch.syspath_prepend(BENCHMARKS)  # for what it imports
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def made_up(wanted, metric="ndcg@10", low=0.01, step=60, gates=(), rate=40.0):
-    """The kept JSON of a run that gained two points."""
-    score = {"set": wanted, "metric": metric, "ci_low": 0.4, "ci_high": 0.5}
-    return {
-        "scores": [{**score, "artifact": "base", "value": 0.45},
-                   {**score, "artifact": "tuned", "value": 0.47, "delta": 0.02, "p_value": 0.003,
-                    "delta_low": low}],
-        "speed": [{"artifact": "base", "texts_per_second": 40.0, "bytes": 138e6},
-                  {"artifact": "tuned", "texts_per_second": rate, "bytes": 95e6}],
-        "training": {"best_step": step, "steps": 120, "improved": step > 0,
-                     "pairs_per_second": 6.0, "trainable_parameters": 23_000_000},
-        "gates": list(gates), "peak_bytes": 2**33, "train_peak_bytes": 2**31,
-    }  # fmt: skip
-
-
-def test_a_student_of_the_methods_benchmark_has_its_own_epochs_and_columns(monkeypatch, tmp_path):
-    methods = benchmark("methods", monkeypatch)
-    for name, words in methods.variants(tmp_path, 1):
-        config = compose(words)
-        assert config.train.epochs == (3 if "-distill-" in name else 1), name
-    gate = {"name": "distill", "value": 0.962}
-    results = {"legal-full-1": made_up("legal"),
-               "legal-distill-1": made_up("legal", gates=[gate], rate=78.0)}  # fmt: skip
-    head, ruler, base, full, student = methods.table(results).splitlines()
-    assert {line.count("|") for line in (head, base, full, student)} == {ruler.count("|")}
-    assert student.endswith(" | 95 MB | 96.2 % | 1.95 |") and full.endswith(" | 95 MB |  |  |")
-    assert student.startswith("| legal | distill | 47.0 ± 5.0 | +2.0 | 0.0030 |")
-    assert " | 6.0 texts | 2.0 GiB | " in student and " | 6.0 | 2.0 GiB | " in full
-
-
-def test_the_bars_of_the_methods_benchmark(monkeypatch):
-    bars = benchmark("methods", monkeypatch).bars
-    gate = {"name": "distill", "value": 0.962}
-    results = {
-        "legal-full-1": made_up("legal"), "legal-full-2": made_up("legal", low=-0.001),
-        "legal-simcse-1": made_up("legal", low=-0.5, step=0),
-        "finance-lora-1": made_up("finance", step=0),
-        "finance-distill-1": made_up("finance", gates=[gate], rate=70.0),
-        "afqmc-cosent-1": made_up("afqmc", metric="spearman"),
-    }  # fmt: skip
-    assert {name: met for name, _, _, met in bars(results)} == {
-        "legal full, gain from, points": False, "legal full, best step": True,
-        "finance lora, gain from, points": True, "finance lora, best step": False,
-        "finance distill, of its teacher": True, "finance distill, speed-up": False,
-        "afqmc cosent, gain, points": True,
-    }  # fmt: skip
 
 
 def test_a_gpus_estimates_are_held_to_the_bar(monkeypatch):
@@ -239,142 +179,6 @@ def test_what_smaller_vectors_keep_of_the_nearest(tmp_path, tiny_bundle, monkeyp
     monkeypatch.setattr(sys, "argv", ["vectors.py", f"--data={tmp_path}/none"])
     capsys.readouterr()
     assert vectors.main() == 0 and capsys.readouterr().out.startswith("skipped: no folder")
-
-
-def test_a_kept_command_names_no_folder_of_the_machine(tmp_path, monkeypatch):
-    runs = benchmark("runs", monkeypatch)
-    report = tmp_path / "runs" / f"{tmp_path.name}-one"
-    report.mkdir(parents=True)
-    (report / "report.json").write_text("{}", "utf-8")
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
-    made = subprocess.Popen
-    monkeypatch.setattr(runs.subprocess, "Popen", lambda _: made([sys.executable, "-c", ""]))
-    monkeypatch.setattr(runs, "versions", dict)
-    words = ["seed=1", "paths.data=/far/away", f"model.path={tmp_path}/.cache/dense"]
-    kept = runs.run("one", words, tmp_path)
-    told = "python train.py seed=1 paths.data=<folder> model.path=.cache/dense"
-    assert kept["command"] == told
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_training_is_repeated_alone_for_its_memory(tmp_path, monkeypatch):
-    gpu, runs = benchmark("gpu", monkeypatch), benchmark("runs", monkeypatch)
-    asked = argparse.Namespace(device="cpu", model="tiny", pairs=64)
-    gpu.prepare(asked, tmp_path)
-    words = [*gpu.overrides(asked, "full", "fp32", tmp_path), f"run_dir={tmp_path}/run"]
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    found = runs.train_memory(words)
-    assert 2**27 < found["train_start_bytes"] < found["train_peak_bytes"] < 2**32
-    (made,) = (tmp_path / "cache/train").glob("[0-9a-f]*")
-    assert (made / "manifest.json").is_file()  # so that the run itself finds it done
-
-
-def test_the_plan_of_the_domains_benchmark_begins_with_what_matters_and_fits_half_a_day(
-    monkeypatch,
-):
-    plan = benchmark("systems", monkeypatch)
-    best = [f"best_{domain}" for domain in plan.DOMAINS]
-    planned = list(plan.systems(3, [*best, *plan.METHODS]))
-    assert len({each.label for each in planned}) == len(planned)
-    names = list(dict.fromkeys((each.name, each.seed) for each in planned))
-    assert names[:5] == [("bm25", 1), ("starter", 1), ("plain", 1), ("best", 1), ("plain", 2)]
-    assert plan.hours(planned) < 12
-    elsewhere = [each.label for each in planned if each.elsewhere]
-    assert [label for label in elsewhere if "starter" in label] == ["legal-starter-1"]
-    assert len(elsewhere) == 1 + 2 * len(plan.DOMAINS)
-    converted = [each.label for each in planned if each.converted]
-    assert converted == ["legal-starter-1", "legal-plain-1", "legal-best-1"]
-    without = [each for each in plan.systems(3, plan.METHODS) if each.name in ("best", "strict")]
-    assert without == []
-
-
-def test_the_tables_of_the_domains_benchmark(tmp_path, monkeypatch):
-    comparison = benchmark("comparison", monkeypatch)
-    rng = np.random.default_rng(0)
-
-    def scores(mean):
-        return {metric: {f"q-{n}": mean + rng.uniform(-0.1, 0.1) for n in range(40)}
-                for metric in comparison.METRICS}  # fmt: skip
-
-    def keep(name, mean, seed=1, **more):
-        run = {"domain": "legal", "name": name, "seed": seed, "fold": None, "values": scores(mean)}
-        path = tmp_path / f"legal-{name}-{seed}.json"
-        path.write_text(json.dumps({**run, **more}), "utf-8")
-
-    other = {"set": "afqmc", "metric": "spearman", "low": 0.2, "high": 0.3, "n": 60}
-    keep("starter", 0.4, traditional=scores(0.35), others=[{**other, "value": 0.25}])
-    keep("plain", 0.42, minutes=6)
-    for seed in (1, 2):
-        exact, rounded = scores(0.6), scores(0.6)
-        rounded["ndcg@10"] = {key: 0.99 * each for key, each in exact["ndcg@10"].items()}
-        keep("best", 0.6, seed, minutes=20 + seed, traditional=scores(0.55),
-             artifacts={"onnx-fp32": exact, "onnx-int8-dynamic": rounded},
-             others=[{**other, "value": 0.3}])  # fmt: skip
-    domains, scripts, others = comparison.table(tmp_path).strip().split("\n\n")
-    rows = {line.split(" | ")[1]: line.split(" | ") for line in domains.splitlines()[2:]}
-    assert list(rows) == ["starter", "plain", "best", "best, ONNX fp32", "best, ONNX INT8"]
-    assert rows["best"][2:4] == ["2", "40"] and rows["best"][-1] == "22 |"
-    for column in (4, 7, 8):  # NDCG@10, MRR@10, Recall@100
-        value, low, high = map(float, re.findall(r"[\d.]+", rows["best, ONNX INT8"][column]))
-        assert low <= value <= high
-    assert rows["best, ONNX INT8"][9] == "-1.00 % [-1.02, -0.98]"
-    assert rows["best, ONNX fp32"][9] == "" and "p = 0.0" in rows["best, ONNX fp32"][6]
-    assert [line.split(" | ")[1] for line in scripts.splitlines()[2:]] == [
-        "starter",
-        "best",
-        "best",
-    ]
-    assert others.splitlines()[2] == "| afqmc, spearman | 60 | 25.0 ± 5.0 |  | +5.0 |"
-
-
-def test_folds_are_one_run_of_each_system(tmp_path, monkeypatch):
-    comparison = benchmark("comparison", monkeypatch)
-    for fold in (0, 1):
-        scores = {metric: {f"q-{fold}": 0.5} for metric in comparison.METRICS}
-        run = {"domain": "ecommerce", "name": "best", "seed": 1, "fold": fold, "minutes": 2 + fold,
-               "values": scores, "artifacts": {"onnx-fp32": scores}}  # fmt: skip
-        path = tmp_path / f"ecommerce-best-1-fold{fold}.json"
-        path.write_text(json.dumps(run), "utf-8")
-    runs = comparison.read(tmp_path)["ecommerce"]
-    assert {name: len(same) for name, same in runs.items()} == {"best": 1, "best, ONNX fp32": 1}
-    for (same,) in runs.values():
-        assert {metric: set(each) for metric, each in same["values"].items()} == dict.fromkeys(
-            comparison.METRICS, {"q-0", "q-1"}
-        )
-    assert runs["best"][0]["minutes"] == 3
-
-
-def test_sets_of_a_bases_training_are_marked(monkeypatch):
-    seen = benchmark("comparison", monkeypatch).seen
-    assert seen("afqmc", "m3e-base") and seen("general", "m3e-base") and seen("bq", "m3e-base")
-    assert not seen("traditional", "m3e-base") and not seen("afqmc", "starter")
-
-
-def test_the_learning_curve_is_told_from_what_is_kept(tmp_path, monkeypatch, capsys):
-    curve = benchmark("curve", monkeypatch)
-    monkeypatch.setattr(curve, "FOLDER", tmp_path / "curve")
-    argv = ["curve.py", f"--data={tmp_path}", "--only=legal-5", "--sizes=500"]
-    monkeypatch.setattr(sys, "argv", argv)
-    assert curve.main() == 0 and "lacks legal, medical" in capsys.readouterr().out
-    for name, words in curve.variants(tmp_path, list(curve.SIZES)):
-        (tmp_path / name.partition("-")[0]).mkdir(exist_ok=True)
-        assert compose(words).limit == (None if name.endswith("all") else int(name.split("-")[1]))
-    curve.FOLDER.mkdir()
-    command = "python train.py recipes=contrastive domain=legal"
-    result = {**made_up("legal"), "command": command, "seconds": 600}
-    result["scores"][1]["delta_high"] = 0.03
-    for name, pairs in (("legal-500", 500), ("legal-all", 10_313)):
-        kept = json.dumps({**result, "data": {"pairs": pairs}})
-        (curve.FOLDER / f"{name}.json").write_text(kept, "utf-8")
-    assert curve.main() == 0 and capsys.readouterr().out.startswith("0 runs, about 0.0 h")
-    table = (curve.FOLDER / "table.md").read_text("utf-8").splitlines()
-    cells = "contrastive | 500 | 45.0 | 47.0 ± 5.0 | +2.0 [+1.0, +3.0] | 0.0030 | 60 of 120 | 10"
-    assert table[2] == f"| legal | {cells} |"
-    points = json.loads((curve.FOLDER / "points.json").read_text("utf-8"))
-    gain = {"gain": 0.02, "low": 0.01, "high": 0.03}
-    assert points == [{"domain": "legal", "pairs": pairs, **gain} for pairs in (500, 10_313)]
-    assert "legal +2.0 points NDCG@10 [+1.0, +3.0] with 500 pairs" in gains.expected(10, points)
 
 
 def test_one_run_of_the_artifacts_benchmark_leaves_the_table_whole(tmp_path, monkeypatch):

@@ -1,0 +1,98 @@
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+from benchmarking import benchmark, made_up
+
+from finetune.commands import gains
+from finetune.config.compose import compose
+
+
+def test_a_student_of_the_methods_benchmark_has_its_own_epochs_and_columns(monkeypatch, tmp_path):
+    methods = benchmark("methods", monkeypatch)
+    for name, words in methods.variants(tmp_path, 1):
+        config = compose(words)
+        assert config.train.epochs == (3 if "-distill-" in name else 1), name
+    gate = {"name": "distill", "value": 0.962}
+    results = {"legal-full-1": made_up("legal"),
+               "legal-distill-1": made_up("legal", gates=[gate], rate=78.0)}  # fmt: skip
+    head, ruler, base, full, student = methods.table(results).splitlines()
+    assert {line.count("|") for line in (head, base, full, student)} == {ruler.count("|")}
+    assert student.endswith(" | 95 MB | 96.2 % | 1.95 |") and full.endswith(" | 95 MB |  |  |")
+    assert student.startswith("| legal | distill | 47.0 ± 5.0 | +2.0 | 0.0030 |")
+    assert " | 6.0 texts | 2.0 GiB | " in student and " | 6.0 | 2.0 GiB | " in full
+
+
+def test_the_bars_of_the_methods_benchmark(monkeypatch):
+    bars = benchmark("methods", monkeypatch).bars
+    gate = {"name": "distill", "value": 0.962}
+    results = {
+        "legal-full-1": made_up("legal"), "legal-full-2": made_up("legal", low=-0.001),
+        "legal-simcse-1": made_up("legal", low=-0.5, step=0),
+        "finance-lora-1": made_up("finance", step=0),
+        "finance-distill-1": made_up("finance", gates=[gate], rate=70.0),
+        "afqmc-cosent-1": made_up("afqmc", metric="spearman"),
+    }  # fmt: skip
+    assert {name: met for name, _, _, met in bars(results)} == {
+        "legal full, gain from, points": False, "legal full, best step": True,
+        "finance lora, gain from, points": True, "finance lora, best step": False,
+        "finance distill, of its teacher": True, "finance distill, speed-up": False,
+        "afqmc cosent, gain, points": True,
+    }  # fmt: skip
+
+
+def test_a_kept_command_names_no_folder_of_the_machine(tmp_path, monkeypatch):
+    runs = benchmark("runs", monkeypatch)
+    report = tmp_path / "runs" / f"{tmp_path.name}-one"
+    report.mkdir(parents=True)
+    (report / "report.json").write_text("{}", "utf-8")
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    made = subprocess.Popen
+    monkeypatch.setattr(runs.subprocess, "Popen", lambda _: made([sys.executable, "-c", ""]))
+    monkeypatch.setattr(runs, "versions", dict)
+    words = ["seed=1", "paths.data=/far/away", f"model.path={tmp_path}/.cache/dense"]
+    kept = runs.run("one", words, tmp_path)
+    told = "python train.py seed=1 paths.data=<folder> model.path=.cache/dense"
+    assert kept["command"] == told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_is_repeated_alone_for_its_memory(tmp_path, monkeypatch):
+    gpu, runs = benchmark("gpu", monkeypatch), benchmark("runs", monkeypatch)
+    asked = argparse.Namespace(device="cpu", model="tiny", pairs=64)
+    gpu.prepare(asked, tmp_path)
+    words = [*gpu.overrides(asked, "full", "fp32", tmp_path), f"run_dir={tmp_path}/run"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = runs.train_memory(words)
+    assert 2**27 < found["train_start_bytes"] < found["train_peak_bytes"] < 2**32
+    (made,) = (tmp_path / "cache/train").glob("[0-9a-f]*")
+    assert (made / "manifest.json").is_file()  # so that the run itself finds it done
+
+
+def test_the_learning_curve_is_told_from_what_is_kept(tmp_path, monkeypatch, capsys):
+    curve = benchmark("curve", monkeypatch)
+    monkeypatch.setattr(curve, "FOLDER", tmp_path / "curve")
+    argv = ["curve.py", f"--data={tmp_path}", "--only=legal-5", "--sizes=500"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert curve.main() == 0 and "lacks legal, medical" in capsys.readouterr().out
+    for name, words in curve.variants(tmp_path, list(curve.SIZES)):
+        (tmp_path / name.partition("-")[0]).mkdir(exist_ok=True)
+        assert compose(words).limit == (None if name.endswith("all") else int(name.split("-")[1]))
+    curve.FOLDER.mkdir()
+    command = "python train.py recipes=contrastive domain=legal"
+    result = {**made_up("legal"), "command": command, "seconds": 600}
+    result["scores"][1]["delta_high"] = 0.03
+    for name, pairs in (("legal-500", 500), ("legal-all", 10_313)):
+        kept = json.dumps({**result, "data": {"pairs": pairs}})
+        (curve.FOLDER / f"{name}.json").write_text(kept, "utf-8")
+    assert curve.main() == 0 and capsys.readouterr().out.startswith("0 runs, about 0.0 h")
+    table = (curve.FOLDER / "table.md").read_text("utf-8").splitlines()
+    cells = "contrastive | 500 | 45.0 | 47.0 ± 5.0 | +2.0 [+1.0, +3.0] | 0.0030 | 60 of 120 | 10"
+    assert table[2] == f"| legal | {cells} |"
+    points = json.loads((curve.FOLDER / "points.json").read_text("utf-8"))
+    gain = {"gain": 0.02, "low": 0.01, "high": 0.03}
+    assert points == [{"domain": "legal", "pairs": pairs, **gain} for pairs in (500, 10_313)]
+    assert "legal +2.0 points NDCG@10 [+1.0, +3.0] with 500 pairs" in gains.expected(10, points)
