@@ -91,9 +91,14 @@ def aligned(
     return np.array([[run["values"][metric][query] for query in queries] for run in runs])
 
 
+def shared(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The queries that all runs have: of a seed that is not done yet some folds are missing."""
+    return sorted(set.intersection(*(set(run["values"]["ndcg@10"]) for run in runs)))
+
+
 def _systems(domain: str, runs: Runs) -> Iterator[str]:
     for name, same in runs.items():
-        queries = sorted(set.intersection(*(set(run["values"]["ndcg@10"]) for run in same)))
+        queries = shared(same)
         score, *others = (_score(aligned(same, queries, metric)) for metric in METRICS)
         own = aligned(same, queries)
         gains = (_against(runs.get(other), name, own, queries) for other in ("starter", "plain"))
@@ -144,7 +149,7 @@ def _minutes(same: Sequence[Mapping[str, Any]]) -> str:
 def _subsets(runs: Runs) -> Iterator[str]:
     if not set(COMPARED) <= set(runs):
         return
-    all_queries = set(runs["best"][0]["values"]["ndcg@10"])
+    all_queries = shared([run for name in COMPARED for run in runs[name]])
     prefixes = sorted({query.split("-")[0] for query in all_queries})
     for prefix in prefixes if len(prefixes) > 1 else ():
         queries = sorted(each for each in all_queries if each.startswith(f"{prefix}-"))

@@ -63,21 +63,42 @@ def test_the_tables_of_the_domains_benchmark(tmp_path, monkeypatch):
     assert others.splitlines()[2] == "| afqmc, spearman | 60 | 25.0 ± 5.0 |  | +5.0 |"
 
 
+def fold(folder, comparison, number, seed=1):
+    """The kept JSON of one fold of e-commerce: a question of each sub-set."""
+    queries = [f"cpr-{number}", f"same-{number}"]
+    scores = {metric: dict.fromkeys(queries, 0.5) for metric in comparison.METRICS}
+    run = {"domain": "ecommerce", "name": "best", "seed": seed, "fold": number,
+           "minutes": 2 + number, "values": scores, "artifacts": {"onnx-fp32": scores}}  # fmt: skip
+    path = folder / f"ecommerce-best-{seed}-fold{number}.json"
+    path.write_text(json.dumps(run), "utf-8")
+    return queries
+
+
 def test_folds_are_one_run_of_each_system(tmp_path, monkeypatch):
     comparison = benchmark("comparison", monkeypatch)
-    for fold in (0, 1):
-        scores = {metric: {f"q-{fold}": 0.5} for metric in comparison.METRICS}
-        run = {"domain": "ecommerce", "name": "best", "seed": 1, "fold": fold, "minutes": 2 + fold,
-               "values": scores, "artifacts": {"onnx-fp32": scores}}  # fmt: skip
-        path = tmp_path / f"ecommerce-best-1-fold{fold}.json"
-        path.write_text(json.dumps(run), "utf-8")
+    queries = {query for number in (0, 1) for query in fold(tmp_path, comparison, number)}
     runs = comparison.read(tmp_path)["ecommerce"]
     assert {name: len(same) for name, same in runs.items()} == {"best": 1, "best, ONNX fp32": 1}
     for (same,) in runs.values():
-        assert {metric: set(each) for metric, each in same["values"].items()} == dict.fromkeys(
-            comparison.METRICS, {"q-0", "q-1"}
-        )
+        known = {metric: set(each) for metric, each in same["values"].items()}
+        assert known == dict.fromkeys(comparison.METRICS, queries)
     assert runs["best"][0]["minutes"] == 3
+
+
+def test_seeds_of_which_one_has_fewer_folds_are_compared_on_what_all_have(tmp_path, monkeypatch):
+    comparison = benchmark("comparison", monkeypatch)
+    queries = [*fold(tmp_path, comparison, 0), *fold(tmp_path, comparison, 1)]
+    fold(tmp_path, comparison, 0, seed=2)
+    for name in ("starter", "plain"):
+        scores = {metric: dict.fromkeys(queries, 0.4) for metric in comparison.METRICS}
+        run = {"domain": "ecommerce", "name": name, "seed": 1, "fold": None, "values": scores}
+        (tmp_path / f"ecommerce-{name}-1.json").write_text(json.dumps(run), "utf-8")
+    domains, subsets, *_ = comparison.table(tmp_path).strip().split("\n\n")
+    rows = {line.split(" | ")[1]: line.split(" | ") for line in domains.splitlines()[2:]}
+    assert rows["best"][2:4] == ["2", "2"] and rows["best"][5].startswith("+10.0 [")
+    assert [line.split(" | ")[:2] for line in subsets.splitlines()[2:]] == [
+        ["| cpr", "1"], ["| same", "1"],
+    ]  # fmt: skip
 
 
 def test_sets_of_a_bases_training_are_marked(monkeypatch):
