@@ -419,7 +419,7 @@ def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, c
 @pytest.mark.parametrize(
     ("override", "first"),
     [
-        ("seed=43", "data"),
+        ("seed=43", "pool"),
         ("limit=20", "data"),
         ("check.bad_rows=drop", "data"),
         ("model.max_length=48", "base"),
@@ -452,6 +452,16 @@ def test_the_first_step_that_a_value_changes(arguments, override, first):
     assert changed[0] == first
     if first not in ("report", "evaluate-base", "export"):
         assert "train" in changed and "evaluate" in changed
+
+
+def test_seeds_share_the_data_without_a_limit_and_always_what_the_base_gets(arguments):
+    def shared(*words):
+        first, second = (keys(compose(arguments("contrastive", *words, f"seed={seed}")))
+                         for seed in (1, 2))  # fmt: skip
+        return {name for name in first if first[name] == second[name]}
+
+    data = {"data", "export-base", "embed", "mine", "evaluate-base"}
+    assert shared() == data | {"base"} and shared("limit=20") == {"base"}
 
 
 def test_new_content_in_a_file_of_the_same_name(arguments, domain, tmp_path):

@@ -93,7 +93,7 @@ def base_steps(export: Settings, machine: Settings) -> list[Step]:
     its key would make every domain, seed and limit encode the general set anew.
     """
     return [
-        Step("export-base-general", steps.export, 3, {**export, "seed": 0},
+        Step("export-base-general", steps.export, 3, export,
              {"model": "base", "data": "general"}),
         Step("evaluate-base-general", evaluate_general, 2, {"artifact": "base", **machine},
              {"model": "base", "export": "export-base-general", "general": "general"}),
