@@ -7,8 +7,8 @@ The starter is tuned on so many pairs of legal and of medical by the domain's be
 `contrastive`, with one seed, and measured on the report half. Prints first what it takes, about
 three hours on 2 cores. Writes one JSON a run to ``benchmarks/results/curve/`` as it ends,
 ``table.md``, and ``points.json``, which goes to ``finetune/commands/gains.json``, from which
-``finetune check`` tells what to expect. A run that is there is not repeated; a domain's runs of
-another recipe must go before it is measured again.
+``finetune check`` tells what to expect. A run that is there is not repeated unless the recipe has
+changed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runs import RESULTS, ROOT, run
+from runs import RESULTS, ROOT, read, run, stale
 
 from finetune.config.compose import choices
 from finetune.records import write_json
@@ -40,7 +40,7 @@ def variants(data: Path, sizes: list[str]) -> Iterator[tuple[str, list[str]]]:
         common = [f"recipes={recipe}", f"domain={domain}", "model=starter", "seed=1",
                   f"paths.data={data.resolve()}", "export.precisions=[fp32]"]  # fmt: skip
         for size in sizes:
-            yield f"{domain}-{size}", [*common, *([] if size == ALL else [f"limit={size}"])]
+            yield f"{domain}-{size}", [*common, f"limit={'null' if size == ALL else size}"]
 
 
 def pairs(size: str) -> int:
@@ -107,23 +107,20 @@ def main() -> int:
         return 0
     wanted = asked.sizes.split(",")
     sizes = sorted({*SIZES, *wanted}, key=pairs)
-    kept = {path.stem for path in FOLDER.glob("*-*.json")}
-    known = {
-        name: words
-        for name, words in variants(asked.data, sizes)
-        if name in kept or (name.startswith(asked.only) and _parts(name)[1] in wanted)
-    }
-    missing = [name for name in known if name not in kept]
+    kept = {path.stem: read(path) for path in FOLDER.glob("*-*.json")}
+    known = {name: [*words, *more] for name, words in variants(asked.data, sizes)}
+    chosen = [name for name in known if name.startswith(asked.only) and _parts(name)[1] in wanted]
+    missing = [name for name in chosen if name not in kept or stale(kept[name], known[name])]
     print(f"{len(missing)} runs, about {hours(missing):.1f} h", flush=True)
     results: dict[str, Mapping[str, Any]] = {}
     for name, words in known.items():
-        found = run(name, [*words, *more], FOLDER)
+        found = run(name, words, FOLDER) if name in chosen else kept.get(name)
         if found is not None:
             results[name] = found
             (FOLDER / "table.md").write_text(table(results) + "\n", encoding="utf-8")
             write_json(FOLDER / "points.json", [point(*each) for each in results.items()])
     print(table(results))
-    return int(len(results) < len(known))
+    return int(not results.keys() >= set(chosen))
 
 
 if __name__ == "__main__":

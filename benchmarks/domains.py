@@ -143,10 +143,12 @@ class Lab:
             words += [f"limit={PAIRS}", "export.precisions=[fp32]", "evaluate.general=null"]
         words += ["check.leak=strict"] if system.name == "strict" else []
         words += self.rotated(system)
+        out = ROOT / "runs" / f"runs-{system.label}"
+        if not (out / "outcomes").is_dir():  # what each query got, which the run's JSON has not
+            (self.work / f"runs/{system.label}.json").unlink(missing_ok=True)
         done = run(system.label, words, self.work / "runs")
         if done is None:
             return None
-        out = ROOT / "runs" / f"runs-{system.label}"
         scores = {each: out / f"outcomes/{each}/{system.domain}.jsonl"
                   for each in ("tuned", *ARTIFACTS)}  # fmt: skip
         found = {each: values(read_outcome(path))

@@ -1,11 +1,12 @@
 """Run named command lines of train.py, keep one JSON a run, and print them as one table.
 
 Shared by the benchmarks that compare runs: a run whose JSON is there is not repeated, so a
-benchmark that was stopped goes on.
+benchmark that was stopped goes on; one that another command or another recipe made is.
 
 python benchmarks/runs.py before|train key=value …    (what `train_memory` starts)
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -47,13 +48,16 @@ def run(
         also: What is measured on the run directory besides; its values are kept too.
 
     Returns:
-        The run's JSON: ``command``, ``seconds``, ``peak_bytes`` (of train.py), ``versions`` and the
-        parts of ``report.json``; None when it failed (told on the terminal), so that the other runs
-        go on.
+        The run's JSON: ``command``, ``key`` (see `key`), ``seconds``, ``peak_bytes`` (of train.py),
+        ``versions`` and the parts of ``report.json``; None when it failed (told on the terminal),
+        so that the other runs go on.
     """
     kept = folder / f"{name}.json"
     if kept.is_file():
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
+        result = read(kept)
+        if not stale(result, overrides):
+            return result
+        print(f"{name}: what is kept was made by another command or recipe; it runs again")
     run_dir = ROOT / "runs" / f"{folder.name}-{name}"
     words = [*overrides, "tracking=none", f"run_dir={run_dir}"]
     print(f"{name}: python train.py {' '.join(words)}", flush=True)
@@ -70,7 +74,8 @@ def run(
         return None
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
     result = {
-        "command": " ".join(["python train.py", *map(_told, overrides)]),
+        "command": command(overrides),
+        "key": key(overrides),
         "seconds": round(time.monotonic() - start, 1),
         "peak_bytes": usage.ru_maxrss * 1024,
         **memory,
@@ -86,6 +91,52 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A run's JSON."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def stale(kept: Mapping[str, Any], overrides: Sequence[str]) -> bool:
+    """Whether other words made a kept result, or the same words when they meant something else."""
+    if kept["command"] != command(overrides):
+        return True
+    now = key(overrides) if "key" in kept else None
+    return now is not None and kept["key"] != now
+
+
+def command(overrides: Sequence[str]) -> str:
+    """The command line as anybody could give it."""
+    return " ".join(["python train.py", *map(_told, overrides)])
+
+
+def key(overrides: Sequence[str]) -> str | None:
+    """What words come to: a hash of settings, versions and files of the steps before the export.
+
+    Neither the machine nor the place of the files changes it. None where they come to nothing,
+    which the run itself tells.
+    """
+    from finetune import pipeline
+    from finetune.config import to_dict
+    from finetune.config.compose import compose
+    from finetune.errors import UserError
+    from finetune.stage import hash_path
+
+    try:
+        steps = pipeline.steps_of(compose(overrides))
+        names = [step.name for step in steps]
+        made = [[step.name, step.version, to_dict(step.settings),
+                 {name: hash_path(path) for name, path in step.files.items()}]
+                for step in steps[: names.index("export")]]  # fmt: skip
+    except (UserError, OSError):
+        return None
+    text = json.dumps(made, ensure_ascii=False, sort_keys=True)
+    for word in overrides:
+        _, _, value = word.partition("=")
+        if Path(value).is_absolute():
+            text = text.replace(value, "<folder>")
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 def train_memory(words: Sequence[str]) -> dict[str, int] | None:

@@ -1,11 +1,14 @@
 import argparse
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 from benchmarking import benchmark, made_up
 
+from finetune import pipeline
 from finetune.commands import gains
 from finetune.config.compose import compose
 
@@ -43,19 +46,55 @@ def test_the_bars_of_the_methods_benchmark(monkeypatch):
     }  # fmt: skip
 
 
-def test_a_kept_command_names_no_folder_of_the_machine(tmp_path, monkeypatch):
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """The module of runs whose train.py does nothing, and what it was started with."""
     runs = benchmark("runs", monkeypatch)
     report = tmp_path / "runs" / f"{tmp_path.name}-one"
     report.mkdir(parents=True)
     (report / "report.json").write_text("{}", "utf-8")
     monkeypatch.setattr(runs, "ROOT", tmp_path)
-    made = subprocess.Popen
-    monkeypatch.setattr(runs.subprocess, "Popen", lambda _: made([sys.executable, "-c", ""]))
+    made, commands = subprocess.Popen, []
+
+    def start(command):
+        commands.append(command)
+        return made([sys.executable, "-c", ""])
+
+    monkeypatch.setattr(runs.subprocess, "Popen", start)
     monkeypatch.setattr(runs, "versions", dict)
+    return runs, commands
+
+
+def test_a_kept_command_names_no_folder_of_the_machine(tmp_path, started):
     words = ["seed=1", "paths.data=/far/away", f"model.path={tmp_path}/.cache/dense"]
-    kept = runs.run("one", words, tmp_path)
+    kept = started[0].run("one", words, tmp_path)
     told = "python train.py seed=1 paths.data=<folder> model.path=.cache/dense"
     assert kept["command"] == told
+
+
+def test_a_run_is_repeated_where_its_words_or_what_they_mean_have_changed(
+    tmp_path, tmp_path_factory, domain, started, monkeypatch
+):
+    runs, commands = started
+    words = ["recipes=full", f"domain.train={domain}/train.jsonl", f"domain.dev={domain}/dev",
+             "domain=custom", "model=starter", "seed=1"]  # fmt: skip
+    assert runs.run("one", words, tmp_path) == runs.run("one", words, tmp_path)
+    assert len(commands) == 1
+    elsewhere = shutil.copytree(domain, tmp_path_factory.mktemp("elsewhere") / "domain")
+    moved = [word.replace(str(domain), str(elsewhere)) for word in words]
+    runs.run("one", moved, tmp_path)
+    assert len(commands) == 1 and runs.key(words) is not None
+    with (elsewhere / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"query": "x", "positive": "y"}) + "\n")
+    runs.run("one", moved, tmp_path)
+    assert len(commands) == 2
+    runs.run("one", [*moved, "train.learning_rate=1e-4"], tmp_path)
+    assert len(commands) == 3
+    steps_of = pipeline.steps_of
+    monkeypatch.setattr(pipeline, "steps_of", lambda config: [
+        dataclasses.replace(step, version=99) for step in steps_of(config)])  # fmt: skip
+    runs.run("one", [*moved, "train.learning_rate=1e-4"], tmp_path)
+    assert len(commands) == 4
 
 
 @pytest.mark.slow
@@ -75,14 +114,15 @@ def test_a_training_is_repeated_alone_for_its_memory(tmp_path, monkeypatch):
 def test_the_learning_curve_is_told_from_what_is_kept(tmp_path, monkeypatch, capsys):
     curve = benchmark("curve", monkeypatch)
     monkeypatch.setattr(curve, "FOLDER", tmp_path / "curve")
-    argv = ["curve.py", f"--data={tmp_path}", "--only=legal-5", "--sizes=500"]
+    argv = ["curve.py", f"--data={tmp_path}", "--only=medical-1", "--sizes=500"]
     monkeypatch.setattr(sys, "argv", argv)
     assert curve.main() == 0 and "lacks legal, medical" in capsys.readouterr().out
     for name, words in curve.variants(tmp_path, list(curve.SIZES)):
         (tmp_path / name.partition("-")[0]).mkdir(exist_ok=True)
         assert compose(words).limit == (None if name.endswith("all") else int(name.split("-")[1]))
+        assert ("limit=null" in words) == name.endswith("all")  # of a recipe with a limit too
     curve.FOLDER.mkdir()
-    command = "python train.py recipes=contrastive domain=legal"
+    command = "python train.py recipes=contrastive domain=legal"  # of another day
     result = {**made_up("legal"), "command": command, "seconds": 600}
     result["scores"][1]["delta_high"] = 0.03
     for name, pairs in (("legal-500", 500), ("legal-all", 10_313)):
