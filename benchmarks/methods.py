@@ -31,6 +31,8 @@ METHODS = {
     "rounds": ["recipes=contrastive", "mine.rounds=2"],
     "merge": ["recipes=full", "merge=interpolate"],
 }
+# Their training is another method's, which the cache holds by then; it is not repeated for memory.
+SHARED = ("rounds", "merge")
 SCORED = ("afqmc", "stsb_zh")
 COMMON = ["model=starter", "limit=4000", "export.precisions=[fp32]"]
 EPOCH = "train.epochs=1"
@@ -83,7 +85,8 @@ def _cells(same: Sequence[Mapping[str, Any]], domain: str, metric: str) -> Itera
     kept = _kept(same[0])
     rate = statistics.median(t["pairs_per_second"] for t in training)
     yield f"{rate:.1f}" if kept is None else f"{rate:.1f} texts"
-    yield f"{max(each['train_peak_bytes'] for each in same) / 2**30:.1f} GiB"
+    peaks = [each["train_peak_bytes"] for each in same if "train_peak_bytes" in each]
+    yield f"{max(peaks) / 2**30:.1f} GiB" if peaks else ""
     yield f"{training[0]['trainable_parameters'] / 1e6:.2f} M"
     speeds = {row["artifact"]: row for row in same[0]["speed"]}
     yield f"{speeds['tuned']['bytes'] / 1e6:.0f} MB"
@@ -175,7 +178,7 @@ def main() -> int:
     for name, words in variants(asked.data, asked.seeds):
         kept = FOLDER / f"{name}.json"
         if name.startswith(asked.only):
-            found = run(name, words, FOLDER, apart=True)
+            found = run(name, words, FOLDER, apart=name.split("-")[1] not in SHARED)
         else:
             found = read(kept) if kept.is_file() else None
         if found is not None:

@@ -28,6 +28,27 @@ def test_a_student_of_the_methods_benchmark_has_its_own_epochs_and_columns(monke
     assert " | 6.0 texts | 2.0 GiB | " in student and " | 6.0 | 2.0 GiB | " in full
 
 
+def test_the_training_of_another_method_is_not_repeated_for_its_memory(tmp_path, monkeypatch):
+    methods = benchmark("methods", monkeypatch)
+    measured = {}
+
+    def run(name, words, folder, *, apart):
+        measured[name] = apart
+        gate = {"name": "distill", "value": 0.96}
+        kept = made_up("legal", gates=[gate] if "distill" in name else ())
+        return kept if apart else {key: kept[key] for key in kept if key != "train_peak_bytes"}
+
+    (tmp_path / "legal").mkdir()
+    monkeypatch.setattr(methods, "FOLDER", tmp_path)
+    monkeypatch.setattr(methods, "run", run)
+    monkeypatch.setattr(sys, "argv", ["", f"--data={tmp_path}", "--only=legal", "--seeds=1"])
+    assert methods.main() == 0
+    assert {name for name, alone in measured.items() if not alone} == {
+        "legal-rounds-1", "legal-merge-1",
+    }  # fmt: skip
+    assert "| 2.0 GiB |" in (tmp_path / "table.md").read_text("utf-8")
+
+
 def test_the_bars_of_the_methods_benchmark(monkeypatch):
     bars = benchmark("methods", monkeypatch).bars
     gate = {"name": "distill", "value": 0.962}
