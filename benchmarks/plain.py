@@ -78,8 +78,8 @@ def train(asked: argparse.Namespace) -> dict:
     model.save(str(asked.out / "model"), create_model_card=False)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else peak_resident()
     trained = trainer.state.global_step * asked.batch_size
-    return {"pairs": len(pairs), "seconds": round(seconds, 2), "peak_bytes": peak,
-            "pairs_per_second": round(trained / seconds, 2)}  # fmt: skip
+    return {"pairs": len(pairs), "precision": asked.precision, "seconds": round(seconds, 2),
+            "peak_bytes": peak, "pairs_per_second": round(trained / seconds, 2)}  # fmt: skip
 
 
 def peak_resident() -> int:
