@@ -1,107 +1,163 @@
+import dataclasses
 import json
-import re
+import shutil
+import subprocess
+from functools import partial
 
-import numpy as np
+import pytest
 from benchmarking import benchmark
 
+from finetune.config.compose import choices, compose
+from finetune.errors import UserError
+from finetune.records import Scored, write_jsonl
+from finetune.sets import EvaluationSet, half, write_set
 
-def test_the_plan_of_the_domains_benchmark_begins_with_what_matters_and_fits_half_a_day(
-    monkeypatch,
-):
-    plan = benchmark("systems", monkeypatch)
-    best = [f"best_{domain}" for domain in plan.DOMAINS]
-    planned = list(plan.systems(3, [*best, *plan.METHODS]))
+
+@pytest.fixture
+def systems(monkeypatch):
+    return benchmark("systems", monkeypatch)
+
+
+def test_the_plan_of_the_domains_benchmark_begins_with_what_matters(systems):
+    best = [f"best_{domain}" for domain in systems.DOMAINS]
+    planned = list(systems.systems(3, [*best, *systems.METHODS]))
     assert len({each.label for each in planned}) == len(planned)
     names = list(dict.fromkeys((each.name, each.seed) for each in planned))
-    assert names[:5] == [("bm25", 1), ("starter", 1), ("plain", 1), ("best", 1), ("plain", 2)]
-    assert plan.hours(planned) < 12
+    assert names == [
+        ("bm25", 1), ("starter", 1), ("plain", 1), ("best", 1), ("strict", 1),
+        *((name, 1) for name in systems.METHODS), ("plain", 2), ("best", 2), ("plain", 3),
+        ("best", 3),
+    ]  # fmt: skip
+    labels = [each.label for each in planned]
+    first = labels.index("legal-best-1")
+    assert labels[first : first + 5] == ["legal-best-1", "medical-best-1", "finance-best-1",
+                                         "legal-strict-1", "ecommerce-best-1-fold0"]  # fmt: skip
     elsewhere = [each.label for each in planned if each.elsewhere]
-    assert [label for label in elsewhere if "starter" in label] == ["legal-starter-1"]
-    assert len(elsewhere) == 1 + 2 * len(plan.DOMAINS)
+    once = [label for label in elsewhere if "starter" in label or "bm25" in label]
+    assert once == ["legal-bm25-1", "legal-starter-1"]
+    assert len(elsewhere) == 2 + 2 * len(systems.DOMAINS)
     converted = [each.label for each in planned if each.converted]
     assert converted == ["legal-starter-1", "legal-plain-1", "legal-best-1"]
-    without = [each for each in plan.systems(3, plan.METHODS) if each.name in ("best", "strict")]
-    assert without == []
+    assert {each.seed for each in planned if each.rounded} == {1}
+    without = systems.systems(3, systems.METHODS)
+    assert [each for each in without if each.name in ("best", "strict")] == []
 
 
-def test_the_tables_of_the_domains_benchmark(tmp_path, monkeypatch):
-    comparison = benchmark("comparison", monkeypatch)
-    rng = np.random.default_rng(0)
-
-    def scores(mean):
-        return {metric: {f"q-{n}": mean + rng.uniform(-0.1, 0.1) for n in range(40)}
-                for metric in comparison.METRICS}  # fmt: skip
-
-    def keep(name, mean, seed=1, **more):
-        run = {"domain": "legal", "name": name, "seed": seed, "fold": None, "values": scores(mean)}
-        path = tmp_path / f"legal-{name}-{seed}.json"
-        path.write_text(json.dumps({**run, **more}), "utf-8")
-
-    other = {"set": "afqmc", "metric": "spearman", "low": 0.2, "high": 0.3, "n": 60}
-    keep("starter", 0.4, traditional=scores(0.35), others=[{**other, "value": 0.25}])
-    keep("plain", 0.42, minutes=6)
-    for seed in (1, 2):
-        exact, rounded = scores(0.6), scores(0.6)
-        rounded["ndcg@10"] = {key: 0.99 * each for key, each in exact["ndcg@10"].items()}
-        keep("best", 0.6, seed, minutes=20 + seed, traditional=scores(0.55),
-             artifacts={"onnx-fp32": exact, "onnx-int8-dynamic": rounded},
-             others=[{**other, "value": 0.3}])  # fmt: skip
-    domains, scripts, others = comparison.table(tmp_path).strip().split("\n\n")
-    rows = {line.split(" | ")[1]: line.split(" | ") for line in domains.splitlines()[2:]}
-    assert list(rows) == ["starter", "plain", "best", "best, ONNX fp32", "best, ONNX INT8"]
-    assert rows["best"][2:4] == ["2", "40"] and rows["best"][-1] == "22 |"
-    for column in (4, 7, 8):  # NDCG@10, MRR@10, Recall@100
-        value, low, high = map(float, re.findall(r"[\d.]+", rows["best, ONNX INT8"][column]))
-        assert low <= value <= high
-    assert rows["best, ONNX INT8"][9] == "-1.00 % [-1.02, -0.98]"
-    assert rows["best, ONNX fp32"][9] == "" and "p = 0.0" in rows["best, ONNX fp32"][6]
-    assert [line.split(" | ")[1] for line in scripts.splitlines()[2:]] == [
-        "starter",
-        "best",
-        "best",
-    ]
-    assert others.splitlines()[2] == "| afqmc, spearman | 60 | 25.0 ± 5.0 |  | +5.0 |"
+def test_the_plans_time_is_that_of_its_runs_at_this_machines_pace(systems, monkeypatch):
+    planned = list(systems.systems(1, choices("recipes")))
+    whole = systems.hours(planned)
+    assert whole == pytest.approx(sum(systems.hours([each]) for each in planned))
+    done = {each.label: {"seconds": 120 * each.minutes, "versions": {"machine": "slow"}}
+            for each in planned[:6]}  # fmt: skip
+    assert systems.pace(planned, done, "another") == 0
+    times = systems.pace(planned, done, "slow")
+    assert times == pytest.approx(2) and systems.hours(planned, times) == pytest.approx(2 * whole)
+    domains = benchmark("domains", monkeypatch)
+    monkeypatch.setattr(domains.hardware, "label", lambda _: "slow")
+    assert domains.expected(planned, done) == (pytest.approx(2), "at the pace of those done here")
+    monkeypatch.setattr(domains.rates, "corrections", lambda *_: {"train": 3.0})
+    here = domains.hardware.resolve(compose(["recipes=full", "hardware=cpu"]).hardware)
+    for precision, threads, asked in (("bf16", 2, 3), ("bf16", 1, 6), ("fp32", 2, 6.06)):
+        kind = type(here.precision)(precision)
+        there = dataclasses.replace(here, precision=kind, threads=threads)
+        monkeypatch.setattr(domains.hardware, "resolve", lambda _, there=there: there)
+        assert domains.expected(planned, {})[0] == pytest.approx(asked, rel=0.01)
 
 
-def fold(folder, comparison, number, seed=1):
-    """The kept JSON of one fold of e-commerce: a question of each sub-set."""
-    queries = [f"cpr-{number}", f"same-{number}"]
-    scores = {metric: dict.fromkeys(queries, 0.5) for metric in comparison.METRICS}
-    run = {"domain": "ecommerce", "name": "best", "seed": seed, "fold": number,
-           "minutes": 2 + number, "values": scores, "artifacts": {"onnx-fp32": scores}}  # fmt: skip
-    path = folder / f"ecommerce-best-{seed}-fold{number}.json"
-    path.write_text(json.dumps(run), "utf-8")
-    return queries
+def test_a_run_that_fails_ends_no_other(tmp_path, monkeypatch, capsys):
+    domains = benchmark("domains", monkeypatch)
+    failing = {"legal-bm25-1": UserError("x: no such file"), "medical-bm25-1": None,
+               "ecommerce-bm25-1": subprocess.CalledProcessError(1, "plain.py")}  # fmt: skip
+
+    metrics = ("ndcg@10", "mrr@10", "recall@100")
+
+    def result(self, system):
+        if system.label not in failing:
+            return {"seconds": 1.0, "values": dict.fromkeys(metrics, {"q": 0.4})}
+        if failing[system.label] is None:
+            return None
+        raise failing[system.label]
+
+    monkeypatch.setattr(domains.Lab, "result", result)
+    monkeypatch.setattr(domains, "FOLDER", tmp_path / "results")
+    monkeypatch.setattr(domains, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(domains, "systems", lambda *_: [
+        domains.System(domain, "bm25", 1) for domain in domains.DOMAINS])  # fmt: skip
+    (tmp_path / "legal").mkdir()
+    monkeypatch.setattr(domains.sys, "argv", ["domains.py", f"--data={tmp_path}"])
+    assert domains.main() == 1
+    told = capsys.readouterr().out
+    assert "4 runs, about" in told and "legal-bm25-1: x: no such file" in told
+    assert told.endswith("failed: legal-bm25-1, medical-bm25-1, ecommerce-bm25-1\n")
+    assert [path.name for path in domains.FOLDER.iterdir()] == ["finance-bm25-1.json", "table.md"]
+    assert not domains.PAGE.exists()  # nothing to tell yet
 
 
-def test_folds_are_one_run_of_each_system(tmp_path, monkeypatch):
-    comparison = benchmark("comparison", monkeypatch)
-    queries = {query for number in (0, 1) for query in fold(tmp_path, comparison, number)}
-    runs = comparison.read(tmp_path)["ecommerce"]
-    assert {name: len(same) for name, same in runs.items()} == {"best": 1, "best, ONNX fp32": 1}
-    for (same,) in runs.values():
-        known = {metric: set(each) for metric, each in same["values"].items()}
-        assert known == dict.fromkeys(comparison.METRICS, queries)
-    assert runs["best"][0]["minutes"] == 3
+def test_what_a_recipe_made_is_measured_again_once_the_recipe_has_changed(tmp_path, monkeypatch):
+    lab, systems = benchmark("lab", monkeypatch), benchmark("systems", monkeypatch)
+    made = lab.Lab(tmp_path, tmp_path)
+    best, script = systems.System("legal", "full", 1), systems.System("legal", "plain", 1)
+    words = made.words(best)
+    assert {"limit=4000", "evaluate.speed_texts=30", "export.precisions=[fp32]"} <= set(words)
+    command = " ".join(["python train.py", *words]).replace(str(tmp_path.resolve()), "<folder>")
+    assert not made.stale(best, {"command": command})
+    assert made.stale(best, {"command": f"{command} seed=3"}) and not made.stale(script, {})
 
 
-def test_seeds_of_which_one_has_fewer_folds_are_compared_on_what_all_have(tmp_path, monkeypatch):
-    comparison = benchmark("comparison", monkeypatch)
-    queries = [*fold(tmp_path, comparison, 0), *fold(tmp_path, comparison, 1)]
-    fold(tmp_path, comparison, 0, seed=2)
-    for name in ("starter", "plain"):
-        scores = {metric: dict.fromkeys(queries, 0.4) for metric in comparison.METRICS}
-        run = {"domain": "ecommerce", "name": name, "seed": 1, "fold": None, "values": scores}
-        (tmp_path / f"ecommerce-{name}-1.json").write_text(json.dumps(run), "utf-8")
-    domains, subsets, *_ = comparison.table(tmp_path).strip().split("\n\n")
-    rows = {line.split(" | ")[1]: line.split(" | ") for line in domains.splitlines()[2:]}
-    assert rows["best"][2:4] == ["2", "2"] and rows["best"][5].startswith("+10.0 [")
-    assert [line.split(" | ")[:2] for line in subsets.splitlines()[2:]] == [
-        ["| cpr", "1"], ["| same", "1"],
-    ]  # fmt: skip
+def test_whole_commands_count_what_the_cache_had(monkeypatch):
+    lab = benchmark("lab", monkeypatch)
+    stages = [{"name": name, "seconds": seconds} for name, seconds in
+              (("data", 60), ("train", 600), ("export", 120), ("evaluate-base", 180),
+               ("report", 30))]  # fmt: skip
+    assert lab.minutes(stages) == 11
+    assert lab.whole({"seconds": 40, "stages": stages}) == 990
+    assert lab.whole({"seconds": 1000, "stages": stages}) == 1000
 
 
-def test_sets_of_a_bases_training_are_marked(monkeypatch):
-    seen = benchmark("comparison", monkeypatch).seen
-    assert seen("afqmc", "m3e-base") and seen("general", "m3e-base") and seen("bq", "m3e-base")
-    assert not seen("traditional", "m3e-base") and not seen("afqmc", "starter")
+def test_the_same_pairs_of_a_similarity_set_are_drawn_for_every_system(monkeypatch):
+    lab = benchmark("lab", monkeypatch)
+    rows = tuple(Scored(f"{n}", f"a{n}", f"b{n}", 1.0, "bq") for n in range(2500))
+    one = lab.drawn(lab.ScoredSet("bq", rows))
+    assert len(one.pairs) == lab.DRAWN and one == lab.drawn(lab.ScoredSet("bq", rows))
+    assert len(lab.drawn(lab.ScoredSet("bq", rows[:10])).pairs) == 10
+
+
+def test_the_script_trains_in_what_the_machine_computes_itself(tmp_path, monkeypatch):
+    lab, systems = benchmark("lab", monkeypatch), benchmark("systems", monkeypatch)
+    monkeypatch.setattr(lab, "PAIRS", 2)
+    (tmp_path / "legal").mkdir()
+    row = json.dumps({"query": "a", "positive": "b", "source": "stard"})
+    (tmp_path / "legal/train.jsonl").write_text(f"{row}\n" * 3, "utf-8")
+    commands = []
+    monkeypatch.setattr(lab.subprocess, "run", lambda words, **_: commands.append(words))
+    monkeypatch.setattr(lab, "precision", lambda: "fp32")
+    told = lab.Lab(tmp_path, tmp_path / "work").plain(systems.System("legal", "plain", 2))
+    assert commands[0][-4:] == ["--seed", "2", "--precision", "fp32"]
+    assert told == {"minutes": 0.0, "precision": "fp32", "sources": ["stard"]}
+    drawn = tmp_path / "work/legal-plain-2/train.jsonl"
+    assert drawn.read_text("utf-8") == f"{row}\n" * 2
+
+
+def test_a_model_is_scored_on_its_questions_in_both_scripts_and_on_the_other_sets(
+    tmp_path, tiny_model, monkeypatch
+):
+    lab, systems = benchmark("lab", monkeypatch), benchmark("systems", monkeypatch)
+    monkeypatch.setattr(lab, "build_starter", partial(shutil.copytree, tiny_model))
+    for name in ("legal", "general"):
+        texts = {f"{name}{n}": f"房东应当退还押金{n}元" for n in range(30)}
+        qrels = {query: {query: 1} for query in texts}
+        write_set(tmp_path / name, EvaluationSet(name, texts, texts, qrels))
+    rows = [{"sentence1": "押金", "sentence2": f"押金{n}", "label": n % 2} for n in range(8)]
+    (tmp_path / "sts/bq").mkdir(parents=True)
+    write_jsonl(tmp_path / "sts/bq/test.jsonl", rows)
+    found = lab.Lab(tmp_path, tmp_path / "work").result(systems.System("legal", "starter", 1))
+    halves = {name: {f"{name}{n}" for n in range(30) if half(f"{name}{n}") == "report"}
+              for name in ("legal", "general")}  # fmt: skip
+    assert set(found["values"]["ndcg@10"]) == halves["legal"]
+    assert set(found["traditional"]["ndcg@10"]) == halves["legal"]
+    assert set(found["others"]) == {"general", "bq"} and found["seconds"] > 0
+    assert set(found["others"]["general"]["values"]) == halves["general"]
+    assert found["others"]["bq"]["metric"] == "spearman"
+    assert len(found["others"]["bq"]["values"]) == 8
+    words = lab.Lab(tmp_path, tmp_path / "work").result(systems.System("legal", "bm25", 1))
+    assert set(words["others"]) == {"general"} and set(words["values"]) == set(found["values"])
