@@ -10,7 +10,7 @@ from benchmarking import benchmark, made_up
 
 from finetune import pipeline
 from finetune.commands import gains
-from finetune.config.compose import compose
+from finetune.config.compose import choices, compose
 
 
 def test_a_student_of_the_methods_benchmark_has_its_own_epochs_and_columns(monkeypatch, tmp_path):
@@ -157,3 +157,64 @@ def test_the_learning_curve_is_told_from_what_is_kept(tmp_path, monkeypatch, cap
     gain = {"gain": 0.02, "low": 0.01, "high": 0.03}
     assert points == [{"domain": "legal", "pairs": pairs, **gain} for pairs in (500, 10_313)]
     assert "legal +2.0 points NDCG@10 [+1.0, +3.0] with 500 pairs" in gains.expected(10, points)
+
+
+@pytest.fixture
+def ablation(tmp_path, monkeypatch):
+    """The benchmark, with a best recipe of the law that chooses a part and sets values in it."""
+    module = benchmark("ablation", monkeypatch)
+    for folder in ("recipes", "configs"):
+        shutil.copytree(module.ROOT / folder, tmp_path / folder)
+    (tmp_path / "recipes/best_legal.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /mine: positive_aware\n"
+        "  - override /mix: none\ndomain: {sources: [stard]}\nmine: {negatives: 3, rounds: 1}\n"
+        "loss: {scale: 20.0}\n", "utf-8"
+    )  # fmt: skip
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "FOLDER", tmp_path / "results")
+    return module
+
+
+def test_what_a_recipe_says_is_taken_away_piece_by_piece(ablation):
+    assert ablation.ingredients("legal") == {
+        "mine": ["mine=none", "mine.negatives=0", "mine.rounds=0"],
+        "domain.sources": ["domain.sources=null"],
+        "mine.negatives": ["mine.negatives=2"],
+        "loss.scale": ["loss.scale=50.0"],
+    }
+    for recipe in choices("recipes"):
+        if (domain := recipe.removeprefix("best_")) != recipe:
+            for words in ablation.ingredients(domain).values():
+                compose([f"recipes={recipe}", f"domain={domain}", *words])
+
+
+def test_the_ablation_holds_the_whole_recipe_against_each_without(ablation, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "choices", lambda _: ["best_legal"])
+    (tmp_path / "legal").mkdir()
+    worth = {"mine": 0.04, "domain.sources": 0.0, "mine.negatives": 0.0, "loss.scale": -0.03}
+    asked = []
+
+    def run(name, words, folder, questions):
+        asked.append(words)
+        folder.mkdir(exist_ok=True)
+        ingredient = name.removeprefix("legal-")
+        if ingredient == "mine.negatives":
+            return None
+        value = 0.5 - worth.get(ingredient, 0)
+        noise = 0.01 if ingredient == "domain.sources" else 0
+        scores = {f"q{n}": value + noise * (-1) ** n for n in range(40)}
+        return {"questions": scores, "stages": [{"name": "train", "seconds": 600}]}
+
+    monkeypatch.setattr(ablation, "run", run)
+    monkeypatch.setattr(sys, "argv", ["ablation.py", f"--data={tmp_path}"])
+    assert ablation.main() == 1  # one failed; the others are told
+    assert "mine=none" in asked[1] and "recipes=best_legal" in asked[1]
+    whole, *rows = [
+        line.strip("| ").split(" | ")
+        for line in (tmp_path / "results/table.md").read_text("utf-8").splitlines()[2:]
+    ]
+    assert whole[1:4] == ["the whole recipe", "", "50.0"]
+    assert [(row[1], row[4].split(" ")[0], row[-1]) for row in rows] == [
+        ("mine", "+4.0", "helps"), ("domain.sources", "+0.0", "not shown to help"),
+        ("loss.scale", "-3.0", "harms"),
+    ]  # fmt: skip
