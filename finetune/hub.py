@@ -2,8 +2,9 @@
 
 import logging
 import re
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ log = logging.getLogger(__name__)
 # Everything a sentence-transformers or plain transformers folder needs, and no code: remote code
 # is never run. Weights for other frameworks stay where they are.
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*/config.json"]
-_COMMIT = re.compile("[0-9a-f]{40}")
 _IGNORED = ["onnx/*", "openvino/*", "tf_model*", "flax_model*", "rust_model*", "*.msgpack"]
 _NEWEST = "main"
 
@@ -50,55 +50,63 @@ def resolved(model: Model) -> Model:
     """
     if model.hub is not Hub.huggingface or not model.id:
         return model
-    return replace(model, revision=commit_of(model.id, model.revision) or model.revision)
+    commit = commit_if_known(model.id, model.revision)
+    return replace(model, revision=commit or model.revision)
 
 
-def commit_of(model_id: str, revision: str | None = None) -> str | None:
-    """The commit that a revision of a model stands for now: by Hugging Face, else by its cache.
+def is_commit(revision: str | None) -> bool:
+    """True for what names one state for good, as no branch and no tag does."""
+    return bool(re.fullmatch("[0-9a-f]{40}", revision or ""))
+
+
+def commit_if_known(repo: str, revision: str | None) -> str | None:
+    """As `commit` for a model; None where it cannot be found out."""
+    try:
+        return commit(repo, revision)
+    except (ImportError, OSError):  # which `fetch` says
+        return None
+
+
+@cache  # all that one command does is done on the same state
+def commit(repo: str, revision: str | None = None, kind: str = "model") -> str:
+    """The commit that a revision stands for now: Hugging Face is asked, else its cache.
 
     Args:
-        model_id: ``owner/name``.
+        repo: ``owner/name``.
         revision: A commit, which nobody is asked about, a branch or a tag; None: the newest.
+        kind: ``model`` or ``dataset``.
 
-    Returns:
-        The commit; None where neither knows it.
+    Raises:
+        ImportError: When ``huggingface_hub`` is not installed.
+        OSError: When the hub knows no such revision, or neither it nor its cache tells.
     """
-    if _COMMIT.fullmatch(revision or ""):
+    if revision and is_commit(revision):
         return revision
-    try:
-        commit = _asked(model_id, revision or _NEWEST)
-    except ImportError:  # which `fetch` says
-        return None
-    except OSError as error:
-        commit = _cached(model_id, revision or _NEWEST)
-        if commit:
-            log.warning("huggingface: %s; %s as its cache has it", first_line(error), model_id)
-    if commit and revision:
-        log.info("%s: revision %s is commit %s", model_id, revision, commit)
-    elif commit:
-        log.warning("%s: no revision named; its newest is taken: %s", model_id, commit)
-    return commit
-
-
-def _asked(model_id: str, revision: str) -> str | None:
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError, RevisionNotFoundError
+    from huggingface_hub.file_download import repo_folder_name
 
+    at = revision or _NEWEST
+    ref = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type=kind), "refs", at)
+    patience = constants.HF_HUB_ETAG_TIMEOUT
     try:
-        patience = constants.HF_HUB_ETAG_TIMEOUT
-        return HfApi().model_info(model_id, revision=revision, timeout=patience).sha
-    except (HTTPError, ValueError) as error:  # a proxy that refuses, or answers something else
-        raise OSError(first_line(error)) from error
-
-
-def _cached(model_id: str, revision: str) -> str | None:
-    """What the revision was when it was last downloaded."""
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}"
-    ref = folder / "refs" / revision
-    commit = ref.read_text("utf-8").strip() if ref.is_file() else ""
-    return commit if commit and (folder / "snapshots" / commit).is_dir() else None
+        asked = HfApi().repo_info(repo, repo_type=kind, revision=at, timeout=patience)
+        found = str(asked.sha)
+    except (OSError, ValueError, HTTPError) as error:  # a proxy that answers something else, too
+        if isinstance(error, RevisionNotFoundError) or not ref.is_file():
+            raise OSError(str(error)) from error
+        found = ref.read_text("utf-8").strip()
+        log.warning("%s: the hub does not answer (%s); its cache names %s", repo,
+                    first_line(error), found)  # fmt: skip
+    else:
+        with suppress(OSError):  # a cache that is shared, and others' to write
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(found, "utf-8")
+    if revision:
+        log.info("%s: revision %s is commit %s", repo, revision, found)
+    else:
+        log.warning("%s: no revision named; its newest is taken: %s", repo, found)
+    return found
 
 
 def config_of(model: Model) -> dict[str, Any] | None:
@@ -157,7 +165,7 @@ def pinned(model: Model) -> str | None:
 
     The pinned commits are Hugging Face's; ModelScope has its own, and names like "master".
     """
-    foreign = model.hub is Hub.modelscope and bool(_COMMIT.fullmatch(model.revision or ""))
+    foreign = model.hub is Hub.modelscope and is_commit(model.revision)
     return None if foreign else model.revision
 
 

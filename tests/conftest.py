@@ -10,6 +10,14 @@ import tiny_runs
 from endpoints import StandIn
 from tiny_models import CHARS, tiny_transformers
 
+from finetune import hub
+
+
+@pytest.fixture(autouse=True)
+def each_test_asks_the_hub_itself():
+    """What a revision stands for is remembered as long as a command runs."""
+    hub.commit.cache_clear()
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:

@@ -36,14 +36,14 @@ def put(home: Path, source: Path, commit: str = COMMIT) -> Path:
 
 
 @contextlib.contextmanager
-def answering(body: bytes, status: int = 200) -> Iterator[tuple[str, list[str]]]:
+def answering(body: bytes, status: int = 200, **headers: str) -> Iterator[tuple[str, list[str]]]:
     """A hub that gives one answer to all; gives its address and the paths asked for."""
     asked: list[str] = []
 
     class Handler(Quiet):
         def do_GET(self) -> None:
             asked.append(self.path)
-            self.answer(body, status)
+            self.answer(body, status, **headers)
 
     with serving(Handler) as address:
         yield address, asked

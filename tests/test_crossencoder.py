@@ -162,7 +162,7 @@ def test_a_hub_id_is_resolved_to_its_commit_which_is_part_of_the_key(line, reran
 
 
 def test_a_folder_is_not_looked_up_on_a_hub(line, reranker, monkeypatch):
-    monkeypatch.setattr("finetune.hub.commit_of", None)
+    monkeypatch.setattr("finetune.hub.commit", None)
     for more in ([f"mine.filter={reranker}"], [], ["mine=none", "mine.filter=owner/name"]):
         config = compose([*line, *more])
         assert rounds.resolved(config) == config.mine

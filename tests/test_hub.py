@@ -136,7 +136,7 @@ def test_the_hub_says_which_commit_a_revision_is(
     put(cache, tiny_model)  # an older one
     with answering(info(NEWER)) as (address, asked):
         online(monkeypatch, address)
-        assert hub.commit_of("owner/name", revision) == NEWER
+        assert hub.commit("owner/name", revision) == NEWER
     # Once a process the library asks the hub something of its own, too.
     assert [each for each in asked if "/models/" in each] == [f"/api/models/owner/name/{path}"]
     assert told in caplog.text
@@ -156,18 +156,40 @@ def test_where_the_hub_does_not_say_its_cache_does(
     with answering(*(answer or (b"",))) as (address, _):
         if answer:
             online(monkeypatch, address)
-        assert hub.commit_of("owner/name") == COMMIT
-        assert hub.commit_of("owner/other") is None
-        assert hub.commit_of("owner/name", "v2") is None  # never downloaded
-        (cache / "models--owner--name/refs/v2").write_text(NEWER)
-        assert hub.commit_of("owner/name", "v2") is None  # nor is what it stood for here
-    assert why in caplog.text and "owner/name as its cache has it" in caplog.text
+        assert hub.commit("owner/name") == COMMIT
+        for unknown in (("owner/other", None), ("owner/name", "v2")):
+            assert hub.commit_if_known(*unknown) is None
+            with pytest.raises(OSError, match=why):
+                hub.commit(*unknown)
+    assert why in caplog.text and f"its cache names {COMMIT}" in caplog.text
+
+
+@pytest.mark.parametrize(("code", "found"), [("RevisionNotFound", None), ("RepoNotFound", COMMIT)])
+def test_a_revision_that_is_gone_is_not_taken_from_the_cache(
+    cache, tiny_model, monkeypatch, code, found
+):
+    put(cache, tiny_model)
+    with answering(b"{}", 404, X_Error_Code=code) as (address, _):
+        online(monkeypatch, address)
+        assert hub.commit_if_known("owner/name", "main") == found
+
+
+def test_a_command_asks_once_and_the_cache_tells_the_next(cache, monkeypatch):
+    with answering(info(NEWER)) as (address, _):
+        online(monkeypatch, address)
+        assert hub.commit("owner/name") == NEWER
+    with answering(info(COMMIT)) as (address, _):  # the branch moved
+        online(monkeypatch, address)
+        assert hub.commit("owner/name") == NEWER
+    hub.commit.cache_clear()  # another command, while the hub is away
+    online(monkeypatch, "http://127.0.0.1:9")
+    assert hub.commit("owner/name") == NEWER
 
 
 def test_nobody_is_asked_what_a_commit_is(cache, monkeypatch):
     with answering(info(NEWER)) as (address, asked):
         online(monkeypatch, address)
-        assert hub.commit_of("owner/name", COMMIT) == COMMIT
+        assert hub.commit("owner/name", COMMIT) == COMMIT
     assert asked == []
 
 

@@ -3,17 +3,17 @@
 import logging
 import re
 from collections.abc import Collection, Iterator
-from contextlib import suppress
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from finetune import hub
 from finetune.data import catalogue
 from finetune.data.lines import ending, names, reason
 from finetune.data.problems import meant
 from finetune.data.tables import READABLE, Row, Table
 from finetune.errors import UserError
+from finetune.hub import is_commit
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,6 @@ _ID = re.compile(
     r"(?::(?:(?P<subset>[\w.-]+)/)?(?P<split>[\w.-]+))?",
     re.ASCII,
 )
-_COMMIT = re.compile("[0-9a-f]{40}")
 # Files of these endings are not read here, and named by mistake often enough.
 _OTHER_FILES = (".xls", ".txt", ".md", ".arrow", ".zip", ".gz")
 
@@ -56,26 +55,21 @@ def way_out(source: str) -> str:
 def pinned(source: str) -> str:
     """The source with the commit that its revision (the newest where it names none) stands for.
 
-    The hub is asked; where it does not answer, its cache tells what it said last.
-
     Raises:
         UserError: When ``datasets`` is not installed, or there is no such data set or revision.
     """
     match = _matched(source)
-    if _COMMIT.fullmatch(match["revision"] or ""):
+    if is_commit(match["revision"]):
         return source
-    from huggingface_hub.errors import HTTPError
-
     try:
-        commit = _commit(match["id"], match["revision"])
-    except (OSError, ValueError, HTTPError) as error:
+        commit = hub.commit(match["id"], match["revision"], "dataset")
+    except OSError as error:
         raise _unreachable(source, error) from error
     _, colon, rows = source.partition(":")
     found = f"{match['id']}@{commit}{colon}{rows}"
     if match["revision"] is None:
-        log.warning("%s: no revision named; taken is %s", source, found)
         _, known = catalogue.find(match["id"]) or (None, None)
-        if known and _COMMIT.fullmatch(known.revision) and known.revision != commit:
+        if known and is_commit(known.revision) and known.revision != commit:
             log.warning("%s: what is known of it is of %s", source, known.revision)
     return found
 
@@ -111,32 +105,6 @@ def _matched(source: str) -> re.Match[str]:
             f"{source}: data sets of the hub need datasets: pip install 'finetune[train]'"
         )
     return match
-
-
-@cache  # all that one command does is done on the same state
-def _commit(name: str, revision: str | None) -> str:
-    """Ask for the commit of a revision; where the hub does not answer, look what it said last."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.file_download import repo_folder_name
-
-    folder = repo_folder_name(repo_id=name, repo_type="dataset")
-    ref = Path(constants.HF_HUB_CACHE, folder, "refs", revision or "main")
-    try:
-        wait = constants.HF_HUB_ETAG_TIMEOUT
-        commit = str(HfApi().dataset_info(name, revision=revision, timeout=wait).sha)
-    except (OSError, ValueError, HTTPError) as error:
-        gone = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
-        if gone or not ref.is_file():
-            raise
-        commit = ref.read_text("utf-8").strip()
-        log.warning("%s: the hub does not answer (%s); its cache names %s", name, reason(error),
-                    commit)  # fmt: skip
-        return commit
-    with suppress(OSError):  # a cache that is shared, and others' to write
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        ref.write_text(commit, "utf-8")
-    return commit
 
 
 def _load(source: str, match: re.Match[str]) -> Any:

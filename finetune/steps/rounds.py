@@ -68,7 +68,7 @@ def resolved(config: Config) -> Mine:
     if name is None or not config.mine.rounds or filter_files(config):
         return config.mine
     hub_id, _, revision = name.partition("@")
-    commit = hub.commit_of(hub_id, revision or None)
+    commit = hub.commit_if_known(hub_id, revision or None)
     return replace(config.mine, filter=f"{hub_id}@{commit}") if commit else config.mine
 
 

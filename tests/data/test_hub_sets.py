@@ -15,6 +15,7 @@ from finetune.data.hub import pinned
 from finetune.data.load import load_pairs, read_pairs
 from finetune.data.prepare import summarise
 from finetune.errors import UserError
+from finetune.hub import commit as commit_of
 from finetune.stage import plan
 
 datasets = pytest.importorskip("datasets")
@@ -39,11 +40,9 @@ def connected(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", str(tmp_path / "downloads"))
 
-    forget = hub._commit.cache_clear
-
     @contextlib.contextmanager
     def connect(commit):
-        forget()
+        commit_of.cache_clear()
         HfFileSystem.clear_instance_cache()
         there = commit and commit != OFFLINE
         nobody = contextlib.nullcontext("http://127.0.0.1:9")
@@ -56,8 +55,7 @@ def connected(folder, tmp_path, monkeypatch):
             monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
             yield
 
-    yield connect
-    forget()
+    return connect
 
 
 def answers(source):
@@ -97,7 +95,7 @@ def test_no_revision_is_the_newest_commit_which_is_told(connected, folder, caplo
     with connected(commit):
         assert pinned(f"{NAME}{revision}:tax/train") == f"{NAME}@{commit}:tax/train"
         assert pinned(f"{NAME}{revision}") == f"{NAME}@{commit}"
-    assert (f"taken is {NAME}@{commit}" in caplog.text) == (revision == "")
+    assert (f"its newest is taken: {commit}" in caplog.text) == (revision == "")
 
 
 def test_a_commit_is_asked_nobody_about(connected):
@@ -178,6 +176,6 @@ def test_what_is_known_of_a_public_set_is_told(connected, monkeypatch, caplog):
     assert "contamination: in the training of m3e-small" in caplog.text
     caplog.clear()
     for commit, told in ((known, False), (OTHER, True)):
-        monkeypatch.setattr(hub, "_commit", lambda name, revision, commit=commit: commit)
+        monkeypatch.setattr("finetune.hub.commit", lambda *asked, commit=commit: commit)
         pinned("C-MTEB/BQ")
         assert (f"what is known of it is of {known}" in caplog.text) is told
