@@ -53,8 +53,8 @@ def build_base(model: Model, out: Path) -> None:
         return
     source = hub.fetch(model)
     loaded = _read(source, model)
-    _check_vocabulary(loaded, source)
-    loaded.max_seq_length = min(model.max_length, _positions(loaded))
+    check_vocabulary(loaded, source)
+    loaded.max_seq_length = min(model.max_length, positions(loaded))
     _tell_prompts(loaded.prompts, model)
     # sentence-transformers' encode_document looks for "document".
     loaded.prompts = {**model.prompts, "document": model.prompts["passage"]}
@@ -113,6 +113,32 @@ def save(model: SentenceTransformer, folder: Path) -> None:
 def inner(model: SentenceTransformer) -> PreTrainedModel:
     """Return the transformers model inside."""
     return cast(PreTrainedModel, model[0].model)
+
+
+def positions(model: SentenceTransformer) -> int:
+    """Return how many tokens the model has positions for, or its length where it counts none."""
+    within = inner(model)
+    count = getattr(within.config, "max_position_embeddings", None)
+    if count is None:
+        return int(model.max_seq_length or 512)
+    table = getattr(getattr(within, "embeddings", None), "position_embeddings", None)
+    # The RoBERTa family and MPNet count from padding_idx + 1.
+    padding = getattr(table, "padding_idx", None)
+    return int(count) - (0 if padding is None else padding + 1)
+
+
+def check_vocabulary(model: SentenceTransformer, source: Path | str) -> None:
+    """Refuse a tokenizer of another model; a few rows to spare are common.
+
+    Raises:
+        UserError: When there are more tokens than rows, or less than half as many.
+    """
+    tokens, rows = len(model.tokenizer), inner(model).config.vocab_size
+    if tokens > rows or tokens < rows // 2:
+        raise UserError(
+            f"{source}: the tokenizer has {tokens:,} tokens and the model {rows:,} rows; they do "
+            "not belong together. Copy vocab.txt or tokenizer.json of this very model beside it"
+        )
 
 
 class TorchEncoder:
@@ -248,22 +274,3 @@ def _check_weights(model: SentenceTransformer, folder: Path) -> None:
             f"({shown}); they would be random. Copy the whole model again, or correct config.json "
             "(num_hidden_layers)"
         )
-
-
-def _check_vocabulary(model: SentenceTransformer, source: Path) -> None:
-    tokens, rows = len(model.tokenizer), inner(model).config.vocab_size
-    if tokens > rows or tokens < rows // 2:
-        raise UserError(
-            f"{source}: the tokenizer has {tokens:,} tokens and the model {rows:,} rows; they do "
-            "not belong together. Copy vocab.txt or tokenizer.json of this very model beside it"
-        )
-
-
-def _positions(model: SentenceTransformer) -> int:
-    config = inner(model).config
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None:
-        return int(model.max_seq_length or 512)
-    # RoBERTa counts positions from padding_idx + 1.
-    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    return int(positions) - offset

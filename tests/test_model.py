@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
-from transformers import AutoTokenizer, BertModel
+from transformers import (
+    AutoTokenizer,
+    BertModel,
+    MPNetConfig,
+    MPNetModel,
+    RobertaConfig,
+    RobertaModel,
+)  # fmt: skip
 
 from finetune import model as models
 from finetune.config.choices import Hub
@@ -130,19 +137,23 @@ def test_the_length_is_at_most_the_positions(plain, tmp_path, asked, found):
     assert built(plain, tmp_path / "base", max_length=asked).max_seq_length == found
 
 
-def test_roberta_counts_positions_from_behind_the_padding(plain, tmp_path):
-    from transformers import RobertaConfig, RobertaModel
-
-    folder = tmp_path / "roberta"
+@pytest.mark.parametrize(
+    ("config_class", "model_class", "found"),
+    [(RobertaConfig, RobertaModel, 39), (MPNetConfig, MPNetModel, 38)],
+)
+def test_some_count_positions_from_behind_the_padding(
+    plain, tmp_path, config_class, model_class, found
+):
+    folder = tmp_path / "behind"
     shutil.copytree(plain, folder, ignore=shutil.ignore_patterns("model*", "config.json"))
-    config = RobertaConfig(
+    config = config_class(
         vocab_size=len(AutoTokenizer.from_pretrained(plain)), hidden_size=32, num_hidden_layers=1,
         num_attention_heads=4, intermediate_size=64, max_position_embeddings=40, pad_token_id=0,
         type_vocab_size=1,
     )  # fmt: skip
-    RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+    model_class(config, add_pooling_layer=False).save_pretrained(folder)
     model = built(folder, tmp_path / "base", max_length=512)
-    assert model.max_seq_length == 39
+    assert model.max_seq_length == found
     assert np.isfinite(TorchEncoder(model).encode(["房东" * 100])).all()
 
 

@@ -15,13 +15,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from finetune.adapter.frozen import BERT_LIKE
 from finetune.errors import UserError
 from finetune.export.files import save
 from finetune.export.shapes import keep_leading
 from finetune.machine.estimate import LEAN
+from finetune.model import inner
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class _Graph(nn.Module):
 
     def __init__(self, model: SentenceTransformer, half: bool) -> None:
         super().__init__()
-        self.inner = inner_model(model).half() if half else inner_model(model)
+        self.inner = inner(model).half() if half else inner(model)
         self.heads = nn.ModuleList(list(model)[1:])
         parameters = inspect.signature(self.inner.forward).parameters
         self.has_token_types = "token_type_ids" in parameters
@@ -146,14 +146,6 @@ def unsupported(model: SentenceTransformer) -> list[str]:
             "train and export with include_prompt=True"
         )
     return problems
-
-
-def inner_model(model: SentenceTransformer) -> PreTrainedModel:
-    """Return the transformers model inside."""
-    inner = model[0].auto_model
-    if not isinstance(inner, PreTrainedModel):
-        raise TypeError(f"the inner model is {type(inner).__name__}; expected a transformers model")
-    return inner
 
 
 def pooling_name(model: SentenceTransformer) -> str:

@@ -13,11 +13,12 @@ from tokenizers import Tokenizer
 
 from finetune.config import Export, Quantize
 from finetune.errors import UserError
-from finetune.export.onnx import export_onnx, inner_model, pooling_name
+from finetune.export.onnx import export_onnx, pooling_name
 from finetune.export.parity import Comparison, misses, told
 from finetune.export.quantized import FORMS, Quantizer
 from finetune.inference import BundleFile, BundleInfo, Encoder, OnnxEncoder
 from finetune.inference.bundle import MODEL_FILE, TOKENIZER_FILE, sha256
+from finetune.model import check_vocabulary, positions
 from finetune.script import KEEP
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def export_bundle(
         UserError: The model cannot be exported, its vocabulary does not fit it, or no artifact is
             close enough to the reference; nothing is published then.
     """
+    check_vocabulary(model, source or origin.name)
     comparison = Comparison(reference, texts, export.dim)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bundle-") as temporary:
@@ -121,7 +123,7 @@ def _plain_tokenizer(model: SentenceTransformer) -> Tokenizer:
     """Return a copy of the model's tokeniser without truncation and padding: the reader sets both.
 
     Raises:
-        UserError: It is no fast tokeniser, or belongs to another model.
+        UserError: It is no fast tokeniser.
     """
     tokenizer = model.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -129,13 +131,6 @@ def _plain_tokenizer(model: SentenceTransformer) -> Tokenizer:
         raise UserError(
             f"the tokenizer is a {type(tokenizer).__name__}, which has no tokenizer.json; save "
             "the model with a fast tokenizer"
-        )
-    tokens, rows = len(tokenizer), int(inner_model(model).config.vocab_size)
-    # Models often have a few rows to spare (multilingual-e5: 250,002 tokens, 250,037 rows).
-    if not rows // 2 <= tokens <= rows:
-        raise UserError(
-            f"the tokenizer has {tokens:,} tokens and the model {rows:,} embedding rows: they do "
-            "not belong together; put the tokenizer.json of this very model beside it"
         )
     plain = Tokenizer.from_str(backend.to_str())
     plain.no_truncation()
@@ -148,7 +143,7 @@ def _write_fp32(
 ) -> BundleInfo:
     """Write a bundle that holds fp32 only; the other precisions are made from it."""
     tokenizer = _plain_tokenizer(model)
-    dim = model.get_embedding_dimension()
+    dim, most = model.get_embedding_dimension(), positions(model)
     if dim is None:
         raise ValueError("the model does not say how long its vectors are")
     file = folder / "fp32" / MODEL_FILE
@@ -157,7 +152,7 @@ def _write_fp32(
     info = BundleInfo(
         **asdict(origin),
         dim=dim,
-        max_length=_max_length(model),
+        max_length=min(most, model.max_seq_length or most),
         prompts=bundle_prompts(model.prompts),
         pooling=pooling_name(model),
         normalize=True,
@@ -191,19 +186,6 @@ def _keep(info: BundleInfo, folder: Path, precisions: Sequence[str]) -> BundleIn
     info = replace(info, precisions={name: info.precisions[name] for name in precisions})
     info.write(folder)
     return info
-
-
-def _max_length(model: SentenceTransformer) -> int:
-    """Return the model's length in tokens, or what its positions allow if that is less."""
-    inner = inner_model(model)
-    positions = getattr(inner.config, "max_position_embeddings", None)
-    if positions is None:
-        return int(model.max_seq_length or 512)
-    table = getattr(getattr(inner, "embeddings", None), "position_embeddings", None)
-    # The RoBERTa family counts from padding_idx + 1, so it has that many positions less.
-    padding = getattr(table, "padding_idx", None)
-    usable = int(positions) - (0 if padding is None else padding + 1)
-    return min(usable, model.max_seq_length or usable)
 
 
 def _check_models(
