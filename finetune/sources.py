@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.config import Config
+from finetune.config import Config, unset
 from finetune.config.choices import Hub, Source, Use
 from finetune.config.compose import ROOT
 
@@ -68,20 +68,23 @@ def model_files(config: Config) -> dict[str, Path]:
     return {"model": local_folder(config.model)}
 
 
+def unplaced(config: Config) -> list[str]:
+    """Ask for the folder in which the files of the domain's data card lie."""
+    domain = config.domain
+    if not unset(domain.train) and not unset(domain.dev):
+        return []
+    from finetune.data.card import read_card
+
+    files = "; ".join(read_card(domain.name).files)
+    return [f"domain={domain.name}: set paths.data=<folder>, in which are expected: {files}"]
+
+
 def missing_data(config: Config) -> list[str]:
-    """What the domain needs and has not been given, told from its data card."""
+    """What the domain needs and has not been given."""
+    if asked := unplaced(config):
+        return asked
     domain = config.domain
     no_pairs = domain.train is None and Use.only not in (config.generate.use, config.pseudo.use)
-    if not no_pairs and domain.dev and "None/" not in f"{domain.train}{domain.dev}":
-        return []
-    if config.paths.data is None and "None/" in f"{domain.train}{domain.dev}":
-        from finetune.data.card import read_card
-
-        files = read_card(domain.name).files
-        return [
-            f"domain={domain.name}: set paths.data=<folder>, in which are expected: "
-            + "; ".join(files)
-        ]
     from finetune.data.parts import EXPECTED
 
     return [

@@ -65,3 +65,11 @@ def test_documents_that_are_not_there_end_before_any_work(line, recipe, name, sa
                       f"domain.documents={name}", "domain.queries=log.txt"])  # fmt: skip
     with pytest.raises(UserError, match=said):
         pipeline.steps_of(pipeline.resolve(config))
+
+
+def test_a_folder_may_be_called_none(line):
+    named = [*line, "domain.train=/data/None/a.jsonl"]
+    assert sources.missing_data(compose(named)) == []
+    config = compose([*named, "mix=[custom,general]", "mix.custom.train=/data/None/b.jsonl"])
+    (problem,) = mix.missing(config)
+    assert problem.startswith("mix.general.train: not set")

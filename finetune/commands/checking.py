@@ -17,7 +17,7 @@ from finetune.data.prepare import inspect, load, load_train, select_sources, sum
 from finetune.data.script import is_traditional
 from finetune.errors import UserError
 from finetune.records import write_jsonl
-from finetune.sources import cards, pinned
+from finetune.sources import cards, pinned, unplaced
 
 _EXAMPLES = 8  # shown of each reason
 _SAMPLE = 2_000  # texts that tell the script of all
@@ -74,11 +74,8 @@ def configuration(
     domain = config.domain
     if domain.source is Source.files and domain.train is None:
         raise UserError(nothing)
-    if config.paths.data is None and "None/" in f"{domain.train}{domain.dev}":
-        raise UserError(
-            f"domain={domain.name}: set paths.data=<folder>, in which are expected: "
-            + "; ".join(read_card(domain.name).files)
-        )
+    if asked := unplaced(config):
+        raise UserError(*asked)
     return config
 
 

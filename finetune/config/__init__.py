@@ -308,6 +308,11 @@ def artifact(precision: str) -> str:
     return precision if precision.startswith("openvino") else f"onnx-{precision}"
 
 
+def unset(path: str | Path | None) -> bool:
+    """True for a path below ``paths.data``, which is not set."""
+    return str(path).startswith("None/")
+
+
 def to_dict(part: Any) -> Any:
     """Turn a config part into plain JSON values, for keys, manifests and ``config.yaml``."""
     if dataclasses.is_dataclass(part) and not isinstance(part, type):

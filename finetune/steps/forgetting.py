@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from finetune.config import Config
+from finetune.config import Config, unset
 from finetune.config.choices import Precision, Source, Use
 from finetune.errors import UserError
 from finetune.records import write_json
@@ -43,7 +43,7 @@ def folder_of(config: Config) -> Path | None:
     folder = config.evaluate.general
     if folder is None:
         return None
-    default = str(folder) in ("None/general", f"{config.paths.data}/general")
+    default = unset(folder) or str(folder) == f"{config.paths.data}/general"
     folder = folder.expanduser()
     own = [path.expanduser() for path in (config.domain.dev, config.domain.test) if path]
     if default and (not folder.is_dir() or folder.resolve() in [path.resolve() for path in own]):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune.config import Config
+from finetune.config import Config, unset
 from finetune.stage import Step
 
 # What training and the report read.
@@ -18,7 +18,7 @@ OUTPUTS = {"mixed": "mix"}
 def missing(config: Config) -> Iterator[str]:
     """Say which sets name no file."""
     for name, each in config.mix.items():
-        if each.train is None or "None/" in each.train:
+        if each.train is None or unset(each.train):
             yield (
                 f"mix.{name}.train: not set; name a jsonl, json, csv, tsv, parquet or xlsx file of "
                 "pairs, a BEIR-shaped folder, a hub id, or paths.data=<folder> if the set lies "
