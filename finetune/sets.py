@@ -152,6 +152,17 @@ def read_set(folder: Path) -> AnySet:
     return EvaluationSet(*found)
 
 
+def read_sets(folder: Path) -> list[AnySet]:
+    """Read the evaluation sets of a folder, by their names."""
+    return [read_set(each) for each in sorted(folder.iterdir())]
+
+
+def read_halves(*steps: Path | None) -> tuple[AnySet, ...]:
+    """Read the sets that steps left, of both halves; None is a step that the plan lacks."""
+    halves = (step / half for step in steps if step for half in ("select", "report"))
+    return tuple(each for half in halves for each in read_sets(half))
+
+
 def only_set(folder: Path) -> AnySet:
     """Read the evaluation set that lies in a folder alone."""
     return read_set(min(path for path in folder.iterdir() if path.is_dir()))

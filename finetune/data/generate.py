@@ -11,11 +11,11 @@ from finetune.config.choices import Source
 from finetune.config.writing import wanted
 from finetune.data import documents, made
 from finetune.data.loaded import Loaded
-from finetune.data.mix import evaluation_sets
 from finetune.data.synthesize import GENERATORS, synthesize
 from finetune.data.written import Writing, write
 from finetune.errors import UserError
 from finetune.records import Pair, Passage, read_dicts, read_jsonl
+from finetune.sets import read_halves
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def generate(
     most += writing.writer.queries if writing else 0
     count = min(each for each in (settings.pairs, limit, len(passages) * most) if each)
     pairs, told = _make(passages, weights, count, seed, writing)
-    loaded = Loaded(pairs, (), report=tuple(evaluation_sets(data)))
+    loaded = Loaded(pairs, (), report=read_halves(data))
     found = made.look(loaded, check, model, out)
     if not found.pairs:
         raise UserError(_nothing_made(weights, passages, told))

@@ -1,7 +1,7 @@
 """Training sets beside the domain's own: read and checked as they are, and free of its leaks."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from finetune.data.prepare import NEAR, inspect, summarise, tell_found
 from finetune.data.problems import Problems
 from finetune.errors import UserError
 from finetune.records import write_json, write_jsonl
-from finetune.sets import AnySet, read_set
+from finetune.sets import AnySet
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 def prepare_mix(
     mix: Mapping[str, Mixed],
     check: Check,
-    evaluated: Sequence[Path],
+    asked: tuple[AnySet, ...],
     out: Path,
     model: Model | None = None,
 ) -> None:
@@ -33,14 +33,13 @@ def prepare_mix(
     Args:
         mix: The sets by name; their files are set.
         check: How strict to be.
-        evaluated: Outputs of steps that hold evaluation sets: what these ask is not trained on.
+        asked: Evaluation sets: what these ask is not trained on.
         out: An existing folder.
         model: The base, which changes what the log advises and nothing that is written.
 
     Raises:
         UserError: With every problem in a set; when nothing is left of one.
     """
-    asked = tuple(each for folder in evaluated for each in evaluation_sets(folder))
     problems = Problems()
     summary = {}
     for name, each in mix.items():
@@ -78,9 +77,3 @@ def _load(
             "expected at least one that no evaluation set holds: name another file"
         )
     return loaded
-
-
-def evaluation_sets(folder: Path) -> list[AnySet]:
-    """Read the sets that a step left, of both halves."""
-    parts = (folder / "select", folder / "report")
-    return [read_set(each) for part in parts for each in sorted(part.iterdir())]

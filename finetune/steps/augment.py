@@ -23,6 +23,7 @@ from finetune.records import (
     write_json,
     write_jsonl,
 )
+from finetune.sets import read_halves
 from finetune.stage import Step
 
 Settings = Mapping[str, Any]
@@ -73,7 +74,6 @@ def applied(planned: Sequence[Step], config: Config) -> list[Step]:
 def augment(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Add copies to training rows."""
     from finetune.data.augment import augment as with_copies
-    from finetune.data.mix import evaluation_sets
     from finetune.data.switching import switched
     from finetune.data.terms import read_terms
     from finetune.data.typos import CHANGES
@@ -81,11 +81,10 @@ def augment(settings: Settings, inputs: Inputs, out: Path) -> None:
     own, changes = replace(settings["augment"], terms=inputs.get("terms")), dict(CHANGES)
     if own.terms:
         changes["switched"] = switched(read_terms(own.terms))
-    evaluated = [inputs[name] for name in ("data", "general") if name in inputs]
     result = with_copies(
         list(read_jsonl(inputs["pairs"] / "train.jsonl", _ROWS[settings["rows"]])),
         read_known(inputs["pairs"]), own, changes,
-        [each for folder in evaluated for each in evaluation_sets(folder)],
+        read_halves(inputs["data"], inputs.get("general")),
         settings["seed"], leak=settings["leak"], near=settings["near"],
     )  # fmt: skip
     write_jsonl(out / "train.jsonl", result.rows)

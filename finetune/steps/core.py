@@ -17,7 +17,7 @@ from finetune.machine import hardware
 from finetune.machine.processes import everywhere
 from finetune.records import AnyRow, Mined, Pair, Scored, read_dicts, read_known, write_json
 from finetune.script import KEEP
-from finetune.sets import AnySet, EvaluationSet, ScoredSet, only_set, read_set, write_set
+from finetune.sets import AnySet, EvaluationSet, ScoredSet, only_set, read_set, read_sets, write_set
 from finetune.steps import encoders
 
 Settings = Mapping[str, Any]
@@ -182,7 +182,7 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.evaluation.artifacts import lexical, write_outcome
     from finetune.evaluation.lengths import at_lengths
 
-    sets = [read_set(folder) for folder in sorted((inputs["data"] / "report").iterdir())]
+    sets = read_sets(inputs["data"] / "report")
     speeds = {}
     outcomes, select = out / "outcomes", out / "select"
     artifacts, lengths = dims.split(settings["artifacts"])

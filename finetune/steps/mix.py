@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import Config, unset
+from finetune.sets import read_halves
 from finetune.stage import Step
 
 # What training and the report read.
@@ -51,5 +52,5 @@ def mix(settings: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> N
     """Read the training sets that are mixed with the domain's."""
     from finetune.data.mix import prepare_mix
 
-    evaluated = [inputs[name] for name in ("data", "general") if name in inputs]
-    prepare_mix(settings["mix"], settings["check"], evaluated, out, settings["model"])
+    asked = read_halves(inputs["data"], inputs.get("general"))
+    prepare_mix(settings["mix"], settings["check"], asked, out, settings["model"])

@@ -19,7 +19,7 @@ from finetune.config.choices import Kind, Use
 from finetune.disk import rows
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, normalised, read_jsonl, write_jsonl
-from finetune.sets import AnySet
+from finetune.sets import read_halves
 from finetune.stage import Step
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ def queries(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.data.queries import read_queries
 
     own = rows(inputs["pairs"] / "train.jsonl", Pair)
-    found, dropped = read_queries(inputs["queries"], settings["check"], own, _evaluated(inputs))
+    asked = read_halves(inputs["data"], inputs.get("general"))
+    found, dropped = read_queries(inputs["queries"], settings["check"], own, asked)
     passages = read_documents(inputs["documents"]) if "documents" in inputs else []
     write_jsonl(out / "queries.jsonl", found)
     write_jsonl(out / "passages.jsonl", ({"text": each.indexed} for each in passages))
@@ -100,7 +101,8 @@ def pseudo(settings: Settings, inputs: Inputs, out: Path) -> None:
     found = paired([each.text for each in given], inputs["embed"])
     origin = given[0].source
     lines = {pair.id: given[row].line for row, pair in found.items()}
-    loaded = Loaded(list(found.values()), (), report=_evaluated(inputs), origin=origin, lines=lines)
+    asked = read_halves(inputs["data"], inputs.get("general"))
+    loaded = Loaded(list(found.values()), (), report=asked, origin=origin, lines=lines)
     looked = made.look(loaded, settings["check"], settings["model"], out)
     if not looked.pairs:
         leaks = f" ({len(found):,} are leaks)" if found else ""
@@ -125,14 +127,6 @@ def pseudo(settings: Settings, inputs: Inputs, out: Path) -> None:
     made.write(replace(looked, pairs=pairs, dropped=dropped), own, inputs["pairs"],
                settings["pseudo"].use, "pseudo.use", out, {"pseudo": told})  # fmt: skip
     log.info("%s of %s queries paired, as: %s", f"{len(found):,}", f"{len(given):,}", _some(pairs))
-
-
-def _evaluated(inputs: Inputs) -> tuple[AnySet, ...]:
-    """The sets that select or report, and the general one."""
-    from finetune.data.mix import evaluation_sets
-
-    folders = [inputs[name] for name in ("data", "general") if name in inputs]
-    return tuple(each for folder in folders for each in evaluation_sets(folder))
 
 
 def paired(given: Sequence[str], embedded: Path) -> dict[int, Pair]:

@@ -9,7 +9,7 @@ from finetune.config import Model
 from finetune.config.writing import cost
 from finetune.records import read_json
 from finetune.script import KEEP
-from finetune.sets import only_set, read_set
+from finetune.sets import only_set, read_sets
 
 if TYPE_CHECKING:
     from finetune.data.catalogue import PublicSet
@@ -31,7 +31,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.steps.noise import samples
 
     data_folder = inputs["sets"]
-    sets = [read_set(folder) for folder in sorted((data_folder / "report").iterdir())]
+    sets = read_sets(data_folder / "report")
     names, selected = [each.name for each in sets], only_set(data_folder / "select").name
     general = only_set(inputs["general"] / "report") if "general" in inputs else None
     more = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}

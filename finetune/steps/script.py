@@ -28,7 +28,7 @@ from finetune.records import (
     write_jsonl,
 )
 from finetune.script import KEEP, WHOLE, is_mixed
-from finetune.sets import only_set, read_set, write_set
+from finetune.sets import only_set, read_sets, write_set
 from finetune.stage import Step
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def script(settings: Settings, inputs: Inputs, out: Path) -> None:
         return
     scripts = Scripts.of(settings["script"], settings["opencc"], inputs.get("dictionary"))
     way = scripts.to_simplified if settings["script"] == "t2s" else scripts.to_traditional
-    sets = {part: [convert_set(each, way.convert) for each in _sets(inputs["sets"] / part)]
+    sets = {part: [convert_set(each, way.convert) for each in read_sets(inputs["sets"] / part)]
             for part in ("select", "report")}  # fmt: skip
     if settings["measured"]:
         sets["report"] += [more for each in sets["report"] for more in in_scripts(each, scripts)]
@@ -132,9 +132,9 @@ def script_sets(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.data.script import Scripts, in_scripts
 
     scripts = Scripts.of(settings["script"], settings["opencc"], inputs.get("dictionary"))
-    report = _sets(inputs["sets"] / "report")
+    report = read_sets(inputs["sets"] / "report")
     more = [other for each in report for other in in_scripts(each, scripts)]
-    write_sets(out, {"select": _sets(inputs["sets"] / "select"), "report": [*report, *more]})
+    write_sets(out, {"select": read_sets(inputs["sets"] / "select"), "report": [*report, *more]})
 
 
 def script_select(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -292,7 +292,3 @@ def _reading(step: Step, renamed: Mapping[str, str]) -> Step:
 
 def _suffix(name: str) -> str:
     return name.removeprefix("train-")
-
-
-def _sets(folder: Path) -> list[Any]:
-    return [read_set(each) for each in sorted(folder.iterdir())]

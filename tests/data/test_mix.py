@@ -12,7 +12,7 @@ from finetune.data.mix import prepare_mix
 from finetune.data.rows import DUPLICATE
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, Scored, read_json, read_jsonl
-from finetune.sets import EvaluationSet, ScoredSet, write_set
+from finetune.sets import EvaluationSet, ScoredSet, read_halves, write_set
 
 STOP = compose(["recipes=full"]).check
 
@@ -28,7 +28,7 @@ def evaluated(tmp_path):
     for half, query in (("select", "今天星期几"), ("report", "明天下雨吗")):
         web = EvaluationSet("web", {half: query}, {"d": "篇"}, {half: {"d": 1}})
         write_set(general / half / "web", web)
-    return data, general
+    return read_halves(data, None, general)
 
 
 def mixed(path, rows, kind=Kind.pairs, columns=None):
