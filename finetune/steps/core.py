@@ -5,7 +5,6 @@ modules are imported inside, so that a plan whose steps are all cached loads non
 """
 
 import shutil
-from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -18,10 +17,8 @@ from finetune.machine.processes import everywhere
 from finetune.records import AnyRow, Mined, Pair, Scored, read_dicts, read_known, write_json
 from finetune.script import KEEP
 from finetune.sets import AnySet, EvaluationSet, ScoredSet, only_set, read_set, read_sets, write_set
+from finetune.stage import Inputs, Settings
 from finetune.steps import encoders
-
-Settings = Mapping[str, Any]
-Inputs = Mapping[str, Path]
 
 
 def data(settings: Settings, inputs: Inputs, out: Path) -> None:

@@ -17,9 +17,8 @@ from finetune.errors import UserError
 from finetune.machine.processes import everywhere
 from finetune.records import read_json, write_json
 from finetune.script import KEEP
-from finetune.stage import Step
+from finetune.stage import Inputs, Settings, Step
 from finetune.steps import core as steps
-from finetune.steps.core import Inputs, Settings
 
 log = logging.getLogger(__name__)
 

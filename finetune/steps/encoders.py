@@ -1,20 +1,17 @@
 """The encoders that score the artifacts of a run, and encode for mining."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finetune.disk import texts
 from finetune.script import KEEP
+from finetune.stage import Inputs, Settings
 
 if TYPE_CHECKING:
     from finetune.inference import Encoder
-
-Settings = Mapping[str, Any]
-Inputs = Mapping[str, Path]
 
 
 def scoring(artifact: str, settings: Settings, inputs: Inputs, out: Path) -> "Encoder":

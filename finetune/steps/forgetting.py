@@ -18,9 +18,9 @@ from finetune.errors import UserError
 from finetune.records import write_json
 from finetune.script import KEEP
 from finetune.sets import EvaluationSet, half, only_set, write_set
-from finetune.stage import Step
+from finetune.stage import Inputs, Settings, Step
 from finetune.steps import core as steps
-from finetune.steps.encoders import Inputs, Settings, remembering, scoring
+from finetune.steps.encoders import remembering, scoring
 
 log = logging.getLogger(__name__)
 

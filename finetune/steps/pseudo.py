@@ -7,10 +7,9 @@ that nobody has labelled, the positives, and ``domain.documents``.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,12 +19,9 @@ from finetune.disk import rows
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, normalised, read_jsonl, write_jsonl
 from finetune.sets import read_halves
-from finetune.stage import Step
+from finetune.stage import Inputs, Settings, Step
 
 log = logging.getLogger(__name__)
-
-Settings = Mapping[str, Any]
-Inputs = Mapping[str, Path]
 
 SOURCE = "pseudo"
 DIFFERENT = "BM25 and the base model find different passages"

@@ -10,12 +10,10 @@ from finetune.config.writing import cost
 from finetune.records import read_json
 from finetune.script import KEEP
 from finetune.sets import only_set, read_sets
+from finetune.stage import Inputs, Settings
 
 if TYPE_CHECKING:
     from finetune.data.catalogue import PublicSet
-
-Settings = Mapping[str, Any]
-Inputs = Mapping[str, Path]
 
 _NOISE = 8  # pairs that were left out, shown
 

@@ -18,12 +18,10 @@ from finetune.data.lines import names
 from finetune.data.problems import meant
 from finetune.errors import UserError
 from finetune.records import read_dicts, read_json, write_jsonl
-from finetune.stage import Done, Step
+from finetune.stage import Done, Inputs, Step
 
 if TYPE_CHECKING:
     from finetune.judging import Filter
-
-Inputs = Mapping[str, Path]
 
 
 def later(first: Sequence[Step], count: int) -> list[Step]:
@@ -49,6 +47,11 @@ def later(first: Sequence[Step], count: int) -> list[Step]:
         ]  # fmt: skip
         model = names["train"]
     return steps
+
+
+def beside(training: str, name: str) -> str:
+    """Name what goes with one training: ``mine``, ``mine-2`` (``train-2``), ``mine-warmup``."""
+    return name if training == "train" else f"{name}-{training.removeprefix('train-')}"
 
 
 def outputs(count: int, *, warm: bool) -> dict[str, str]:

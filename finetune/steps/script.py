@@ -17,10 +17,7 @@ from typing import Any
 from finetune.config import Config
 from finetune.config.choices import Kind
 from finetune.records import (
-    AnyRow,
-    Mined,
-    Pair,
-    Scored,
+    ROWS,
     read_json,
     read_jsonl,
     read_known,
@@ -29,17 +26,14 @@ from finetune.records import (
 )
 from finetune.script import KEEP, WHOLE, is_mixed
 from finetune.sets import only_set, read_sets, write_set
-from finetune.stage import Step
+from finetune.stage import Inputs, Settings, Step
+from finetune.steps.rounds import beside
 
 log = logging.getLogger(__name__)
-
-Settings = Mapping[str, Any]
-Inputs = Mapping[str, Path]
 
 # Steps that go on reading texts as they are: they make texts of them, look for leaks in either
 # script, or hold an export that all runs of a base share against torch.
 _AS_GIVEN = ("generate", "mix", "export-base")
-_ROWS: Mapping[str, type[AnyRow]] = {"pairs": Pair, "mined": Mined, "scored": Scored}
 # How much more one scoring of the guard costs where each question is asked twice: a sixth of its
 # texts at most are questions; of scored pairs all are.
 _TWICE = {Kind.pairs: 7 / 6, Kind.scored: 2.0}
@@ -116,7 +110,7 @@ def _rewritten(
 
     scripts = Scripts.of(settings["script"], settings["opencc"], inputs.get("dictionary"))
     result = rewrite(
-        read_jsonl(given / "train.jsonl", _ROWS[kind]), read_known(given), settings["script"],
+        read_jsonl(given / "train.jsonl", ROWS[kind]), read_known(given), settings["script"],
         scripts, crossed=settings["opencc"].crossed, encode=settings["encode"],
         seed=settings["seed"],
     )  # fmt: skip
@@ -188,7 +182,7 @@ def _rows_converted(planned: Sequence[Step], config: Config) -> list[Step]:
             step = replace(step, settings={**step.settings, "guard_share": share})
         # A student is taught the vectors that the embed step made of these very texts.
         if "select" in inputs and "pairs" in inputs and "embed" not in inputs:
-            name = "script" if step.name == "train" else f"script-{_suffix(step.name)}"
+            name = beside(step.name, "script")
             mined = bool(step.settings["mined"])
             made.append(_step(name, {"pairs": inputs["pairs"]}, config, mined=mined))
             inputs["pairs"] = name
@@ -288,7 +282,3 @@ def _measured(config: Config) -> bool:
 def _reading(step: Step, renamed: Mapping[str, str]) -> Step:
     inputs = {name: renamed.get(source, source) for name, source in step.inputs.items()}
     return replace(step, inputs=inputs)
-
-
-def _suffix(name: str) -> str:
-    return name.removeprefix("train-")
