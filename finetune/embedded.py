@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 
 from finetune.disk import Lookup, distinct, numbers, texts
 from finetune.inference import Encoder
 from finetune.inference.onnx import CHUNK
+from finetune.inference.vectors import header
 from finetune.mining import Picked, Pool
 from finetune.progress import bar
 from finetune.records import write_jsonl
@@ -31,10 +31,8 @@ def write_vectors(
     name: str, given: Sequence[str], encoder: Encoder, prompt: str, out: Path
 ) -> None:
     """Encode texts into ``<name>.npy``, as `numpy.save` would write it."""
-    form = {"descr": npy.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False,
-            "shape": (len(given), encoder.dim)}  # fmt: skip
     with bar(f"embed {name}", len(given)) as progress, (out / f"{name}.npy").open("wb") as file:
-        npy.write_array_header_1_0(file, form)
+        file.write(header(len(given), encoder.dim, np.float32))
         for start in range(0, len(given), PART):
             part = given[start : start + PART]
             file.write(encoder.encode(part, prompt, progress=progress).data)

@@ -70,9 +70,9 @@ def _encode_file(arguments: argparse.Namespace) -> int:
 
 def _encode_lines(arguments: argparse.Namespace) -> int:
     import numpy as np
-    from numpy.lib import format as npy
 
     from finetune.inference import OnnxEncoder, as_type, encode_iter
+    from finetune.inference.vectors import header
 
     encoder = OnnxEncoder.load(
         arguments.bundle, arguments.precision, arguments.threads, arguments.dim,
@@ -81,9 +81,8 @@ def _encode_lines(arguments: argparse.Namespace) -> int:
     none = as_type(encoder.encode([], arguments.prompt), arguments.dtype)
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as lines:
         # The header of an .npy file says how many rows follow.
-        shape = (_spool(sys.stdin.buffer, lines), none.shape[1])
-        head = {"descr": npy.dtype_to_descr(none.dtype), "fortran_order": False, "shape": shape}
-        npy.write_array_header_1_0(sys.stdout.buffer, head)
+        count = _spool(sys.stdin.buffer, lines)
+        sys.stdout.buffer.write(header(count, none.shape[1], none.dtype))
         for vectors in encode_iter(encoder, _texts(lines), arguments.prompt):
             rows = np.ascontiguousarray(as_type(vectors, arguments.dtype))
             sys.stdout.buffer.write(rows.data)

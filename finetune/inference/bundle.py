@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import UserError
+from finetune.records import write_json
 from finetune.script import KEEP, THERE
 
 log = logging.getLogger(__name__)
@@ -160,8 +161,7 @@ class BundleInfo:
             del content["default_dim"]
         if self.script == KEEP:
             del content["script"]
-        text = json.dumps(content, ensure_ascii=False, indent=2)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_json(path, content)
         return path
 
     def prompt(self, name: str) -> str:

@@ -6,7 +6,6 @@ machine: a bundle that is copied elsewhere finds none there, and runs as if noth
 
 import dataclasses
 import hashlib
-import json
 import os
 import platform
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.inference.batches import GPU_TOKEN_BUDGET, TOKEN_BUDGET
+from finetune.records import read_json, write_json
 
 FILE = "tuned.json"
 _FIELDS = ("model name", "cpu family", "model\t", "stepping", "flags", "CPU part", "Features")
@@ -117,7 +117,7 @@ def read(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     path = folder / FILE
     if not path.is_file():
         return {}
-    found: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, dict[str, dict[str, Any]]] = read_json(path)
     return found
 
 
@@ -129,6 +129,4 @@ def write(folder: Path, precision: str, tuned: Tuned | None) -> None:
     if tuned is not None:
         entry[precision] = dataclasses.asdict(tuned)
     known = {machine: entries for machine, entries in known.items() if entries}
-    new = folder / f".{FILE}.partial"
-    new.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    new.replace(folder / FILE)
+    write_json(folder / FILE, known)

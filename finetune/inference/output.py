@@ -7,8 +7,6 @@ then counted; who comes next cuts off what was not counted. At the end the file 
 """
 
 import fcntl
-import io
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from finetune.errors import UserError
+from finetune.inference.vectors import header
+from finetune.records import read_json, write_json
 
 
 class Output:
@@ -93,26 +92,17 @@ class Output:
         self._count(file)
 
     def _begin(self, file: IO[bytes]) -> None:
-        file.write(self._header())
+        file.write(header(*self.shape, self.dtype))
         self._count(file)
-
-    def _header(self) -> bytes:
-        head = io.BytesIO()
-        form = {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False}
-        npy.write_array_header_1_0(head, {**form, "shape": self.shape})
-        return head.getvalue()
 
     def _end(self, rows: int) -> int:
         """Bytes of the file with so many rows."""
-        return len(self._header()) + rows * self.shape[1] * self.dtype.itemsize
+        return len(header(*self.shape, self.dtype)) + rows * self.shape[1] * self.dtype.itemsize
 
     def _count(self, file: IO[bytes]) -> None:
         file.flush()
         os.fsync(file.fileno())
-        new = self.record.with_name(f".{self.record.name}.partial")
-        content = {**self.settings, "done": self.done}
-        new.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        new.replace(self.record)
+        write_json(self.record, {**self.settings, "done": self.done})
 
     def _known(self) -> int:
         """Read how many rows an earlier call got done."""
@@ -123,7 +113,7 @@ class Output:
                     "delete it, or name another file"
                 )
             return 0
-        found = json.loads(self.record.read_text(encoding="utf-8"))
+        found = read_json(self.record)
         done = found.pop("done", 0)
         other = sorted(
             key for key in {*found, *self.settings} if found.get(key) != self.settings.get(key)

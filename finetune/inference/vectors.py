@@ -1,7 +1,10 @@
 """Vectors as vector stores take them: float32, float16 or int8."""
 
+import io
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib import format as npy
+from numpy.typing import DTypeLike, NDArray
 
 TYPES = ("float32", "float16", "int8")
 
@@ -31,6 +34,14 @@ def as_type(vectors: NDArray[np.float32], dtype: str) -> NDArray[np.generic]:
         return vectors.astype(dtype, copy=False)
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
     return np.rint(vectors * (127 / np.maximum(largest, 1e-12))).astype(np.int8)
+
+
+def header(rows: int, dim: int, dtype: DTypeLike) -> bytes:
+    """What an ``.npy`` file of so many vectors begins with; their numbers follow."""
+    head = io.BytesIO()
+    form = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+    npy.write_array_header_1_0(head, {**form, "shape": (rows, dim)})
+    return head.getvalue()
 
 
 def as_float32(vectors: NDArray[np.generic]) -> NDArray[np.float32]:
