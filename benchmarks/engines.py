@@ -239,13 +239,14 @@ def machine() -> dict[str, Any]:
     import openvino
     import torch
 
+    from finetune import cpu
     from finetune.config.compose import compose
     from finetune.machine import hardware
 
     config = compose(["recipes=full", "hardware=cpu"])
     return {
-        "cpu": hardware.label(hardware.resolve(config.hardware)), "cpus": hardware.usable_cpus(),
-        "int8": sorted(hardware.cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8"}),
+        "cpu": hardware.label(hardware.resolve(config.hardware)), "cpus": cpu.count(),
+        "int8": sorted(cpu.flags() & {"avx512_vnni", "avx_vnni", "amx_int8"}),
         "onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__,
         "torch": torch.__version__,
     }  # fmt: skip

@@ -29,6 +29,7 @@ from typing import Any
 import yaml
 from randoms import LETTERS, build, recipes, texts, write_dev
 
+from finetune import cpu
 from finetune.machine import rates
 from finetune.machine.geometry import M3E_BASE, Geometry
 from finetune.records import read_json, write_json, write_jsonl
@@ -209,8 +210,7 @@ def name_of(device: str) -> str:
         import torch
 
         return str(torch.cuda.get_device_name())
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return cpu.name()
 
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:

@@ -12,7 +12,6 @@ masks. Bars: under 6 GiB, relative difference (of norms) at most 1e-5. Also coun
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -29,8 +28,8 @@ from transformers import BertConfig, BertModel
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # this tree's, whatever is installed
 
+from finetune import cpu, pipeline  # noqa: E402
 from finetune import model as models  # noqa: E402
-from finetune import pipeline  # noqa: E402
 from finetune.config import Config  # noqa: E402
 from finetune.config.choices import Precision  # noqa: E402
 from finetune.config.compose import compose  # noqa: E402
@@ -93,7 +92,7 @@ def differences(config: Config, rows: int, chunk: int) -> dict[str, float]:
     folder, pairs = made(config)
     model = models.load(folder).train()
     model.max_seq_length = config.train.max_length
-    torch.set_num_threads(hardware.usable_cpus())
+    torch.set_num_threads(cpu.count())
     node = dict(config.loss)
     texts = [[pair.query for pair in pairs[:rows]], [pair.positive for pair in pairs[:rows]]]
     columns = [dict(model.preprocess(column)) for column in texts]
@@ -184,7 +183,7 @@ def main() -> int:
         "relative_differences": {k: float(f"{v:.2g}") for k, v in apart.items()},
         "rows_compared": asked.rows, "dropout": DROPOUT,
         "bars": {"peak_gib": MOST_MEMORY, "gradients": MOST_DIFFERENCE},
-        "machine": f"{platform.processor() or platform.machine()}, {hardware.usable_cpus()} CPUs",
+        "machine": cpu.described(),
     }  # fmt: skip
     print(json.dumps(result, indent=2))
     asked.out.parent.mkdir(exist_ok=True)

@@ -12,7 +12,6 @@ Ours is measured with torch's fused attention too (``hardware.attention=sdpa``).
 
 import argparse
 import json
-import platform
 import shutil
 import statistics
 import subprocess
@@ -23,6 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from finetune import cpu  # noqa: E402
+
 RESULTS = ROOT / "benchmarks/results/training_speed.json"
 BARS = {"fp32": 2.5, "bf16": 1.2}
 
@@ -98,13 +99,6 @@ def judged(measured: Mapping[str, Sequence[float]], ndcg: Mapping[str, float]) -
     }  # fmt: skip
 
 
-def cpu() -> str:
-    """The processor's name."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {len(names)} cores"
-
-
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -131,7 +125,8 @@ def main() -> int:
     models |= {name: asked.work / f"plain-{name}/model" for name in BARS}
     ndcg = {name: quality(folder, asked.data) for name, folder in models.items()}
     result = {
-        "cpu": cpu(), "pairs": asked.pairs, "max_length": asked.max_length, "batch_size": 32,
+        "cpu": cpu.described(), "pairs": asked.pairs, "max_length": asked.max_length,
+        "batch_size": 32,
         **judged(measured, ndcg),
     }  # fmt: skip
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from finetune import cpu
 from finetune.config import Config, Hardware, Tracking
 from finetune.config.choices import Precision, Tracker
 from finetune.errors import UserError
@@ -106,10 +107,8 @@ def _installed(package: str) -> bool:
 
 
 def _cpu() -> Finding:
-    native = sorted(hardware.cpu_flags() & {"avx512_bf16", "amx_bf16", "avx512_vnni", "avx_vnni"})
-    found = (
-        f"{hardware.usable_cpus()} usable; {', '.join(native) or 'no bf16, no int8 dot product'}"
-    )
+    native = sorted(cpu.flags() & {"avx512_bf16", "amx_bf16", "avx512_vnni", "avx_vnni"})
+    found = f"{cpu.count()} usable; {', '.join(native) or 'no bf16, no int8 dot product'}"
     return Finding("cpu", found)
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune import cpu
 from finetune.errors import UserError
 from finetune.inference.bundle import BundleInfo
 from finetune.inference.lines import TextFile
-from finetune.inference.machine import cpus, settings
+from finetune.inference.machine import settings
 from finetune.inference.onnx import CHUNK, OnnxEncoder
 from finetune.inference.output import Output
 from finetune.inference.sessions import on_gpu, runtime
@@ -73,7 +74,7 @@ def encode_file(
     info = BundleInfo.read(bundle)
     precision = info.chosen(bundle, precision)
     if processes > 1:
-        threads = threads or max(1, cpus() // processes)
+        threads = threads or max(1, cpu.count() // processes)
     model = info.precisions[precision].sha256
     gpu = on_gpu(precision, device)
     threads, budget = settings(bundle, precision, model, threads, None, gpu=gpu)

@@ -6,12 +6,12 @@ machine: a bundle that is copied elsewhere finds none there, and runs as if noth
 
 import dataclasses
 import hashlib
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune import cpu
 from finetune.inference.batches import GPU_TOKEN_BUDGET, TOKEN_BUDGET
 from finetune.records import read_json, write_json
 
@@ -38,13 +38,6 @@ class Tuned:
     by_default: float
 
 
-def cpus() -> int:
-    """CPUs this process may run on; ONNX Runtime itself would count the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def name() -> str:
     """Name the machine by what decides speed: CPU, its instructions, how many, and the runtime.
 
@@ -53,16 +46,9 @@ def name() -> str:
     """
     import onnxruntime
 
-    known = [line for line in _first_cpu() if line.startswith(_FIELDS)]
+    known = [line for line in cpu.lines() if line.startswith(_FIELDS)]
     digest = hashlib.sha256("\n".join([platform.machine(), *known]).encode()).hexdigest()[:12]
-    return f"{cpu()} {digest}, {cpus()} CPUs, onnxruntime {onnxruntime.__version__}"
-
-
-def cpu() -> str:
-    """What the CPU is called, or its architecture where the system does not tell."""
-    names = (line.split(":", 1)[1].strip() for line in _first_cpu()
-             if line.startswith(("model name", "CPU part")))  # fmt: skip
-    return next(names, "") or platform.machine()
+    return f"{cpu.name()} {digest}, {cpu.count()} CPUs, onnxruntime {onnxruntime.__version__}"
 
 
 def saturates() -> bool:
@@ -70,18 +56,10 @@ def saturates() -> bool:
 
     Where the system does not tell its CPU's instructions, nothing is known, and the answer is no.
     """
-    flags = next((line.split(":", 1)[1].split() for line in _first_cpu()
-                  if line.startswith("flags")), None)  # fmt: skip
-    if flags is None or platform.machine().lower() not in ("x86_64", "amd64"):
+    found = cpu.flags()
+    if not found or platform.machine().lower() not in ("x86_64", "amd64"):
         return False
-    return not {"avx512_vnni", "avx_vnni"} & set(flags)
-
-
-def _first_cpu() -> list[str]:
-    """What /proc says of the first CPU; nothing where there is none."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text(encoding="utf-8") if info.is_file() else ""
-    return text.split("\n\n")[0].splitlines()
+    return not {"avx512_vnni", "avx_vnni"} & found
 
 
 def settings(
@@ -104,12 +82,12 @@ def settings(
         gpu: Whether a GPU will run it; nothing is tuned there.
     """
     if gpu:
-        return threads or cpus(), budget or GPU_TOKEN_BUDGET
+        return threads or cpu.count(), budget or GPU_TOKEN_BUDGET
     if threads is None and budget is None:
         entry = read(folder).get(name(), {}).get(precision) if (folder / FILE).is_file() else None
         if entry is not None and entry["model"] == model:
             return int(entry["threads"]), int(entry["budget"])
-    return threads or cpus(), budget or TOKEN_BUDGET
+    return threads or cpu.count(), budget or TOKEN_BUDGET
 
 
 def read(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:

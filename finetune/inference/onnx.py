@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from finetune import cpu
 from finetune.errors import UserError
 from finetune.inference.batches import TOKEN_BUDGET, token_budget_batches
 from finetune.inference.bundle import TOKENIZER_FILE, BundleInfo, sha256
 from finetune.inference.encoder import check_texts, shortened
-from finetune.inference.machine import cpus, settings
+from finetune.inference.machine import settings
 from finetune.inference.script import converter
 from finetune.inference.sessions import Session, on_gpu, start_model, start_session
 
@@ -94,7 +95,7 @@ class OnnxEncoder:
 
     def running(self, model: Path, threads: int | None = None) -> "OnnxEncoder":
         """Return an encoder of the same texts that runs another graph, on ONNX Runtime."""
-        session = start_session(model, threads or cpus())
+        session = start_session(model, threads or cpu.count())
         return OnnxEncoder(self.info, self._tokenizer, session, self._budget, self.dim)
 
     def encode(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune import cpu
 from finetune.errors import UserError
 from finetune.inference.batches import GPU_TOKEN_BUDGET, TOKEN_BUDGET
 from finetune.inference.bundle import BundleInfo
-from finetune.inference.machine import Tuned, cpus, write
+from finetune.inference.machine import Tuned, write
 from finetune.inference.onnx import OnnxEncoder
 from finetune.inference.sessions import on_gpu
 
@@ -24,8 +25,8 @@ GAIN = 1.05
 
 def threads_tried() -> list[int]:
     """1, 2, 4, … up to the CPUs there are; half of them is often all real cores."""
-    powers = [2**n for n in range(cpus().bit_length()) if 2**n < cpus()]
-    return [*powers, cpus()]
+    powers = [2**n for n in range(cpu.count().bit_length()) if 2**n < cpu.count()]
+    return [*powers, cpu.count()]
 
 
 def expected_seconds() -> float:
@@ -59,17 +60,17 @@ def tune(
             f"{', '.join(sorted(set(info.precisions) - {precision})) or 'this bundle has none'}"
         )
     sample = list(texts) or random_texts(info.max_length)
-    default = cpus(), TOKEN_BUDGET
+    default = cpu.count(), TOKEN_BUDGET
     load = partial(OnnxEncoder.load, folder, precision)
     encoders = {count: load(threads=count) for count in threads_tried()}
-    sample = _so_many(sample, encoders[cpus()])
+    sample = _so_many(sample, encoders[cpu.count()])
     rates = fastest({
         (count, TOKEN_BUDGET): partial(encoder.encode, sample)
         for count, encoder in encoders.items()
     }, len(sample))  # fmt: skip
     threads = max(rates, key=rates.__getitem__)[0]
     runs = {(threads, budget): load(threads=threads, budget=budget) for budget in BUDGETS}
-    runs[default] = encoders[cpus()]
+    runs[default] = encoders[cpu.count()]
     # The default once more: what is compared was measured in turn.
     rates = fastest(
         {key: partial(encoder.encode, sample) for key, encoder in runs.items()}, len(sample)

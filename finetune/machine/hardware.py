@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from finetune import cpu
 from finetune.config import Hardware
 from finetune.config.choices import Precision
 from finetune.config.compose import ROOT
@@ -67,7 +68,7 @@ def resolve(hardware: Hardware) -> Hardware:
             f"hardware.processes={hardware.processes}: {started} started; start as many with "
             f"torchrun --nproc_per_node {hardware.processes} train.py ..."
         )
-    threads = hardware.threads or usable_cpus()
+    threads = hardware.threads or cpu.count()
     profile = settings_of(fitting(device))
     rest = {key: profile[key] for key in _FROM_PROFILE if getattr(hardware, key) is None}
     found = dataclasses.replace(
@@ -131,38 +132,13 @@ def has_nvidia() -> bool:
 
 def label(hardware: Hardware) -> str:
     """What a resolved machine is called among the times that earlier runs took."""
-    names = [each.name for each in gpus()[:1]] if hardware.device == "cuda" else [_cpu_name()]
+    names = [each.name for each in gpus()[:1]] if hardware.device == "cuda" else [cpu.name()]
     return " ".join([*names, f"{hardware.threads} threads", hardware.precision.value])
-
-
-def usable_cpus() -> int:
-    """Number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def cpu_flags() -> set[str]:
-    """Instruction-set flags of the first CPU (empty where /proc does not tell)."""
-    return set(_cpu_info("flags", "Features").split())
-
-
-def _cpu_name() -> str:
-    return _cpu_info("model name", "CPU part").strip() or "cpu"
-
-
-def _cpu_info(*names: str) -> str:
-    """What /proc says of the first CPU under one of these names; nothing where it does not."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return ""
-    for line in info.read_text(encoding="utf-8").splitlines():
-        if line.startswith(names):
-            return line.split(":", 1)[1]
-    return ""
 
 
 def _cpu_precision() -> Precision:
     # bf16 doubles training speed where the CPU multiplies it natively, and halves it elsewhere.
-    native = cpu_flags() & {"avx512_bf16", "amx_bf16"}
+    native = cpu.flags() & {"avx512_bf16", "amx_bf16"}
     return Precision.bf16 if native else Precision.fp32
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from finetune import disk
+from finetune import cpu, disk
 from finetune.machine import hardware
 from finetune.machine.processes import everywhere
 from finetune.records import AnyRow, Mined, Pair, Scored, read_dicts, read_known, write_json
@@ -224,11 +224,9 @@ def timed(artifact: str, settings: Settings, inputs: Inputs) -> dict[str, Any]:
 
 def _machine(device: str) -> str:
     """What computes there is called: the first GPU, or the CPU and how many of it may be used."""
-    from finetune.inference import machine
-
     if device == "cuda" and (gpus := hardware.gpus()):
         return gpus[0].name
-    return f"{machine.cpu()}, {machine.cpus()} CPUs"
+    return cpu.described()
 
 
 def _select(data_folder: Path) -> AnySet:

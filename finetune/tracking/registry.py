@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NEEDS = ("numpy", "onnxruntime", "opencc", "pandas", "tokenizers")
 _DIGEST = "bundle"  # tag of a version: SHA-256 of its bundle.json
-_CODE = ("__init__.py", "errors.py", "records.py", "script.py", "inference")
+_CODE = ("__init__.py", "cpu.py", "errors.py", "records.py", "script.py", "inference")
 
 
 def register(

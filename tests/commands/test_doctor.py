@@ -10,7 +10,7 @@ import tomllib
 import onnxruntime
 import pytest
 
-from finetune import cli
+from finetune import cli, cpu
 from finetune.commands import doctor
 from finetune.commands.doctor import Finding, gpu_finding
 from finetune.config.compose import ROOT, compose
@@ -72,7 +72,7 @@ def machine(monkeypatch):
 
     def pretend(gpu=None, capability=(0, 0), flags=(), flash=False, memory=16 * GIB):
         monkeypatch.setattr(hardware, "has_nvidia", lambda: gpu is not None)
-        monkeypatch.setattr(hardware, "cpu_flags", lambda: set(flags))
+        monkeypatch.setattr(cpu, "flags", lambda: set(flags))
         found = (Gpu(gpu, capability, 16 * GIB, 15 * GIB),) if gpu else ()
         monkeypatch.setattr(hardware, "gpus", lambda: found)
         monkeypatch.setattr(hardware, "has_flash_attention", lambda: flash)

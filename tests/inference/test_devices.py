@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import tiny_runs
 
+from finetune import cpu
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder, machine, sessions
 from finetune.inference.batches import GPU_TOKEN_BUDGET, TOKEN_BUDGET
@@ -121,19 +122,19 @@ CPUINFO = "processor\t: 0\nmodel name\t: x\nflags\t\t: fpu {}\n\nprocessor\t: 1\
 )  # fmt: skip
 def test_which_cpus_saturate(monkeypatch, kind, flags, expected):
     lines = CPUINFO.format(flags).split("\n\n")[0].splitlines()
-    monkeypatch.setattr(machine, "_first_cpu", lambda: lines)
+    monkeypatch.setattr(cpu, "lines", lambda: lines)
     monkeypatch.setattr(platform, "machine", lambda: kind)
     assert machine.saturates() == expected
-    monkeypatch.setattr(machine, "_first_cpu", list)  # a system that does not tell
+    monkeypatch.setattr(cpu, "lines", list)  # a system that does not tell
     assert not machine.saturates()
 
 
 def test_a_machine_is_called_by_its_cpus_name(monkeypatch):
     lines = ["processor\t: 0", "cpu family\t: 25", "model name\t: AMD EPYC", "flags\t: fpu"]
-    monkeypatch.setattr(machine, "_first_cpu", lambda: lines)
-    assert machine.cpu() == "AMD EPYC" and machine.name().startswith("AMD EPYC ")
-    monkeypatch.setattr(machine, "_first_cpu", list)
-    assert machine.cpu() == platform.machine()
+    monkeypatch.setattr(cpu, "lines", lambda: lines)
+    assert cpu.name() == "AMD EPYC" and machine.name().startswith("AMD EPYC ")
+    monkeypatch.setattr(cpu, "lines", list)
+    assert cpu.name() == platform.machine()
 
 
 def test_int8_on_a_cpu_that_saturates_says_so_once(two_precisions, monkeypatch, caplog):

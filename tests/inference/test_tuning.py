@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from finetune import cpu
 from finetune.cli import main
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder, encode_file, machine, tuning
 from finetune.inference.batches import TOKEN_BUDGET
 
-CPUS = machine.cpus()
+CPUS = cpu.count()
 pytestmark = pytest.mark.usefixtures("logs_as_they_were")
 
 

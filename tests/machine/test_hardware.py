@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune import cpu
 from finetune.config import Hardware
 from finetune.config.choices import Precision
 from finetune.config.compose import choices, compose
@@ -31,7 +32,7 @@ def machine(monkeypatch):
 
     def pretend(gpu=None, flags=(), flash=False):
         monkeypatch.setattr(hardware, "has_nvidia", lambda: gpu is not None)
-        monkeypatch.setattr(hardware, "cpu_flags", lambda: set(flags))
+        monkeypatch.setattr(cpu, "flags", lambda: set(flags))
         found = (Gpu(gpu, CAPABILITY[gpu], 16 * GIB, 15 * GIB),) if gpu else ()
         monkeypatch.setattr(hardware, "gpus", lambda: found)
         monkeypatch.setattr(hardware, "has_flash_attention", lambda: flash)
@@ -54,7 +55,7 @@ def test_auto_is_the_best_the_machine_can(machine, gpu, flags, device, precision
     machine(gpu, flags)
     found = hardware.resolve(asked())
     assert (found.device, found.precision) == (device, precision)
-    assert found.threads == hardware.usable_cpus() == len(os.sched_getaffinity(0))
+    assert found.threads == cpu.count() == len(os.sched_getaffinity(0))
 
 
 def test_what_is_asked_for_is_kept(machine):
@@ -122,13 +123,13 @@ def test_a_gpu_that_nothing_can_use_is_told(machine, monkeypatch):
 def test_cpu_flags_are_read_from_the_first_cpu(monkeypatch, tmp_path, text, expected):
     info = tmp_path / "cpuinfo"
     info.write_text(text, "utf-8")
-    monkeypatch.setattr(hardware, "Path", lambda path: info if "cpuinfo" in path else Path(path))
-    assert hardware.cpu_flags() == expected
+    monkeypatch.setattr(cpu, "_INFO", info)
+    assert cpu.flags() == expected
 
 
 def test_no_cpuinfo_no_flags(monkeypatch, tmp_path):
-    monkeypatch.setattr(hardware, "Path", lambda path: tmp_path / "none")
-    assert hardware.cpu_flags() == set()
+    monkeypatch.setattr(cpu, "_INFO", tmp_path / "none")
+    assert cpu.flags() == set()
 
 
 # --- profiles ---
@@ -244,7 +245,7 @@ def test_memory_where_the_system_does_not_tell(monkeypatch, tmp_path):
 def test_the_label_names_what_a_time_depends_on(machine, monkeypatch, tmp_path):
     info = tmp_path / "cpuinfo"
     info.write_text("processor: 0\nmodel name\t: AMD EPYC 9\n", "utf-8")
-    monkeypatch.setattr(hardware, "Path", lambda path: info if "cpuinfo" in path else Path(path))
+    monkeypatch.setattr(cpu, "_INFO", info)
     machine("a10")
     on_cpu = hardware.resolve(asked("cpu", Precision.fp32, 3))
     assert hardware.label(on_cpu) == "AMD EPYC 9 3 threads fp32"
@@ -282,7 +283,7 @@ def test_what_was_freed_is_given_back():
 
 
 @pytest.mark.skipif(
-    not hardware.cpu_flags() & {"avx512_bf16", "amx_bf16"}, reason="compiles no bf16 kernels"
+    not cpu.flags() & {"avx512_bf16", "amx_bf16"}, reason="compiles no bf16 kernels"
 )
 def test_kernels_of_shapes_that_do_not_come_again_are_forgotten():
     step = """
