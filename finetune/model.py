@@ -23,14 +23,13 @@ from finetune.attention import LEAN
 from finetune.config import Model
 from finetune.config.choices import Hub
 from finetune.errors import UserError
-from finetune.inference import token_budget_batches
+from finetune.inference.batches import tokenised
 from finetune.inference.encoder import check_texts
 from finetune.machine import hardware, processes
 from finetune.records import read_json, write_json
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 8_192
 _OUR_MODULES = {f"{PrefixTransformer.__module__}.{PrefixTransformer.__name__}": PrefixTransformer}
 # What loading raises on folders that are no model, damaged, or would need code of theirs.
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, UnpicklingError,
@@ -196,17 +195,12 @@ class TorchEncoder:
         vectors = np.zeros((len(texts), self.dim), np.float32)
         training = self.model.training
         self.model.eval()
-        for start in range(0, len(texts), _CHUNK):
-            chunk = [prefix + text for text in texts[start : start + _CHUNK]]
-            ids = self.model.tokenizer(
-                chunk, truncation=True, max_length=self.model.max_seq_length
-            )["input_ids"]
-            lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-            batches = token_budget_batches(lengths, self._budget)
-            for batch in processes.dealt(batches) if self.together else batches:
-                vectors[start + batch] = self._run([ids[i] for i in batch])
-                if progress is not None:
-                    progress(len(batch))
+        batches = tokenised((prefix + text for text in texts), self.model.tokenizer,
+                            self.model.max_seq_length, self._budget)  # fmt: skip
+        for rows, ids in processes.dealt(batches) if self.together else batches:
+            vectors[rows] = self._run(ids)
+            if progress is not None:
+                progress(len(rows))
         self.model.train(training)
         if self.together:
             processes.add_up(vectors)  # the others' rows are zeros here

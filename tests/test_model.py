@@ -23,6 +23,7 @@ from finetune import model as models
 from finetune.config.choices import Hub
 from finetune.config.compose import compose
 from finetune.errors import UserError
+from finetune.inference import batches
 from finetune.model import TorchEncoder, build_base, load, save
 
 TEXTS = ["房东不退押金怎么办", "法律", "老板不发工资？" * 9, "", "离婚财产", "xyz 123", "房"]
@@ -399,7 +400,7 @@ def test_many_texts_keep_their_order_across_chunks(tiny_model, monkeypatch):
     encoder = TorchEncoder(load(tiny_model))
     texts = [f"{'房东' * (n % 9)}{n}" for n in range(50)]
     whole = encoder.encode(texts)
-    monkeypatch.setattr(models, "_CHUNK", 7)
+    monkeypatch.setattr(batches, "CHUNK", 7)
     counted = []
     np.testing.assert_allclose(encoder.encode(texts, progress=counted.append), whole, atol=1e-6)
     assert sum(counted) == 50 and len(counted) >= 8

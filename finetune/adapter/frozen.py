@@ -8,12 +8,10 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
@@ -22,16 +20,14 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from finetune.adapter import is_trained
 from finetune.disk import distinct
-from finetune.inference import token_budget_batches
+from finetune.inference.batches import tokenised
+from finetune.machine import hardware
 from finetune.progress import bar
 
 log = logging.getLogger(__name__)
 
 # These have `embeddings` and `encoder.layer`, and a layer takes hidden states and a mask.
 BERT_LIKE = (BertModel, RobertaModel, XLMRobertaModel)
-
-_CHUNK = 8_192  # texts sorted by length together
-_CPU_BUDGET, _GPU_BUDGET = 1_024, 16_384  # tokens of a batch, as in finetune.model
 
 
 class Activations:
@@ -186,11 +182,13 @@ def remember(
 
     In batches that depend on nothing but the texts: a run that was killed finds the same again.
     """
+    budget = hardware.settings_of(hardware.fitting(model.device.type))["encode_tokens"]
+    batches = tokenised(distinct(texts), model.tokenizer, model.max_seq_length, budget)
     with (
         bar("frozen layers", sum(1 for _ in distinct(texts))) as progress,
         torch.autocast(model.device.type, autocast, enabled=autocast is not None),
     ):
-        for rows in _batches(model, distinct(texts)):
+        for _, rows in batches:
             padded = model.tokenizer.pad({"input_ids": rows}, return_tensors="pt")["input_ids"]
             states = lower.compute(padded.to(model.device)).cpu()
             for ids, state in zip(rows, states, strict=True):
@@ -201,16 +199,6 @@ def remember(
                     )  # fmt: skip
                     return
             progress(len(rows))
-
-
-def _batches(model: SentenceTransformer, texts: Iterator[str]) -> Iterator[list[list[int]]]:
-    """Token ids of texts, in batches of similar length."""
-    budget = _CPU_BUDGET if model.device.type == "cpu" else _GPU_BUDGET
-    while chunk := list(islice(texts, _CHUNK)):
-        ids = model.tokenizer(chunk, truncation=True, max_length=model.max_seq_length)["input_ids"]
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        for batch in token_budget_batches(lengths, budget):
-            yield [ids[index] for index in batch]
 
 
 def _lengths(input_ids: Tensor, pad: int) -> Tensor:

@@ -1,10 +1,13 @@
 """Batches of similar length under a token budget: the same for every encoder in the project."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+CHUNK = 8_192  # texts sorted by length together
 # Tokens a batch may hold, padding included. Made for a CPU: much larger batches fall out of the L2
 # cache, much smaller ones waste the GEMM.
 TOKEN_BUDGET = 512
@@ -40,3 +43,20 @@ def token_budget_batches(
         rows = max(1, budget // longest)
         yield order[start : start + rows]
         start += rows
+
+
+def tokenised(
+    texts: Iterable[str], tokenizer: Any, window: int | None, budget: int
+) -> Iterator[tuple[NDArray[np.int64], list[list[int]]]]:
+    """Tokenise texts with a tokenizer of transformers, cut at a window, and batch them by chunks.
+
+    Yields:
+        The places of a batch's texts among all, and their token ids, longest first.
+    """
+    given, start = iter(texts), 0
+    while chunk := list(islice(given, CHUNK)):
+        ids = tokenizer(chunk, truncation=True, max_length=window)["input_ids"]
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        for batch in token_budget_batches(lengths, budget):
+            yield start + batch, [ids[row] for row in batch]
+        start += len(chunk)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from finetune import cpu
 from finetune.errors import UserError
-from finetune.inference.batches import TOKEN_BUDGET, token_budget_batches
+from finetune.inference.batches import CHUNK, TOKEN_BUDGET, token_budget_batches
 from finetune.inference.bundle import TOKENIZER_FILE, BundleInfo, sha256
 from finetune.inference.encoder import check_texts, shortened
 from finetune.inference.machine import settings
@@ -19,7 +19,6 @@ from finetune.inference.sessions import Session, on_gpu, start_model, start_sess
 # Texts tokenised and sorted together. Bounds the memory that tokens take, whatever the input's
 # size; at this length sorting already leaves under 1 % padding. Part of what makes results
 # repeatable, because it decides which texts share a batch.
-CHUNK = 8192
 # Characters tokenised at once. What the tokeniser tells of a text, offsets and what lies beyond the
 # window included, takes some 70 bytes a character; of a whole chunk of long texts that is a GB.
 PART = 2**18

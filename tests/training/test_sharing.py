@@ -139,7 +139,3 @@ def score_together(folder):
 def test_all_decide_by_the_score_of_the_first(tmp_path):
     assert in_processes(score_together, tmp_path) == [0, 0]
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["0.5", "0.5"]
-
-
-def test_both_encoders_work_in_these_chunks():
-    assert models._CHUNK == CHUNK
