@@ -7,7 +7,7 @@ import numpy as np
 from finetune.evaluation import bm25
 from finetune.sets import EvaluationSet, ScoredSet
 
-_FEWEST_TEXTS = 300
+FEWEST_TEXTS = 300
 _DEPTH = 10
 
 
@@ -37,7 +37,7 @@ def pooled(
         max_texts: Texts (queries and passages) that one scoring may cost; at least 300 are used.
         seed: Of the choice of queries.
     """
-    budget = max(max_texts, _FEWEST_TEXTS)
+    budget = max(max_texts, FEWEST_TEXTS)
     lexical = bm25.rank(select, _DEPTH).documents
     order = np.random.default_rng(seed).permutation(len(select.queries)).tolist()
     names = list(select.queries)
@@ -66,4 +66,4 @@ def sampled(select: ScoredSet, *, max_texts: int, seed: int) -> ScoredSet:
     """
     ids = list(select.questions)
     order = np.random.default_rng(seed).permutation(len(ids)).tolist()
-    return select.only({ids[row] for row in order[: max(max_texts, _FEWEST_TEXTS) // 2]})
+    return select.only({ids[row] for row in order[: max(max_texts, FEWEST_TEXTS) // 2]})

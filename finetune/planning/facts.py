@@ -30,6 +30,7 @@ from finetune.data.peek import (
     rows_of,
 )
 from finetune.errors import UserError
+from finetune.evaluation.guard import FEWEST_TEXTS, guard_texts
 from finetune.machine.geometry import STARTER, Geometry
 from finetune.records import read_json
 from finetune.stage import Planned, Step
@@ -37,7 +38,6 @@ from finetune.stage import Planned, Step
 _TOKENS_PER_CHARACTER = 1.0  # of Chinese text in BERT's vocabularies
 _SPECIAL = 2
 _ASKED = 30  # characters of a question made from a text, about
-_FEWEST_GUARDED = 300  # texts, as in finetune.evaluation.guard
 
 
 class Facts:
@@ -155,9 +155,9 @@ class Facts:
         if found is None or self.data is None:
             return None
         count, lengths = found
-        share = step.settings["guard_share"] / (step.settings["checkpoints"] + 1)
-        texts = int(3 * share * count * lengths.shape[1] * step.settings["epochs"])
-        return min(max(_FEWEST_GUARDED, texts), self.data.passages.count)
+        asked = (step.settings[name] for name in ("guard_share", "epochs", "checkpoints"))
+        texts = guard_texts(count * lengths.shape[1], *asked)
+        return min(max(FEWEST_TEXTS, texts), self.data.passages.count)
 
     def _made(self, step: Step) -> Texts | None:
         """Pairs that the generate step makes, at most: short questions on the corpus's texts."""
