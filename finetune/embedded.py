@@ -3,7 +3,7 @@
 Texts and vectors stay on disk, written and read in parts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +22,13 @@ PART = 16 * CHUNK
 
 
 def embed(name: str, given: Iterable[str], encoder: Encoder, prompt: str, out: Path) -> None:
-    """Write the distinct texts as ``<name>.jsonl``, and their vectors as ``<name>.npy``."""
+    """Write the distinct texts as ``<name>.jsonl``, and their vectors as `numpy.save` would."""
     write_jsonl(out / f"{name}.jsonl", ({"text": text} for text in distinct(given)))
-    write_vectors(name, texts(out / f"{name}.jsonl"), encoder, prompt, out)
-
-
-def write_vectors(
-    name: str, given: Sequence[str], encoder: Encoder, prompt: str, out: Path
-) -> None:
-    """Encode texts into ``<name>.npy``, as `numpy.save` would write it."""
-    with bar(f"embed {name}", len(given)) as progress, (out / f"{name}.npy").open("wb") as file:
-        file.write(header(len(given), encoder.dim, np.float32))
-        for start in range(0, len(given), PART):
-            part = given[start : start + PART]
+    kept = texts(out / f"{name}.jsonl")
+    with bar(f"embed {name}", len(kept)) as progress, (out / f"{name}.npy").open("wb") as file:
+        file.write(header(len(kept), encoder.dim, np.float32))
+        for start in range(0, len(kept), PART):
+            part = kept[start : start + PART]
             file.write(encoder.encode(part, prompt, progress=progress).data)
 
 

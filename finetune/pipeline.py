@@ -113,7 +113,7 @@ def steps_of(config: Config) -> list[Step]:
         ),
     ]  # fmt: skip
     embed = Step(
-        "embed", steps.embed, 2, encoding,
+        "embed", steps.embed, 3, encoding,
         {"model": "base", "export": "export-base", "data": "data", "pairs": own}
         | ({"queries": "queries"} if labelled else {}),
     )  # fmt: skip
@@ -137,7 +137,7 @@ def steps_of(config: Config) -> list[Step]:
     merging = bool(config.merge.weights)
     tuned = "merge" if merging else trained
     benchmark = cmteb.steps_of(config, tuned, encoding)
-    # Scored pairs take no negatives, and have no corpus to search.
+    # Recipes share the base's scores; scored pairs have no corpus to search.
     searched = {} if scored else {"embed": "embed"}
     evaluate = Step(
         "evaluate", steps.evaluate, 3,
@@ -153,10 +153,10 @@ def steps_of(config: Config) -> list[Step]:
         *([noise] if noisy else []),
         *([mine] if mined else []),
         Step(
-            "pool", steps.pool, 2,
+            "pool", steps.pool, 3,
             {"guard_share": config.train.guard_share, "epochs": config.train.epochs,
              "checkpoints": config.train.checkpoints, "seed": config.seed},
-            {"data": "data", "pairs": pairs} | searched,
+            {"data": "data", "pairs": pairs},
         ),
         *([warmup] if warm else []),
         *([distill_steps.student_step(config, own)] if distilled else []),

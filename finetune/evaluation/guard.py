@@ -1,6 +1,6 @@
 """The small set on which a model is scored while it trains."""
 
-from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -23,34 +23,37 @@ def guard_texts(trained: int, share: float, epochs: float, checkpoints: int) -> 
     return int(share * 3 * trained * epochs / (checkpoints + 1))
 
 
-def pooled(
-    select: EvaluationSet, base_top: Sequence[Sequence[str]], *, max_texts: int, seed: int
-) -> EvaluationSet:
-    """Keep the golds, and per query the documents that the base and BM25 rank first.
+def pooled(select: EvaluationSet, *, max_texts: int, seed: int) -> EvaluationSet:
+    """Keep the golds, documents that BM25 ranks first for the queries, and as many drawn ones.
 
-    A model is told from its base on these documents almost as well as on the whole corpus, at a
-    fraction of the cost. Where even they are too many, queries are left out (seeded), never golds.
+    What the base itself ranks first is not looked for: its own mistakes would all be there and the
+    tuned model's not, and twice the gain would be seen (`benchmarks/guard.py`). Where the golds
+    alone are too many, queries are left out (seeded), never golds.
 
     Args:
         select: The select half.
-        base_top: For each of its queries, the base's first documents, best first.
         max_texts: Texts (queries and passages) that one scoring may cost; at least 300 are used.
-        seed: Of the choice of queries.
+        seed: Of the choice of queries and documents.
     """
     budget = max(max_texts, FEWEST_TEXTS)
-    lexical = bm25.rank(select, _DEPTH).documents
-    order = np.random.default_rng(seed).permutation(len(select.queries)).tolist()
-    names = list(select.queries)
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(select.queries)).tolist()
+    names, ids = list(select.queries), list(select.corpus)
     # A third of the texts for queries and golds leaves room for distractors.
     kept = order[: max(10, budget // 6)]
     documents: dict[str, None] = {}
     for row in kept:
         documents |= dict.fromkeys(select.qrels.get(names[row], {}))
-    for depth in range(_DEPTH):
-        for row in kept:
-            for top in (base_top[row], lexical[row]):
-                if depth < len(top) and len(documents) + len(kept) < budget:
-                    documents[top[depth]] = None
+    room = budget - len(kept) - len(documents)
+    lexical = bm25.rank(select, _DEPTH).documents
+    first = (lexical[row][depth : depth + 1] for depth in range(_DEPTH) for row in kept)
+    drawn = (ids[place] for place in generator.permutation(len(ids)).tolist())
+    for found, share in ((chain.from_iterable(first), room // 2), (drawn, room)):
+        most = budget - len(kept) - room + share
+        for document in found:
+            if len(documents) >= most:
+                break
+            documents[document] = None
     corpus = {key: text for key, text in select.corpus.items() if key in documents}
     small = select.only({names[row] for row in kept})
     return EvaluationSet(select.name, small.queries, corpus, small.qrels)

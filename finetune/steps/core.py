@@ -77,9 +77,8 @@ def export(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 
 def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Encode training queries, the pool that negatives come from, and the select half's queries."""
+    """Encode training queries, and the pool that negatives come from."""
     from finetune.embedded import embed as encode
-    from finetune.embedded import write_vectors
 
     encoder = encoders.scoring("base", settings, inputs, out)
     pairs = disk.rows(inputs["pairs"] / "train.jsonl", Pair)
@@ -90,7 +89,6 @@ def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
     encode("pool", passages, encoder, "passage", out)
     queries = chain((pair.query for pair in pairs), more["queries"])
     encode("queries", queries, encoder, "query", out)
-    write_vectors("select", list(select.queries.values()), encoder, "query", out)
 
 
 def noise(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -136,9 +134,8 @@ def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 
 def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Make the guard's set: pairs of the select half, or its golds and the top of base and BM25."""
+    """Make the guard's set, a part of the select half."""
     from finetune.evaluation.guard import guard_texts, pooled, sampled
-    from finetune.inference import top_k
 
     select = _select(inputs["data"])
     texts_trained = sum(
@@ -147,15 +144,9 @@ def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
     size = guard_texts(texts_trained, settings["guard_share"], settings["epochs"],
                        settings["checkpoints"])  # fmt: skip
     if isinstance(select, ScoredSet):
-        write_set(out / select.name, sampled(select, max_texts=size, seed=settings["seed"]))
-        return
-    ids = {text: key for key, text in select.corpus.items()}
-    pool_texts = disk.texts(inputs["embed"] / "pool.jsonl")
-    there = [(row, ids[text]) for row, text in enumerate(pool_texts) if text in ids]
-    vectors = np.load(inputs["embed"] / "pool.npy", mmap_mode="r")[[row for row, _ in there]]
-    _, found = top_k(np.load(inputs["embed"] / "select.npy"), vectors, 10)
-    base_top = [[there[i][1] for i in line] for line in found.tolist()]
-    small = pooled(select, base_top, max_texts=size, seed=settings["seed"])
+        small: AnySet = sampled(select, max_texts=size, seed=settings["seed"])
+    else:
+        small = pooled(select, max_texts=size, seed=settings["seed"])
     write_set(out / select.name, small)
 
 

@@ -119,8 +119,8 @@ def merge_step(config: Config, trained: str, machine: Settings, folder: Path | N
         settings["adapter"] = True  # what was trained of the base, and nothing else
     inputs = {"model": "base", "tuned": trained, "select": "pool"}
     if folder:
-        inputs |= {"general": "general", "evaluate_base": "evaluate-base-general"}
-    return Step("merge", merge, 1, settings, inputs)
+        inputs |= {"general": "general"}
+    return Step("merge", merge, 2, settings, inputs)
 
 
 def general(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -220,13 +220,7 @@ def _score(
 
 def _pool(settings: Settings, inputs: Inputs) -> EvaluationSet:
     """A small corpus for the general set's select half, as the guard has one for the domain's."""
-    from finetune.evaluation.artifacts import read_outcome
     from finetune.evaluation.guard import pooled
 
     select = _half(inputs, "select")
-    known = read_outcome(inputs["evaluate_base"] / "select" / "base" / f"{select.name}.jsonl")
-    top = dict(zip(known.queries, known.top, strict=True))
-    return pooled(
-        select, [top[query] for query in select.queries],
-        max_texts=settings["general_texts"], seed=settings["seed"],
-    )  # fmt: skip
+    return pooled(select, max_texts=settings["general_texts"], seed=settings["seed"])
