@@ -65,7 +65,7 @@ def native(name: str, overrides: Sequence[str], data: Path) -> list[dict[str, An
     if kept.is_file():
         return list(json.loads(kept.read_text(encoding="utf-8")))
     config = pipeline.resolve(compose([*overrides, "tracking=none"]))
-    planned = plan(pipeline.steps_of(config), config.paths.cache.expanduser())
+    planned = plan(pipeline.steps_of(config), config.paths.cache)
     steps = {each.step.name: each.folder / "bundle" for each in planned}
     given = read(data / NATIVE, "all")
     sets = [given, *in_scripts(given, Scripts.of(config.script, config.opencc, None))]

@@ -148,7 +148,7 @@ def local_folder(model: Model) -> Path:
     """
     if model.path is None:
         raise UserError(f"model.path: {model.name} needs one; set model.path=<folder>")
-    path = model.path.expanduser()
+    path = model.path
     if not path.is_dir():
         raise UserError(f"model.path={path}: no such folder; name a sentence-transformers or "
                         "transformers folder")  # fmt: skip

@@ -228,7 +228,7 @@ def run(config: Config) -> dict[str, Any] | None:
         UserError: When input or configuration is at fault.
     """
     config = resolve(config)
-    planned = plan(steps_of(config), config.paths.cache.expanduser())
+    planned = plan(steps_of(config), config.paths.cache)
     run_dir = directory(config, planned[-1].key)
     with own_folder(run_dir):
         log.info("plan for %s:", run_dir)

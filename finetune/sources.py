@@ -37,8 +37,7 @@ def data_files(config: Config) -> dict[str, Path]:
     from finetune.data.hub import is_hub_id
     from finetune.data.load import file_or_folder
 
-    files = {name: path.expanduser() for name, path in
-             (("dev", domain.dev), ("test", domain.test)) if path}  # fmt: skip
+    files = {name: path for name, path in (("dev", domain.dev), ("test", domain.test)) if path}
     for folder in files.values():
         beir.kind(folder)  # says what is wrong with one that is no evaluation folder
     # The commit of a hub id, part of the settings, stands for its content.
@@ -56,7 +55,7 @@ def document_files(config: Config) -> dict[str, Path]:
     from finetune.data.documents import existing_documents
 
     documents = config.domain.documents
-    return {"documents": existing_documents(documents.expanduser())} if documents else {}
+    return {"documents": existing_documents(documents)} if documents else {}
 
 
 def model_files(config: Config) -> dict[str, Path]:

@@ -440,11 +440,6 @@ def test_what_is_no_model(changes, phrase):
     assert phrase in str(caught.value)
 
 
-def test_a_home_folder_is_expanded(tmp_path, monkeypatch, tiny_model):
-    monkeypatch.setenv("HOME", str(tiny_model.parent))
-    assert hub.fetch(model(path=Path("~/model"))) == tiny_model
-
-
 def test_the_revision_of_a_folder_is_unknown(tiny_model):
     assert hub.revision(model(), tiny_model) == "unknown"
 

@@ -139,8 +139,8 @@ def _contamination(config: Config, loaded: Loaded) -> Iterator[Finding]:
     if config.paths.data is not None:
         domain = config.domain
         own = [path for path in (domain.dev, domain.test) if path]
-        own += [Path(domain.train).parent] if domain.train else []
-        yield from contamination.by_text(sets, config.paths.data.expanduser(), own, config.model)
+        own += [Path(domain.train).expanduser().parent] if domain.train else []
+        yield from contamination.by_text(sets, config.paths.data, own, config.model)
 
 
 def _dropped(loaded: Loaded) -> dict[str, list[dict[str, str]]]:

@@ -72,7 +72,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield _memory(machine)
     if machine.device == "cuda":
         yield from _gpu_memory(machine)
-    yield _disk(config.paths.cache.expanduser())
+    yield _disk(config.paths.cache)
     yield _mlflow(config.tracking)
 
 

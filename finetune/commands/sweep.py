@@ -115,7 +115,7 @@ def _checked(jobs: Sequence[Sequence[str]]) -> list[Config]:
 def _folder(jobs: Sequence[Sequence[str]], config: Config) -> Path:
     """Where the launcher keeps its files; the same sweep has the same."""
     digest = hashlib.sha256(json.dumps(jobs, ensure_ascii=False).encode()).hexdigest()
-    return config.paths.cache.expanduser().absolute() / "sweeps" / f"sweep-{digest[:8]}"
+    return config.paths.cache.absolute() / "sweeps" / f"sweep-{digest[:8]}"
 
 
 @contextmanager

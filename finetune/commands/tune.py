@@ -78,8 +78,8 @@ def run(search: Search) -> Outcome:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     paths, name = search.as_is.paths, _name(search)
-    folder = paths.runs.expanduser() / name
-    database = paths.cache.expanduser().absolute() / "tune" / f"{name}.db"
+    folder = paths.runs / name
+    database = paths.cache.absolute() / "tune" / f"{name}.db"
     database.parent.mkdir(parents=True, exist_ok=True)
     searched = {key.lstrip("+"): each.expression for key, each in search.space.items()}
     with (
@@ -151,7 +151,7 @@ def _name(search: Search) -> str:
 def _trainings(config: Config) -> list[Planned]:
     """The steps of a run's plan that train, the last of which makes the model that it ends with."""
     config = pipeline.resolve(config)
-    planned = plan(pipeline.steps_of(config), config.paths.cache.expanduser())
+    planned = plan(pipeline.steps_of(config), config.paths.cache)
     return [each for each in planned if each.step.call in pipeline.TRAINING]
 
 

@@ -153,6 +153,7 @@ def typed(raw: DictConfig) -> Config:
         f"{key}: unknown key; {nearest(key, list(known_keys()))}"
         for key in map(str, raw) if key not in values
     ]  # fmt: skip
+    values = {name: _at_home(value, name, problems) for name, value in values.items()}
     if problems:
         raise UserError(*problems)
     config = Config(**values)
@@ -160,6 +161,20 @@ def typed(raw: DictConfig) -> Config:
     if problems:
         raise UserError(*problems)
     return config
+
+
+def _at_home(value: Any, key: str, problems: list[str]) -> Any:
+    """Put the user's home in the place of a leading ``~`` of a path, and of the paths in a part."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{
+            name: _at_home(getattr(value, name), f"{key}.{name}", problems) for name in names
+        })  # fmt: skip
+    try:
+        return value.expanduser() if isinstance(value, Path) else value
+    except RuntimeError:
+        problems.append(f"{key}={value}: no such home; write the folder out")
+    return value
 
 
 _ROWS = {Kind.pairs: "pairs of a query and its answer", Kind.scored: "scored pairs"}

@@ -83,7 +83,7 @@ def outside(writer: Writer, cache: Path, currency: str) -> dict[str, Any]:
     """What the step reads besides, which does not change its result."""
     if not writer.asked:
         return {}
-    replies = cache.expanduser() / "replies.sqlite"
+    replies = cache / "replies.sqlite"
     return {"endpoint": writer, "replies": replies, "currency": currency}
 
 

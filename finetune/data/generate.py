@@ -86,7 +86,7 @@ def _make(
 
 def _passages(domain: Domain, data: Path, own: Sequence[Pair]) -> list[Passage]:
     if domain.documents is not None:
-        return documents.read_documents(domain.documents.expanduser())
+        return documents.read_documents(domain.documents)
     if domain.source is Source.statutes:
         from finetune.data import statutes
 

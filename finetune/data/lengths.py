@@ -232,7 +232,7 @@ def tokenizer_of(model: Model) -> Tokenizer | None:
 
 def _tokenizer_file(model: Model) -> Path | None:
     if model.path is not None:
-        path = model.path.expanduser() / _FILE
+        path = model.path / _FILE
         return path if path.is_file() else None
     if not model.id:
         return None

@@ -135,11 +135,10 @@ def look_at_statutes(*, full: bool) -> Peek:
 
 
 def _files(domain: Domain) -> Peek | None:
-    dev = domain.dev.expanduser() if domain.dev else None
-    if dev is None:
+    if domain.dev is None:
         return None
     scored = domain.kind is Kind.scored
-    found = _look_at_scored(dev) if scored else look_at_set(dev)
+    found = _look_at_scored(domain.dev) if scored else look_at_set(domain.dev)
     if found is None or domain.train is None:  # without pairs of its own, documents make them
         return found
     train = existing(Path(domain.train))

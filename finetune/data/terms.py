@@ -25,7 +25,7 @@ def read_dictionary(path: Path) -> dict[str, str]:
         UserError: With every line that is no entry, or when a file cannot be read or there is none.
     """
     expected = "a word, a tab and what it becomes"
-    files = sorted(path.expanduser().glob("*.txt")) if path.expanduser().is_dir() else [path]
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
     if not files:
         raise UserError(f"opencc.dictionary={path}: no .txt file in it; expected {expected} a line")
     found: dict[str, str] = {}
@@ -58,7 +58,6 @@ def read_terms(path: Path) -> list[tuple[str, str]]:
 
 def _entries(path: Path, key: str, expected: str) -> list[tuple[str, str]]:
     """The two columns of a file that a key names."""
-    path = path.expanduser()
     if not path.is_file():
         raise UserError(f"{key}={path}: no such file; expected {expected} a line")
     try:

@@ -36,7 +36,7 @@ def show(planned: Sequence[Planned], config: Config) -> None:
     """
     names = [each.step.name for each in planned]
     wanted = planned[: names.index(config.until) + 1] if config.until else planned
-    shown = outlook(wanted, config.paths.cache.expanduser(), config.hardware)
+    shown = outlook(wanted, config.paths.cache, config.hardware)
     for line in shown.table:
         log.info(line)
     for shortage in shown.shortages:
@@ -83,9 +83,7 @@ def remember(
     if took:
         from finetune.planning import forecast
 
-        forecast.remember(
-            planned, took, config.paths.cache.expanduser(), hardware.label(config.hardware)
-        )
+        forecast.remember(planned, took, config.paths.cache, hardware.label(config.hardware))
 
 
 def table(planned: Sequence[Planned], costs: Mapping[str, "Cost"]) -> Iterator[str]:

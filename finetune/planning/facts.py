@@ -50,7 +50,7 @@ class Facts:
     def geometry(self) -> Geometry | None:
         """Sizes of the base; None where no ``config.json`` of it can be had."""
         path, built = self._model().path, self._built("config.json")
-        given = path.expanduser() / "config.json" if path is not None else None
+        given = path / "config.json" if path is not None else None
         for config in (built, given):
             if config is not None and config.is_file():
                 return _geometry(config)

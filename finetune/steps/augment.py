@@ -102,4 +102,4 @@ def _files(config: Config) -> dict[str, Path]:
     from finetune.data.terms import read_terms
 
     read_terms(path)
-    return {"terms": path.expanduser()}
+    return {"terms": path}

@@ -29,7 +29,7 @@ def problems(config: Config) -> Iterator[str]:
     for name in settings.cmteb_tasks:
         if name not in cmteb.TASKS:
             yield f"evaluate.cmteb_tasks: {name}: no such task; {nearest(name, list(cmteb.TASKS))}"
-        elif config.paths.cmteb and not (config.paths.cmteb.expanduser() / name).is_dir():
+        elif config.paths.cmteb and not (config.paths.cmteb / name).is_dir():
             yield (
                 f"paths.cmteb={config.paths.cmteb}: has no folder {name}; put a copy of the hub's "
                 "repository there, or leave paths.cmteb out to load it from the hub"
@@ -53,7 +53,7 @@ def steps_of(config: Config, tuned: str, machine: Settings) -> list[Step]:
     """
     settings = config.evaluate
     version = cmteb.version() if settings.cmteb_tasks else ""
-    folder = config.paths.cmteb.expanduser() if config.paths.cmteb else None
+    folder = config.paths.cmteb
     return [
         Step(
             f"{cmteb.STEP}{name}-{task}", cmteb_task, 1,

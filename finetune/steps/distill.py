@@ -37,7 +37,7 @@ def with_teacher(config: Config) -> Config:
     teacher = config.distill.teacher
     if not (config.distill.asked and teacher):
         return config
-    folder = teacher.expanduser().absolute()
+    folder = teacher.absolute()
     if not folder.is_dir():
         raise UserError(
             f"distill.teacher={teacher}: no such folder; name a model folder, as the model/ of a "
@@ -58,7 +58,7 @@ def with_teacher(config: Config) -> Config:
 def tell(config: Config) -> None:
     """Warn of a teacher that does not say with which prompts it was trained."""
     teacher = config.distill.teacher
-    if config.distill.asked and teacher and own_prompts(teacher.expanduser()) is None:
+    if config.distill.asked and teacher and own_prompts(teacher) is None:
         log.warning(
             "distill.teacher=%s does not say its prompts; it is encoded with those of model=%s: %s",
             teacher, config.model.name, config.model.prompts,

@@ -44,9 +44,8 @@ def folder_of(config: Config) -> Path | None:
     if folder is None:
         return None
     default = unset(folder) or str(folder) == f"{config.paths.data}/general"
-    folder = folder.expanduser()
-    own = [path.expanduser() for path in (config.domain.dev, config.domain.test) if path]
-    if default and (not folder.is_dir() or folder.resolve() in [path.resolve() for path in own]):
+    own = [path.resolve() for path in (config.domain.dev, config.domain.test) if path]
+    if default and (not folder.is_dir() or folder.resolve() in own):
         return None
     if not _embedded(folder):
         _check_folder(folder)

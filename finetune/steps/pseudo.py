@@ -56,7 +56,7 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
     path, documents = config.domain.queries, config.domain.documents
     files = {"queries": existing(path)} if path is not None else {}  # told by `missing`
     if documents is not None:
-        files["documents"] = existing_documents(documents.expanduser())
+        files["documents"] = existing_documents(documents)
     evaluated = {"data": "data"} | ({"general": "general"} if general else {})
     read = Step("queries", queries, 5, {"check": config.check}, evaluated | {"pairs": own}, files)
     pair = Step(

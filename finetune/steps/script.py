@@ -47,11 +47,11 @@ def encoding(config: Config) -> dict[str, str]:
 def tell(config: Config) -> None:
     """Warn of a base that was tuned for converted texts, where texts are not converted alike."""
     path = config.model.path
-    if path is None or not path.expanduser().is_dir():
+    if path is None or not path.is_dir():
         return
     from finetune.inference.script import read_script
 
-    noted = read_script(path.expanduser())
+    noted = read_script(path)
     if KEEP != noted != config.encode.script:
         log.warning("model.path=%s was tuned with encode.script=%s, and this run has %s", path,
                     noted, config.encode.script)  # fmt: skip
@@ -270,7 +270,7 @@ def _files(config: Config) -> dict[str, Path]:
     from finetune.data.terms import read_dictionary
 
     read_dictionary(path)
-    return {"dictionary": path.expanduser()}
+    return {"dictionary": path}
 
 
 def _measured(config: Config) -> bool:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow
 import pytest
@@ -187,6 +188,13 @@ def test_characters_that_the_tokenizer_does_not_know(files, tiny_model):
     page = checked.render(report)
     assert "tokens a character, in Traditional" in page and "encode.add_characters" in page
     assert "% of them unknown; 0.0 % of texts longer than the model reads" in page
+
+
+def test_the_domains_own_set_is_no_contamination_wherever_home_is(files, monkeypatch):
+    monkeypatch.setenv("HOME", str(files))
+    config = checking.configuration("~/pairs.jsonl", Path("~/dev"), ["paths.data=~"])
+    found = [each["name"] for each in checking.check(config)["findings"]]
+    assert not any(name.startswith("also in") for name in found)
 
 
 def test_without_a_tokenizer_in_the_hubs_cache_the_rate_is_the_familys(files, monkeypatch):

@@ -292,7 +292,20 @@ def test_what_is_no_override_is_told_with_the_form(argument):
 )  # fmt: skip
 def test_paths_need_no_quotes(value):
     config = compose(["recipes=full", f"paths.data={value}"])
-    assert str(config.paths.data) == value.strip("'\"")
+    assert config.paths.data == Path(value.strip("'\"")).expanduser()
+
+
+def test_a_home_is_put_into_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = compose(["recipes=full", "run_dir=~/run", "paths.runs=~/runs", "domain=custom",
+                      "domain.dev=~/dev", "paths.data=~", "model.path=~/m"])  # fmt: skip
+    paths = (config.run_dir, config.paths.runs, config.domain.dev, config.model.path)
+    assert paths == tuple(Path("/home/me") / name for name in ("run", "runs", "dev", "m"))
+    assert config.evaluate.general == Path("/home/me/general")  # of paths.data
+    assert problems("recipes=full", "paths.runs=~no.such.user/runs", "run_dir=~no.such.user") == [
+        "paths.runs=~no.such.user/runs: no such home; write the folder out",
+        "run_dir=~no.such.user: no such home; write the folder out",
+    ]
 
 
 def test_the_examples_in_the_comments_of_the_configs_work(tmp_path):
