@@ -7,7 +7,8 @@ everything, so scores are counted from the query's mean cosine with the pool, it
 
     limit = chance + (1 - relative_margin) x (positive - chance)
 
-Known positives of the query, and texts equal to one after normalisation, are never negatives. A
+Known positives of the query, and texts equal to one after normalisation (of articles, whatever the
+law is called), are never negatives. A
 cross-encoder, where one is given, reads query and text together and leaves out what it finds nearly
 as good as the positive.
 """
@@ -28,7 +29,7 @@ from finetune.disk import Lookup, number, numbers
 from finetune.inference import searcher
 from finetune.inference.search import QUERY_BLOCK, QUERY_BLOCKS
 from finetune.judging import Filter, Verdicts
-from finetune.records import AnyRow, Mined, Pair, Scored, normalised, to_line
+from finetune.records import AnyRow, Mined, Pair, Scored, normalised, passage, to_line, untitled
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def mine(
         The mined pair (None where too few negatives were left) and its audit, in order.
     """
     answers = known_answers(chain(pairs, others))
-    keys = numbers(map(normalised, pool.texts))
+    keys = numbers(map(passage, pool.texts))
     find = searcher(pool.vectors, search, len(queries), folder)
     centre = pool.vectors.mean(axis=0)
     rows = iter(pairs)
@@ -221,14 +222,21 @@ def known_answers(rows: Iterable[AnyRow]) -> Lookup:
     In pairs of paraphrases a text is the query of one and the positive of another; it answers its
     own query then, and the pair holds in both directions. Where passages never are queries, this
     comes to the positives alone. Of scored pairs no text answers another. Numbers are those of
-    normalised texts; one that a text has several times says no more than one.
+    normalised texts, of answers those of `finetune.records.passage`; one that a text has several
+    times says no more than one.
     """
     texts, answers = array("q"), array("q")
     for pair in (row for row in rows if not isinstance(row, Scored)):
-        query, positive = number(normalised(pair.query)), number(normalised(pair.positive))
+        (query, own), (positive, answer) = _both(pair.query), _both(pair.positive)
         texts.extend((query, query, positive, positive))
-        answers.extend((query, positive, positive, query))
+        answers.extend((own, answer, answer, own))
     return Lookup(np.array(texts, np.int64), np.array(answers, np.int64))
+
+
+def _both(text: str) -> tuple[int, int]:
+    """The numbers of a text as it is asked and as it answers; nearly always they are one."""
+    asked, bare = number(normalised(text)), untitled(text)
+    return asked, asked if bare is text else number(normalised(bare))
 
 
 def without_known(rows: Sequence[AnyRow], answers: Lookup) -> Iterator[AnyRow]:
@@ -252,7 +260,7 @@ def _unknown(row: AnyRow, answers: Lookup) -> tuple[str, ...]:
     if isinstance(row, Scored) or not row.negatives:
         return ()
     known = set(answers[number(normalised(row.query))].tolist())
-    return tuple(each for each in row.negatives if number(normalised(each)) not in known)
+    return tuple(each for each in row.negatives if number(passage(each)) not in known)
 
 
 def summary(audits: Iterable[Audit], negatives: int) -> dict[str, int]:

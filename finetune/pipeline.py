@@ -96,7 +96,7 @@ def steps_of(config: Config) -> list[Step]:
     label = pseudo_steps.steps_of(config, own, general) if labelled else ()
     first = [
         Step(
-            "data", steps.data, 10,
+            "data", steps.data, 11,
             {"domain": config.domain, "check": config.check, "limit": config.limit,
              "seed": 0 if config.limit is None else config.seed},  # which draws a limit's pairs
             files=sources.data_files(config),
@@ -117,18 +117,18 @@ def steps_of(config: Config) -> list[Step]:
         {"model": "base", "export": "export-base", "data": "data", "pairs": own}
         | ({"queries": "queries"} if labelled else {}),
     )  # fmt: skip
-    noise = Step("noise", steps.noise, 1, {"noise": config.noise},
+    noise = Step("noise", steps.noise, 2, {"noise": config.noise},
                  {"embed": "embed", "pairs": trained_on})  # fmt: skip
     mine = Step(
-        "mine", steps.mine, 4, rounds.mine_settings(config, machine),
+        "mine", steps.mine, 5, rounds.mine_settings(config, machine),
         {"embed": "embed", "pairs": clean}, files=rounds.filter_files(config),
     )  # fmt: skip
     warmup = Step(
-        "warmup", steps.train, 5, _train_settings(config, mined=False) | encoding,
+        "warmup", steps.train, 6, _train_settings(config, mined=False) | encoding,
         {"model": "base", "pairs": "generate", "select": "pool"}, resumes=True, outside=outside,
     )  # fmt: skip
     train = Step(
-        "train", steps.train, 5, _train_settings(config, mined=mined) | encoding | mix,
+        "train", steps.train, 6, _train_settings(config, mined=mined) | encoding | mix,
         {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"} | mixed,
         resumes=True, outside=outside,
     )  # fmt: skip

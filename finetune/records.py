@@ -15,6 +15,9 @@ Question = tuple[str, ...]
 # The name of a prompt, query or passage, and a text.
 Prompted = tuple[str, str]
 _NO_LETTERS = re.compile(r"[\W_]+")  # \w is the categories L and N, and the underscore
+# What stands before the number of an article that says something.
+_NUMBER = r"第\s?[一二三四五六七八九十百千零〇两兩\d]+\s?[条條]"
+_LAW = re.compile(f"(?!{_NUMBER})[^。；;！？!?：:\\n]{{1,60}}?(?={_NUMBER}.{{6}})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -193,3 +196,19 @@ def read_known(folder: Path) -> list[Pair]:
 def normalised(text: str) -> str:
     """The form in which texts are compared: NFKC, case folded, letters and digits only."""
     return _NO_LETTERS.sub("", unicodedata.normalize("NFKC", text).casefold())
+
+
+def untitled(text: str) -> str:
+    """A passage without the name of the law, where it is an article with its number.
+
+    One law goes by several names (《民法典》第八条, 中华人民共和国民法典第八条). What follows the
+    name, the number included, tells whether two passages are one. Of questions, in which the name
+    may be all that differs, it must not be taken. A text without one is returned itself.
+    """
+    found = _LAW.match(text)
+    return text[found.end() :] if found else text
+
+
+def passage(text: str) -> str:
+    """The form in which answers are compared: normalised, whatever the law is called."""
+    return normalised(untitled(text))

@@ -35,6 +35,20 @@ def test_negatives_are_the_nearest_below_the_margin():
     assert audit.positive_score == pytest.approx(0.8660, abs=1e-4)
 
 
+def test_a_positive_under_another_name_of_its_law_is_no_negative():
+    article = "第八条：民事主体从事民事活动，不得违反法律。"
+    pair = Pair("1", "违法的合同有效吗", f"《民法典》{article}", "law")
+    texts = [pair.positive, f"中华人民共和国民法典{article}", *TEXTS[3:]]
+    pool = Pool([*texts, *(f"远{n}" for n in range(5))], at(30, 35, 36, 50, 90, *[143.39] * 5))
+    settings = {"negatives": 1, "candidates": 5, "relative_margin": 0.05}
+    ((mined, audit),) = mine([pair], at(0), at(30), pool, **settings)
+    assert mined.negatives == ("工资",)
+    assert [reason for *_, reason in audit.dropped] == ["known positive"] * 2
+    row = Mined("1", pair.query, pair.positive, (texts[1], "工资"), (0.9, 0.8, 0.7), "law")
+    (kept,) = without_known([row], known_answers([pair]))
+    assert kept.negatives == ("工资",)
+
+
 def test_the_audit_says_what_was_left_out_and_why():
     _, audit = one()
     assert [(text, reason) for text, _, reason in audit.dropped] == [

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.records import Mined, Pair, normalised, read_json, read_jsonl, write_json, write_jsonl
+from finetune.records import (
+    Mined,
+    Pair,
+    normalised,
+    passage,
+    read_json,
+    read_jsonl,
+    untitled,
+    write_json,
+    write_jsonl,
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ids = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8)
@@ -36,6 +46,41 @@ def test_texts_that_compare_equal(one, other):
 @pytest.mark.parametrize(("one", "other"), [("押金", "押金金"), ("1.5", "1.6"), ("房東", "房东")])
 def test_texts_that_do_not(one, other):
     assert normalised(one) != normalised(other)
+
+
+ARTICLE = "第八条：民事主体不得违反法律。"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (f"《民法典》{ARTICLE}", f"中华人民共和国民法典{ARTICLE}"),
+        (f"《民法典》{ARTICLE}", ARTICLE),
+        (f"民法典（2020年）{ARTICLE}", "民法典 第八条 民事主体不得违反法律"),
+        ("《民法典》第 8 條：民事主體不得違反法律", "民法典第8條民事主體不得違反法律"),
+        ("押金，应当退还", "押金应当退还"),
+    ],
+)
+def test_passages_that_are_one_whatever_the_law_is_called(one, other):
+    assert passage(one) == passage(other) != ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (f"《民法典》{ARTICLE}", "《民法典》第九条：民事主体不得违反法律。"),
+        (f"《民法典》{ARTICLE}", "《民法典》第八条：民事主体应当遵守法律。"),
+        ("劳动法第三十八条", "劳动合同法第三十八条"),  # names without a text
+        ("第九条 根据本法第八条的规定处罚", "第十条 根据本法第八条的规定处罚"),
+        ("房东不退押金。见民法典第八条的规定处理", "租客不退押金。见民法典第八条的规定处理"),
+    ],
+)
+def test_passages_that_are_not(one, other):
+    assert passage(one) != passage(other)
+
+
+def test_a_text_without_a_title_is_returned_itself():
+    assert untitled(ARTICLE) is ARTICLE and untitled("民法典") == "民法典"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

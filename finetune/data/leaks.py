@@ -6,7 +6,7 @@ from finetune.config.choices import Leak
 from finetune.data import near
 from finetune.data.folding import folded
 from finetune.data.loaded import sides
-from finetune.records import Pair, Scored
+from finetune.records import Pair, Scored, untitled
 from finetune.sets import AnySet, EvaluationSet
 
 LEAK = "leak: query is an evaluation query"
@@ -61,7 +61,7 @@ def find(
         for pair, (first, second) in zip(chunk, texts, strict=True):
             suspicion = _asked(pair, first, second, asked, nearly)
             if suspicion is None and isinstance(pair, Pair):
-                suspicion = _answered(first, second, answered)
+                suspicion = _answered(pair, first, second, answered)
             if suspicion is not None:
                 found[pair.id] = suspicion
         progress(len(chunk))
@@ -76,7 +76,7 @@ def _key(texts: Iterable[str]) -> Key:
 def _add_golds(each: EvaluationSet, answered: dict[str, dict[str, str]]) -> None:
     for query, relevance in each.qrels.items():
         for document in (key for key, score in relevance.items() if score > 0):
-            places = answered.setdefault(folded(each.corpus[document]), {})
+            places = answered.setdefault(folded(untitled(each.corpus[document])), {})
             place = f"{each.name}: passage {document} of query {query}"
             places.setdefault(folded(each.queries[query]), place)
 
@@ -115,10 +115,16 @@ def _asked(
 
 
 def _answered(
-    query: str, positive: str, answered: Mapping[str, Mapping[str, str]]
+    pair: Pair, query: str, positive: str, answered: Mapping[str, Mapping[str, str]]
 ) -> tuple[str, str] | None:
-    place = answered.get(query, {}).get(positive)
+    place = answered.get(_passage(pair.query, query), {}).get(positive)
     if place is not None:  # asked the other way round
         return PAIR_LEAK, place
-    places = answered.get(positive)
+    places = answered.get(_passage(pair.positive, positive))
     return (GOLD, next(iter(places.values()))) if places else None
+
+
+def _passage(text: str, whole: str) -> str:
+    """A folded text as answers are compared: whatever the law is called."""
+    bare = untitled(text)
+    return whole if bare is text else folded(bare)

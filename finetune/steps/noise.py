@@ -24,6 +24,7 @@ from finetune.mining import Pool, Vectors, known_answers
 from finetune.records import (
     Pair,
     normalised,
+    passage,
     read_dicts,
     read_json,
     read_known,
@@ -84,7 +85,7 @@ def ranks(
         it than the positive; ties count half. 1 where there is no other passage.
     """
     answers = known_answers(chain(pairs, others))
-    places = Lookup(numbers(map(normalised, pool.texts)))
+    places = Lookup(numbers(map(passage, pool.texts)))
     positives = pool.of(pair.positive for pair in pairs).rows
     found = np.ones(len(pairs))
     block = max(1, _BLOCK // len(pool.texts))

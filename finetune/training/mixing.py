@@ -25,7 +25,7 @@ from finetune.disk import Lazy, Lookup, number
 from finetune.errors import UserError
 from finetune.machine import processes
 from finetune.mining import known_answers, without_known
-from finetune.records import AnyRow, Mined, Pair, Scored, normalised
+from finetune.records import AnyRow, Mined, Pair, Scored, normalised, passage
 from finetune.training.batching import BucketSampler
 
 _ROWS = 10_000  # written at once
@@ -228,7 +228,7 @@ class _Traits:
         self._lengths.append(sum(map(len, texts)))
         # A text of a scored pair is no other pair's negative, so that any batch will do.
         self._asked.append(0 if isinstance(row, Scored) else number(texts[0]))
-        self._brought.extend(map(number, texts[1:]))
+        self._brought.extend(number(passage(text)) for _, text in row.prompted[1:])
         return row
 
     def sampler(self, known: Lookup, batch_size: int, seed: int) -> BucketSampler:

@@ -35,6 +35,22 @@ def test_what_is_a_leak(query, positive, why):
     assert reason(query, positive) == why
 
 
+ARTICLE = "第三十九条：劳动者在试用期间被证明不符合录用条件的，用人单位可以解除劳动合同。"
+
+
+@pytest.mark.parametrize(
+    ("title", "found"),
+    [("《劳动合同法》", leaks.GOLD), ("中华人民共和国劳动合同法", leaks.GOLD), ("", leaks.GOLD),
+     ("劳动合同法规定，依第四十条或者", None)],
+)  # fmt: skip
+def test_an_answer_is_one_whatever_the_law_is_called(title, found):
+    dev = EvaluationSet(
+        "dev", {"1": "试用期被辞退"}, {"a": f"劳动合同法{ARTICLE}"}, {"1": {"a": 1}}
+    )
+    why = reason("被辞退怎么办", title + ARTICLE, (dev,))
+    assert why == (found and (found, "dev: passage a of query 1"))
+
+
 def test_pairs_of_a_similarity_set_whichever_way_round():
     sets = (ScoredSet("sts", (Scored("7", "甲句", "乙句", 1.0, "s"),)),)
     assert reason("乙句", "甲句。", sets) == (leaks.PAIR_LEAK, "sts: pair 7")

@@ -144,6 +144,16 @@ def test_what_answers_a_query_in_one_set_is_no_negative_of_it_in_another(tmp_pat
     assert fed.texts[1::4] == texts[1::4] and fed.texts[-1] == texts[-1]
 
 
+def test_an_answer_under_another_name_of_its_law_comes_into_another_batch(tmp_path):
+    article = "第八条：民事主体从事民事活动，不得违反法律。"
+    rows = [Pair("1", "违法的合同有效吗", f"《民法典》{article}", "s"),
+            Pair("2", "民事活动有什么限制", f"中华人民共和国民法典{article}", "s"),
+            Pair("3", "甲", "乙", "s"), Pair("4", "丙", "丁", "s")]  # fmt: skip
+    fed = examples([Part("own", rows, {})], [], {"query": "", "passage": ""}, 2, 0, tmp_path)
+    for epoch in range(12):
+        assert [0, 1] not in [sorted(batch) for batch in batches(fed.batches, epoch)]
+
+
 def test_the_batches_of_a_seed_stay_what_they_were(tmp_path):
     """A cached training must be the one that its key stands for, whoever made it."""
     rows = [
