@@ -19,7 +19,7 @@ from torch import nn
 from finetune import model as models
 from finetune.data import tokens
 from finetune.errors import UserError
-from finetune.inference.script import converter
+from finetune.inference.script import converter, is_han
 from finetune.script import KEEP
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def add_characters(model: SentenceTransformer, texts: Iterable[str]) -> dict[str
     for text in texts:
         for way in (KEEP, *tokens.SCRIPTS.values()):
             found.update(converter(way)(text))
-    han = {char: count for char, count in found.items() if tokens.is_han(char)}
+    han = {char: count for char, count in found.items() if is_han(char)}
     unknown = tokens.unknown_characters(backend, han)
     rows = {char: _counterpart(backend, char) for char in unknown}
     added = {char: row for char, row in rows.items() if row is not None}

@@ -5,9 +5,8 @@ import tiny_runs
 
 from finetune import pipeline
 from finetune.config.compose import compose
-from finetune.data.script import is_traditional
 from finetune.disk import number
-from finetune.inference.script import converter
+from finetune.inference.script import converter, is_traditional
 from finetune.mining import known_answers
 from finetune.records import Pair, Scored, normalised, read_json, read_jsonl, read_known
 from finetune.stage import plan

@@ -14,8 +14,8 @@ from finetune.data.card import read_card
 from finetune.data.findings import Finding
 from finetune.data.loaded import Loaded, Texts
 from finetune.data.prepare import inspect, load, load_train, select_sources, summarise
-from finetune.data.script import is_traditional
 from finetune.errors import UserError
+from finetune.inference.script import is_traditional
 from finetune.records import write_jsonl
 from finetune.sources import cards, pinned, unplaced
 

@@ -11,10 +11,9 @@ from functools import cache
 
 from finetune.config.choices import Duplicates
 from finetune.data.clean import comparable
+from finetune.inference.script import characters_in, encodes, han
 
-_HAN = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0x20000, 0x323B0))
-_TO_TRADITIONAL = ("s2t", "s2tw", "s2hk")
-_TO_SIMPLIFIED = ("t2s", "tw2s", "hk2s")
+_WAYS = ("s2t", "s2tw", "s2hk", "t2s", "tw2s", "hk2s")
 # Exchanged within certain words only (想象 想像, 了解 瞭解, 家具 傢俱): what OpenCC's conversions
 # of 400,000 Chinese texts and 500,000 words made beyond its tables of characters.
 _WITHIN_WORDS = (
@@ -44,20 +43,6 @@ def alike(first: Sequence[str], second: Sequence[str]) -> Duplicates:
 
 
 @cache
-def one_script_only() -> tuple[frozenset[str], frozenset[str]]:
-    """Characters that only Simplified, and that only Traditional text has.
-
-    OpenCC changes them, and the other script's character set (Big5, GB 2312) lacks them: 后 and 里
-    are changed to 後 and 裡, but Traditional has words for them too.
-    """
-    han, there, back = _han(), _converted(_TO_TRADITIONAL[:1])[0], _converted(_TO_SIMPLIFIED[:1])[0]
-    return (
-        frozenset(a for a, b in zip(han, there, strict=True) if a != b and not _in(a, "big5")),
-        frozenset(a for a, b in zip(han, back, strict=True) if a != b and not _in(a, "gb2312")),
-    )
-
-
-@cache
 def _folds() -> dict[int, str]:
     """The representative of each character that OpenCC links to others: a common Simplified one."""
     parent: dict[str, str] = {}
@@ -68,28 +53,9 @@ def _folds() -> dict[int, str]:
         return char
 
     links = [tuple(pair) for pair in _WITHIN_WORDS.split()]
-    for converted in _converted(_TO_TRADITIONAL + _TO_SIMPLIFIED):
-        links += [pair for pair in zip(_han(), converted, strict=True) if pair[0] != pair[1]]
+    for way in _WAYS:
+        links += [(a, b) for a, b in zip(han(), characters_in(way), strict=True) if a != b]
     for a, b in links:
-        kept, other = sorted((root(a), root(b)), key=lambda char: (not _in(char, "gb2312"), char))
+        kept, other = sorted((root(a), root(b)), key=lambda c: (not encodes("gb2312", c), c))
         parent[other] = kept
     return {ord(char): root(char) for char in parent if root(char) != char}
-
-
-@cache
-def _han() -> list[str]:
-    return [chr(code) for start, end in _HAN for code in range(start, end)]
-
-
-def _converted(names: Sequence[str]) -> list[list[str]]:
-    from opencc import OpenCC
-
-    return [OpenCC(name).convert("\n".join(_han())).split("\n") for name in names]
-
-
-def _in(char: str, encoding: str) -> bool:
-    try:
-        char.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True

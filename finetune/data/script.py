@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from finetune.data.clean import comparable
-from finetune.data.folding import one_script_only
 from finetune.data.terms import around, read_dictionary, swapped
-from finetune.inference.script import Convert, converter
+from finetune.inference.script import Convert, converter, is_traditional
 from finetune.records import AnyRow, Pair, Scored
 from finetune.script import BACK, BOTH, KEEP, OpenCC, is_mixed, share
 from finetune.sets import AnySet, EvaluationSet, ScoredSet
@@ -85,12 +84,6 @@ class Scripts:
             return self.to_simplified
         keep, texts = converter(KEEP), [text for _, text in row.prompted]
         return Way(KEEP, keep, keep) if script == KEEP else self.other(*texts)
-
-
-def is_traditional(*texts: str) -> bool:
-    """Say whether more characters are of Traditional Chinese alone than of Simplified alone."""
-    simplified, traditional = one_script_only()
-    return 0 < sum((char in traditional) - (char in simplified) for text in texts for char in text)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.folding import one_script_only
+from finetune.inference.script import HAN, one_script_only
 
 _CHUNK = 20_000  # texts at a time
 _HTML = re.compile(
@@ -173,8 +173,8 @@ def _kinds() -> NDArray[np.uint8]:
     """The kind of each code point; the last stands for all beyond."""
     table = np.zeros(0x32400, dtype=np.uint8)
     for start, end, kind in (
-        (0x3400, 0x4DC0, Kind.han), (0x4E00, 0xA000, Kind.han), (0xF900, 0xFB00, Kind.han),
-        (0x20000, 0x323B0, Kind.han), (0x3041, 0x30FB, Kind.kana), (0x30FC, 0x3100, Kind.kana),
+        *((*each, Kind.han) for each in HAN),
+        (0x3041, 0x30FB, Kind.kana), (0x30FC, 0x3100, Kind.kana),
         (0xFF66, 0xFFA0, Kind.kana), (0xAC00, 0xD7A4, Kind.hangul), (0x1100, 0x1200, Kind.hangul),
         (0x3130, 0x3190, Kind.hangul), (0x41, 0x5B, Kind.latin), (0x61, 0x7B, Kind.latin),
         (0xC0, 0x250, Kind.latin), (0xFF21, 0xFF3B, Kind.latin), (0xFF41, 0xFF5B, Kind.latin),

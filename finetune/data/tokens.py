@@ -26,7 +26,6 @@ _SAMPLE = 2_000  # texts of each set whose tokens are counted
 _SCANNED = 50_000  # texts in all whose characters are looked at
 _MANY = 0.001  # of all characters; from here on unknown ones are a warning
 _SHOWN = 40  # unknown characters that are listed
-_HAN = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0x20000, 0x323B0))
 
 
 @dataclass(frozen=True)
@@ -139,11 +138,6 @@ def unknown_id(tokenizer: Tokenizer) -> int | None:
         return None if model["unk_id"] is None else int(model["unk_id"])
     token = model.get("unk_token")
     return None if token is None else tokenizer.token_to_id(token)
-
-
-def is_han(char: str) -> bool:
-    """True for a Chinese character."""
-    return any(start <= ord(char) < end for start, end in _HAN)
 
 
 def counterparts(char: str) -> Iterator[str]:

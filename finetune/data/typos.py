@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from finetune.data.folding import folded
-from finetune.data.script import is_traditional
+from finetune.inference.script import is_traditional
 
 Change = Callable[[str, Random], str]
 

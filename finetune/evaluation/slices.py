@@ -12,7 +12,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from finetune.inference.script import converter
+from finetune.inference.script import script_of
 from finetune.sets import AnySet, EvaluationSet
 
 FEWEST = 20  # questions in a slice; below, an interval is too wide to say anything
@@ -47,14 +47,6 @@ def english(text: str) -> float:
     return sum(char.isascii() for char in letters) / max(1, len(letters))
 
 
-def script(text: str) -> str:
-    """Say whether a text is ``simplified``, ``traditional``, or "" where it reads as both."""
-    simplified, traditional = (_changes(text, way) for way in ("s2t", "t2s"))
-    if simplified == traditional:
-        return ""
-    return "simplified" if simplified > traditional else "traditional"
-
-
 def _named(each: AnySet, window: int) -> Iterator[tuple[str, str]]:
     """Yield the id of a question and a slice that it belongs to, for all."""
     for key, texts in each.questions.items():
@@ -84,7 +76,7 @@ def _by_answer(each: EvaluationSet, window: int) -> Iterator[tuple[str, str]]:
 
 
 def _scripts(*texts: str) -> str:
-    found = {script(text) for text in texts} - {""}
+    found = {script_of(text) for text in texts} - {""}
     return "crossed" if len(found) > 1 else next(iter(found), "")
 
 
@@ -101,9 +93,3 @@ def _terms(text: str) -> Iterator[str]:
     """Yield every two letters or digits in a row."""
     pairs = zip(text, text[1:], strict=False)
     return (one + other for one, other in pairs if one.isalnum() and other.isalnum())
-
-
-def _changes(text: str, way: str) -> int:
-    """How many characters another script writes otherwise."""
-    converted = converter(way)(text)
-    return sum(one != other for one, other in zip(text, converted, strict=False))

@@ -1,4 +1,4 @@
-"""Conversion between scripts with OpenCC, and an encoder that converts what it is given."""
+"""Conversion between scripts with OpenCC, which script a text is in, an encoder that converts."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,6 +15,9 @@ from finetune.script import KEEP
 Convert = Callable[[str], str]
 
 FILE = "finetune.json"  # of a model folder
+# Code points of Chinese characters; the last are doubles of others, which OpenCC turns into those.
+_HAN = ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0x20000, 0x323B0))
+HAN = (*_HAN, (0xF900, 0xFB00))
 
 
 @cache
@@ -35,6 +38,61 @@ def converter(way: str) -> Convert:
         ) from error
     convert: Convert = OpenCC(way).convert
     return convert
+
+
+def is_han(char: str) -> bool:
+    """True for a Chinese character."""
+    return any(start <= ord(char) < end for start, end in HAN)
+
+
+@cache
+def han() -> str:
+    """All Chinese characters but the doubles."""
+    return "".join(chr(code) for start, end in _HAN for code in range(start, end))
+
+
+@cache
+def one_script_only() -> tuple[frozenset[str], frozenset[str]]:
+    """Characters that only Simplified, and that only Traditional text has.
+
+    OpenCC changes them, and the other script's character set (Big5, GB 2312) lacks them: 后 and 里
+    are changed to 後 and 裡, but Traditional has words for them too.
+    """
+
+    def changed(way: str, other: str) -> frozenset[str]:
+        pairs = zip(han(), characters_in(way), strict=True)
+        return frozenset(a for a, b in pairs if a != b and not encodes(other, a))
+
+    return changed("s2t", "big5"), changed("t2s", "gb2312")
+
+
+def characters_in(way: str) -> list[str]:
+    """What a conversion makes of each of `han` by itself."""
+    return converter(way)("\n".join(han())).split("\n")
+
+
+def encodes(encoding: str, char: str) -> bool:
+    """True where a character set has the character."""
+    try:
+        char.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def script_of(*texts: str) -> str:
+    """Say whether texts are ``simplified``, ``traditional``, or "" where they read as both.
+
+    By which are more: characters of Simplified alone, or of Traditional alone.
+    """
+    simplified, traditional = one_script_only()
+    more = sum((char in traditional) - (char in simplified) for text in texts for char in text)
+    return "traditional" if more > 0 else "simplified" if more else ""
+
+
+def is_traditional(*texts: str) -> bool:
+    """Say whether more characters are of Traditional Chinese alone than of Simplified alone."""
+    return script_of(*texts) == "traditional"
 
 
 def write_script(folder: Path, way: str) -> None:

@@ -2,8 +2,9 @@ import pytest
 from opencc import OpenCC
 
 from finetune.config.choices import Duplicates
-from finetune.data.folding import alike, folded, one_script_only
+from finetune.data.folding import alike, folded
 from finetune.data.statutes import FOLDER
+from finetune.inference.script import one_script_only
 from finetune.records import read_dicts
 
 

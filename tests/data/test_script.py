@@ -9,10 +9,10 @@ from finetune.data.script import (
     asked_twice,
     convert_set,
     in_scripts,
-    is_traditional,
     rewrite,
 )
 from finetune.disk import number
+from finetune.inference.script import is_traditional
 from finetune.mining import known_answers
 from finetune.records import Mined, Pair, Scored
 from finetune.sets import EvaluationSet, ScoredSet

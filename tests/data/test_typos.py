@@ -80,7 +80,7 @@ def test_a_character_is_read_in_its_word():
 
 
 def test_typos_of_a_traditional_text_are_traditional():
-    from finetune.data.script import is_traditional
+    from finetune.inference.script import is_traditional
 
     text = "這個勞動契約還有效嗎"
     made = outcomes(homophone, text) | outcomes(shape, text)

@@ -11,10 +11,9 @@ from finetune import pipeline
 from finetune.commands import scoring
 from finetune.config.compose import compose
 from finetune.data.prepare import write_sets
-from finetune.data.script import is_traditional
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder
-from finetune.inference.script import converter
+from finetune.inference.script import converter, is_traditional
 from finetune.records import Mined, Pair, read_dicts, read_jsonl, write_json, write_jsonl
 from finetune.script import WHOLE, OpenCC
 from finetune.sets import EvaluationSet, only_set
