@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +192,11 @@ def read_known(folder: Path) -> list[Pair]:
     """Read the pairs of a step that are not trained on and still tell what answers a query."""
     path = folder / "known.jsonl"  # a step that knows none writes none
     return list(read_jsonl(path, Pair)) if path.is_file() else []
+
+
+def tally(names: Iterable[str]) -> dict[str, int]:
+    """Count each name; sorted by them."""
+    return dict(sorted(Counter(names).items()))
 
 
 def normalised(text: str) -> str:

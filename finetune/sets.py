@@ -28,6 +28,7 @@ class EvaluationSet:
     """A BEIR-shaped set: texts by id, and relevance by query id and document id."""
 
     main: ClassVar[str] = "ndcg@10"  # the metric that decides
+    counted: ClassVar[str] = "queries"  # what metrics are means over
 
     name: str
     queries: Mapping[str, str]
@@ -57,6 +58,7 @@ class ScoredSet:
     """An STS-shaped set: pairs of texts, each with how alike they are."""
 
     main: ClassVar[str] = "spearman"  # the metric that decides
+    counted: ClassVar[str] = "pairs"  # what metrics are means over
 
     name: str
     pairs: tuple[Scored, ...]

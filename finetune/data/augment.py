@@ -7,7 +7,6 @@ negatives of its original. Which rows have one, and of which kind, follows from 
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -19,7 +18,7 @@ from finetune.data import leaks
 from finetune.data.folding import folded
 from finetune.data.typos import Change
 from finetune.progress import bar
-from finetune.records import AnyRow, Dropped, Mined, Pair, Scored, normalised
+from finetune.records import AnyRow, Dropped, Mined, Pair, Scored, normalised, tally
 from finetune.sets import AnySet
 
 log = logging.getLogger(__name__)
@@ -92,9 +91,9 @@ def augment(
     counts = {
         "rows": len(rows),
         "copies": len(kept),
-        "by kind": _counted(copy.kind for copy in kept.values()),
+        "by kind": tally(copy.kind for copy in kept.values()),
         UNCHANGED: tried.count(UNCHANGED),
-        "dropped": _counted(each.reason for each in dropped),
+        "dropped": tally(each.reason for each in dropped),
     }
     log.info("%s copies of %s rows: %s", f"{len(kept):,}", f"{len(rows):,}", counts["by kind"])
     return Augmented(made, [*known, *_answers(list(kept.values()), [*rows, *known])], dropped,
@@ -196,7 +195,3 @@ def _answers(copies: Sequence[Copy], rows: Sequence[AnyRow]) -> Iterator[Pair]:
 def _first(row: AnyRow) -> str:
     """The text that a copy has otherwise."""
     return row.prompted[0][1]
-
-
-def _counted(names: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(names).items()))

@@ -19,9 +19,9 @@ from finetune.config import Model
 from finetune.config.choices import Hub
 from finetune.data.findings import Example, Finding, place, short
 from finetune.data.loaded import Loaded, sides
-from finetune.data.texts import chunks
 from finetune.errors import UserError
 from finetune.hub import pinned
+from finetune.inference.batches import chunks
 
 log = logging.getLogger(__name__)
 

@@ -81,11 +81,11 @@ def _without(select: AnySet, report: AnySet) -> AnySet:
             "%s: %s %s are in the report half too, and left out of the select half",
             select.name,
             f"{left_out:,}",
-            _counted(select),
+            select.counted,
         )
     if not kept:
         raise UserError(
-            f"domain.dev: every one of the {_counted(select)} of {select.name} is also in "
+            f"domain.dev: every one of the {select.counted} of {select.name} is also in "
             f"{report.name}, which only the final scores may see; expected others: name another "
             "folder"
         )
@@ -94,7 +94,7 @@ def _without(select: AnySet, report: AnySet) -> AnySet:
 
 def _check(each: AnySet, name: str) -> None:
     """Raise where a part has nothing to score, or pairs that are all alike."""
-    count, what = len(each.questions), _counted(each)
+    count, what = len(each.questions), each.counted
     if not count:
         problem = f"none of the {what} of {each.name} falls into the {name} half"
     elif isinstance(each, ScoredSet) and len({pair.score for pair in each.pairs}) == 1:
@@ -105,7 +105,3 @@ def _check(each: AnySet, name: str) -> None:
         f"domain.dev: {problem}; expected enough for two halves: add {what}, or name a second "
         "folder, domain.test=<folder>"
     )
-
-
-def _counted(each: AnySet) -> str:
-    return "pairs" if isinstance(each, ScoredSet) else "queries"

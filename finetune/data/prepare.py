@@ -4,7 +4,6 @@ import logging
 import random
 import shutil
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from finetune.data.multilingual import is_multilingual
 from finetune.disk import Chosen, Spilled, number
 from finetune.errors import UserError, nearest
 from finetune.progress import bar
-from finetune.records import Dropped, Pair, Scored, normalised, write_json, write_jsonl
+from finetune.records import Dropped, Pair, Scored, normalised, tally, write_json, write_jsonl
 from finetune.sets import AnySet, EvaluationSet, write_set
 from finetune.stage import publish
 
@@ -142,9 +141,9 @@ def summarise(loaded: Loaded) -> dict[str, Any]:
         **({"hub": loaded.origin} if is_hub_id(loaded.origin) else {}),
         "pairs": len(loaded.pairs),
         "read": len(loaded.pairs) + len(loaded.dropped),
-        "dropped": _counted(row.reason for row in loaded.dropped),
+        "dropped": tally(row.reason for row in loaded.dropped),
         "changed": dict(sorted(loaded.changed.items())),
-        "sources": _counted(pair.source for pair in loaded.pairs),
+        "sources": tally(pair.source for pair in loaded.pairs),
         "sets": sets,
     }
 
@@ -260,7 +259,7 @@ def _drop(loaded: Loaded, why: Callable[[Pair | Scored], tuple[str, str] | None]
 
 
 def _nothing_left(domain: Domain, dropped: Sequence[Dropped]) -> str:
-    reasons = _counted(row.reason for row in dropped)
+    reasons = tally(row.reason for row in dropped)
     counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
     return (
         f"domain.train={domain.train}: no pair is left of {len(dropped):,} rows ({counts}); "
@@ -287,7 +286,3 @@ def write_sets(out: Path, sets: Mapping[str, Sequence[AnySet]]) -> None:
             write_set(folder, replace(each, corpus={}))
             file.unlink()
             publish(shared, file)
-
-
-def _counted(names: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(names).items()))

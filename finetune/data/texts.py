@@ -2,15 +2,15 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.inference.batches import chunks
 from finetune.inference.script import HAN, one_script_only
 
 _CHUNK = 20_000  # texts at a time
@@ -137,13 +137,6 @@ def count(texts: Iterable[str]) -> Counts:
     """Count the characters of each text by kind."""
     rows = [_count(chunk) for chunk in chunks(texts, _CHUNK)]
     return Counts(np.concatenate(rows) if rows else np.zeros((0, len(Kind)), dtype=np.int64))
-
-
-def chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Yield lists of so many texts; the last may be shorter."""
-    rest = iter(texts)
-    while chunk := list(islice(rest, size)):
-        yield chunk
 
 
 def _count(texts: Sequence[str]) -> NDArray[np.int64]:

@@ -45,6 +45,13 @@ def token_budget_batches(
         start += rows
 
 
+def chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Yield lists of so many texts; the last may be shorter."""
+    rest = iter(texts)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
 def tokenised(
     texts: Iterable[str], tokenizer: Any, window: int | None, budget: int
 ) -> Iterator[tuple[NDArray[np.int64], list[list[int]]]]:
@@ -53,8 +60,8 @@ def tokenised(
     Yields:
         The places of a batch's texts among all, and their token ids, longest first.
     """
-    given, start = iter(texts), 0
-    while chunk := list(islice(given, CHUNK)):
+    start = 0
+    for chunk in chunks(texts, CHUNK):
         ids = tokenizer(chunk, truncation=True, max_length=window)["input_ids"]
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         for batch in token_budget_batches(lengths, budget):

@@ -10,15 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import UserError
+from finetune.inference.batches import CHUNK, chunks
 from finetune.inference.encoder import Encoder
-from finetune.inference.onnx import CHUNK
 from finetune.inference.vectors import as_type
 
 if TYPE_CHECKING:
@@ -102,12 +101,6 @@ def encode_in_processes(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Yield lists of ``size`` texts, the last one shorter."""
-    stream = iter(texts)
-    yield from iter(lambda: list(islice(stream, size)), [])
 
 
 # --- in a process of the pool ---

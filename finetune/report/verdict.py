@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from finetune.records import Score
 from finetune.report.facts import MAIN, Facts, exact_and_served
-from finetune.report.gates import Gate, Status
+from finetune.report.gates import Gate, Status, points
 from finetune.report.words import Said
 
 
@@ -55,8 +55,7 @@ def _general(facts: Facts, gates: Mapping[str, Gate]) -> Said:
         return Said("verdict.unchanged")
     keys = {Status.passed: "general", Status.failed: "general-failed",
             Status.inconclusive: "general-open"}  # fmt: skip
-    change = round(-100 * gate.value, 1) + 0.0  # + 0.0 turns -0.0 into 0.0
-    values = {"change": f"{change:+.1f}", "half": _half(gate)}
+    values = {"change": points(-gate.value), "half": _half(gate)}
     if gate.status is Status.failed:
         values["limit"] = f"{100 * gate.threshold:.1f}"
     return Said(f"verdict.{keys[gate.status]}", **values)

@@ -11,7 +11,7 @@ from transformers import Trainer
 from finetune.config.choices import Precision
 from finetune.errors import UserError
 from finetune.machine import processes
-from finetune.training.losses import GatheredCoSENT
+from finetune.training.losses import GatheredCoSENT, is_node
 
 
 def gathering(loss: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,10 +20,7 @@ def gathering(loss: Mapping[str, Any]) -> dict[str, Any]:
     In-batch losses then compute each process's part of the whole batch's loss, CoSENT the whole in
     each; either way the mean of the gradients is that of the whole batch.
     """
-    node = {
-        key: gathering(value) if isinstance(value, Mapping) and "_target_" in value else value
-        for key, value in loss.items()
-    }
+    node = {key: gathering(value) if is_node(value) else value for key, value in loss.items()}
     if "gather_across_devices" in inspect.signature(get_class(loss["_target_"])).parameters:
         node["gather_across_devices"] = processes.count() > 1
     if get_class(loss["_target_"]) is CoSENTLoss and processes.count() > 1:
