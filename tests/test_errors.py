@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from reading import read_pairs
 
 from finetune import cli, hub, pipeline, stage
 from finetune.commands.ranges import read_search
@@ -20,7 +21,6 @@ from finetune.config.ranges import GENERATORS
 from finetune.config.writing import read_prompt
 from finetune.data import beir
 from finetune.data.documents import read_documents
-from finetune.data.load import read_pairs
 from finetune.data.prepare import prepare
 from finetune.data.terms import read_dictionary
 from finetune.errors import UserError

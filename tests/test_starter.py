@@ -32,7 +32,7 @@ FILES = {
 PIECES = 33_750
 # 384 a piece; positions, types and their norm; 12 layers
 PARAMETERS = PIECES * 384 + (512 + 2 + 2) * 384 + 12 * 1_774_464
-KNOWN = json.loads(Path(starter.__file__).with_name("starter_vectors.json").read_text("utf-8"))
+KNOWN = json.loads(Path(__file__).with_name("starter_vectors.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="session")
@@ -207,8 +207,16 @@ def test_vectors_are_normalised_and_do_not_depend_on_padding(model):
     assert batch[0] @ model.encode(texts[0], prompt_name="passage") > 1 - 1e-6
 
 
-def test_known_vectors(folder, model):
-    starter.check_starter(folder)
+def check_known(model):
+    """Compare with the package's own engine: it rounds activations to 8 bits, which costs 8e-5."""
+    for row in KNOWN["vectors"]:
+        found = model.encode(row["text"], prompt_name=row["prompt"], show_progress_bar=False)
+        cosine = found @ row["vector"] / np.linalg.norm(found) / np.linalg.norm(row["vector"])
+        assert cosine >= 1 - 1e-4, row["about"]
+
+
+def test_known_vectors(model):
+    check_known(model)
 
 
 def test_a_damaged_starter_is_told_by_its_vectors(folder, model, tmp_path):
@@ -218,8 +226,8 @@ def test_a_damaged_starter_is_told_by_its_vectors(folder, model, tmp_path):
     settings = json.loads((damaged / "tokenizer.json").read_text("utf-8"))
     settings["normalizer"] = {"type": "NFKC"}  # makes the full-width tilde ASCII
     (damaged / "tokenizer.json").write_text(json.dumps(settings), encoding="utf-8")
-    with pytest.raises(RuntimeError, match=r"cosine 0\.99\d+ .*full-width.*at least 0\.999900"):
-        starter.check_starter(damaged)
+    with pytest.raises(AssertionError, match="full-width"):
+        check_known(type(model)(str(damaged), device="cpu"))
 
 
 def test_known_vectors_say_how_they_were_made():

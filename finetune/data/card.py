@@ -51,7 +51,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Card:
-    """Front matter of a data card, and its prose.
+    """Front matter of a data card.
 
     Attributes:
         name: Of the domain or the mixed set; the file's stem.
@@ -68,7 +68,6 @@ class Card:
         contamination: What a model of ``configs/model`` saw of it in training, by the model's
             name. Models whose ``trained_on`` is unknown may have seen any public set.
         files: What is expected under ``paths.data``; empty for embedded data.
-        prose: Markdown below the front matter.
     """
 
     name: str
@@ -84,7 +83,6 @@ class Card:
     known_flaws: tuple[str, ...]
     contamination: Mapping[str, str]
     files: tuple[str, ...]
-    prose: str
 
     @property
     def licence_line(self) -> str:
@@ -103,7 +101,7 @@ def read_card(card: str | Path) -> Card:
         UserError: With every problem of the card, by file and line.
     """
     path = card if isinstance(card, Path) else ROOT / "data_cards" / f"{card}.md"
-    front, text, prose = frontmatter.read(path)
+    front, text = frontmatter.read(path)
     problems = [
         f"{path}:{frontmatter.line(text, key)}: {problem}"
         for key, problem in _problems(front, path.stem)
@@ -118,7 +116,6 @@ def read_card(card: str | Path) -> Card:
         source=tuple(Origin(**origin) for origin in front["source"]),
         known_flaws=tuple(front["known_flaws"]),
         files=tuple(front["files"]),
-        prose=prose,
     )
 
 

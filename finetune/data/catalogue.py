@@ -63,11 +63,10 @@ class PublicSet:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Public sets, and prose about all of them."""
+    """Public sets."""
 
     name: str
     sets: tuple[PublicSet, ...]
-    prose: str
 
 
 def read_catalogue(catalogue: str | Path) -> Catalogue:
@@ -80,11 +79,11 @@ def read_catalogue(catalogue: str | Path) -> Catalogue:
         UserError: With every problem of the catalogue, by file and line.
     """
     path = catalogue if isinstance(catalogue, Path) else FOLDER / f"{catalogue}.md"
-    front, text, prose = frontmatter.read(path)
+    front, text = frontmatter.read(path)
     problems = [f"{path}:{line}: {problem}" for line, problem in _problems(front, text, path.stem)]
     if problems:
         raise UserError(*problems)
-    return Catalogue(front["name"], tuple(PublicSet(**each) for each in front["sets"]), prose)
+    return Catalogue(front["name"], tuple(PublicSet(**each) for each in front["sets"]))
 
 
 def find(hub_id: str) -> tuple[Path, PublicSet] | None:

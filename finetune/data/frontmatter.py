@@ -12,14 +12,14 @@ UNKNOWN = "unknown"
 _FENCE = "---"
 
 
-def read(path: Path) -> tuple[dict[str, Any], str, str]:
-    """Return the front matter, parsed and as it stands in the file, and the prose below it.
+def read(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the front matter, parsed and as it stands in the file.
 
     Raises:
         UserError: When there is no such file, or no front matter in it.
     """
-    text, prose = _split(path)
-    return _parse(path, text), text, prose.strip()
+    text = _cut_out(path)
+    return _parse(path, text), text
 
 
 def line(text: str, key: str) -> int:
@@ -48,7 +48,7 @@ def wrong_name(name: str, stem: str) -> str:
     return f"name={name}: expected {stem}, as the file is called"
 
 
-def _split(path: Path) -> tuple[str, str]:
+def _cut_out(path: Path) -> str:
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError as error:
@@ -60,7 +60,7 @@ def _split(path: Path) -> tuple[str, str]:
     fences = [number for number, each in enumerate(lines) if each.rstrip() == _FENCE]
     if len(fences) < 2 or fences[0] != 0:
         raise UserError(f"{path}:1: expected YAML front matter between two lines of '{_FENCE}'")
-    return "".join(lines[1 : fences[1]]), "".join(lines[fences[1] + 1 :])
+    return "".join(lines[1 : fences[1]])
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:

@@ -18,36 +18,11 @@ from finetune.data.rows import FORMS, Collector, Form
 from finetune.data.tables import Table, open_table
 from finetune.errors import UserError, nearest
 from finetune.progress import bar
-from finetune.records import Dropped, Pair, Scored
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 10_000  # rows between two reports of progress
 _MOST_FILES = 1_000  # of a folder, that are looked at to tell what it holds
-
-
-def read_pairs(
-    source: str,
-    columns: Mapping[str, str],
-    bad_rows: BadRows,
-    kind: Kind = Kind.pairs,
-    duplicates: Duplicates = Duplicates.script,
-) -> tuple[list[Pair | Scored], list[Dropped]]:
-    """Read the pairs of a source; rows read = pairs + dropped rows.
-
-    Args:
-        source: A JSON Lines, JSON, CSV, TSV, Parquet or Excel file, a BEIR-shaped folder, or
-            ``owner/name[@revision][:[subset/]split]`` on the Hugging Face hub.
-        columns: The source's column for each field that it calls by another name.
-        bad_rows: Whether rows that cannot be used end the run or are dropped.
-        kind: Whether a row holds a query and a text that answers it, or two texts and a score.
-        duplicates: How alike pairs are dropped as one.
-
-    Raises:
-        UserError: With every problem found.
-    """
-    loaded = load_pairs(source, columns, bad_rows, kind, duplicates)
-    return list(loaded.pairs), list(loaded.dropped)
 
 
 def load_pairs(
@@ -59,9 +34,19 @@ def load_pairs(
     *,
     setting: str = "domain",
 ) -> Loaded:
-    """Read as `read_pairs`, and keep each pair's line and the count of changes.
+    """Read the pairs of a source; rows read = pairs + dropped rows.
 
-    ``setting`` is the part of the configuration whose ``columns`` these are, in messages.
+    Args:
+        source: A JSON Lines, JSON, CSV, TSV, Parquet or Excel file, a BEIR-shaped folder, or
+            ``owner/name[@revision][:[subset/]split]`` on the Hugging Face hub.
+        columns: The source's column for each field that it calls by another name.
+        bad_rows: Whether rows that cannot be used end the run or are dropped.
+        kind: Whether a row holds a query and a text that answers it, or two texts and a score.
+        duplicates: How alike pairs are dropped as one.
+        setting: The part of the configuration whose ``columns`` these are, in messages.
+
+    Raises:
+        UserError: With every problem found.
     """
     form = FORMS[kind]
     problems = Problems()

@@ -96,10 +96,10 @@ def fastest(
     return {key: texts / statistics.median(values) for key, values in took.items()}
 
 
-def random_texts(max_length: int, count: int = 4096) -> list[str]:
+def random_texts(max_length: int) -> list[str]:
     """Characters by chance; half of the texts under 30, one in forty over 200, as passages are."""
     rng = np.random.default_rng(0)
-    lengths = np.clip(rng.lognormal(np.log(30), 1, count), 2, max_length).astype(int)
+    lengths = np.clip(rng.lognormal(np.log(30), 1, 4096), 2, max_length).astype(int)
     return ["".join(map(chr, rng.integers(0x4E00, 0x9FA5, length))) for length in lengths]
 
 

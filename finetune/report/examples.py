@@ -14,6 +14,7 @@ from finetune.report.words import Said
 from finetune.sets import AnySet, EvaluationSet, ScoredSet
 
 _GOLDS = 3  # answers of a query that an example shows
+_SHOWN = 5  # of those that rose, and of those that fell
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Example:
 
 
 def changed(
-    base: Outcome, tuned: Outcome, evaluation_set: AnySet, count: int = 5
+    base: Outcome, tuned: Outcome, evaluation_set: AnySet
 ) -> tuple[list[Example], list[Example]]:
     """Find the queries whose NDCG@10 rose most, and those where it fell most.
 
@@ -52,11 +53,11 @@ def changed(
         before, after = paired(base, tuned)
     difference = after - before
     order = sorted(range(len(difference)), key=lambda row: (-difference[row], base.queries[row]))
-    rose = [row for row in order if difference[row] > 0][:count]
+    rose = [row for row in order if difference[row] > 0][:_SHOWN]
     fell = sorted(
         np.flatnonzero(difference < 0).tolist(),
         key=lambda row: (difference[row], base.queries[row]),
-    )[:count]
+    )[:_SHOWN]
 
     def example(row: int) -> Example:
         if isinstance(evaluation_set, ScoredSet):

@@ -82,10 +82,6 @@ def _example(outcome: Outcome, each: EvaluationSet, row: int) -> Example:
     return Example(query, each.queries.get(query, ""), name, value, value, lines)
 
 
-def _line(key: str, cosine: float, each: EvaluationSet, document: str) -> tuple[str, str]:
-    return Said(key, cosine=f"{cosine:.3f}"), each.corpus.get(document, "")
-
-
 def _told(matches: Matches) -> dict[str, Any]:
     low, high = float(matches.cosines.min()), float(matches.cosines.max())
     kinds = {"positive": matches.labels > 0, "negative": matches.labels == 0}

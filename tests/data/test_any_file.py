@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from openpyxl import Workbook
 from pyarrow import parquet
+from reading import read_pairs
 
 from finetune.config.choices import BadRows, Kind
 from finetune.data import beir
 from finetune.data.documents import read_documents
-from finetune.data.load import read_pairs
 from finetune.errors import UserError
 from finetune.records import write_jsonl
 from finetune.sets import write_set

@@ -173,7 +173,7 @@ def written(folder, front):
 
 def test_a_valid_catalogue(tmp_path):
     path = written(tmp_path, {"name": "toy", "sets": [SET]})
-    assert read_catalogue(path) == Catalogue("toy", (PublicSet(**SET),), "# 玩具")
+    assert read_catalogue(path) == Catalogue("toy", (PublicSet(**SET),))
 
 
 @pytest.mark.parametrize("key", sorted(SET))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hubs import NAME, put, served
+from reading import read_pairs
 
 from finetune import pipeline
 from finetune.commands import checking
@@ -12,7 +13,7 @@ from finetune.config.choices import BadRows
 from finetune.config.compose import compose
 from finetune.data import hub
 from finetune.data.hub import pinned
-from finetune.data.load import load_pairs, read_pairs
+from finetune.data.load import load_pairs
 from finetune.data.prepare import summarise
 from finetune.errors import UserError
 from finetune.hub import commit as commit_of

@@ -11,11 +11,12 @@ import pyarrow
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from pyarrow import parquet
+from reading import read_pairs
 
 from finetune.config.choices import BadRows, Duplicates
 from finetune.data.columns import mapping
 from finetune.data.hub import is_hub_id
-from finetune.data.load import load_pairs, read_pairs
+from finetune.data.load import load_pairs
 from finetune.errors import UserError
 from finetune.records import Pair
 

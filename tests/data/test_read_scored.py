@@ -6,9 +6,10 @@ import json
 import pyarrow
 import pytest
 from pyarrow import parquet
+from reading import read_pairs
 
 from finetune.config.choices import BadRows, Duplicates, Kind
-from finetune.data.load import load_pairs, read_pairs
+from finetune.data.load import load_pairs
 from finetune.data.rows import DUPLICATE, OTHER_SCORE
 from finetune.errors import UserError
 from finetune.records import Scored
