@@ -2,25 +2,18 @@
 
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tiny_runs
+from serving import free_port
 
 from finetune.machine import processes
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["finetune.training.train"])
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def in_processes(

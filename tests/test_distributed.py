@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
-from launched import free_port, in_processes, run_noting, run_together
+from launched import in_processes, run_noting, run_together
 from safetensors.torch import load_file
+from serving import free_port
 
 from finetune import pipeline
 from finetune.config.compose import compose

@@ -2,6 +2,7 @@
 
 import pytest
 import tiny_runs
+from tiny_runs import folders
 
 from finetune import pipeline
 from finetune.config.compose import compose
@@ -9,7 +10,6 @@ from finetune.disk import number
 from finetune.inference.script import converter, is_traditional
 from finetune.mining import known_answers
 from finetune.records import Pair, Scored, normalised, read_json, read_jsonl, read_known
-from finetune.stage import plan
 from finetune.training import chunks
 
 THERE = converter("s2tw")
@@ -35,11 +35,6 @@ def arguments(tiny_model, domain, tmp_path_factory):
 
 def steps(line):
     return {step.name: step for step in pipeline.steps_of(compose(line))}
-
-
-def folders(line):
-    config = pipeline.resolve(compose(line))
-    return {p.step.name: p.folder for p in plan(pipeline.steps_of(config), config.paths.cache)}
 
 
 @pytest.mark.parametrize(

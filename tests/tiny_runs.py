@@ -8,7 +8,11 @@ import shutil
 import signal
 from pathlib import Path
 
+from finetune import pipeline
+from finetune.config import Config
+from finetune.config.compose import compose
 from finetune.records import write_jsonl as write_rows
+from finetune.stage import plan
 
 
 def learnable_domain(folder: Path, model: Path, topics: int = 16, queries: int = 4) -> Path:
@@ -209,3 +213,9 @@ AFTERWARDS = {
     "bundle half published": lambda: _on("finetune.stage", "_link", 12),
 }
 POINTS = TRAINING | AFTERWARDS
+
+
+def folders(run: Config | list[str]) -> dict[str, Path]:
+    """Where the steps of a run, or of its command line, lie in the cache."""
+    config = pipeline.resolve(compose(run) if isinstance(run, list) else run)
+    return {p.step.name: p.folder for p in plan(pipeline.steps_of(config), config.paths.cache)}

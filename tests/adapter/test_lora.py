@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from peft import IA3Config, PeftModel
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from tiny_models import difference, weights
 from transformers import BertModel
 
 from finetune import adapter
@@ -48,16 +49,6 @@ def attached(base, folder, *changes, **what):
 
 def encode(model, texts=TEXTS):
     return models.TorchEncoder(model).encode(texts, "query")
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def difference(one, other):
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
 def losses(folder):

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+from serving import free_port
 
 from finetune.config.compose import ROOT, compose
 from finetune.inference import BundleInfo, OnnxEncoder
@@ -103,12 +103,6 @@ def test_a_bundle_that_converts_nothing_needs_no_opencc(tiny_bundle, tmp_path):
 def test_what_runs_without_finetune_is_ten_lines_and_two_that_convert():
     code = map(str.strip, example(WITHOUT).splitlines())
     assert sum(bool(line) and not line.startswith(("import", "from")) for line in code) <= 12
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager

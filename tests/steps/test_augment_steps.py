@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
+from tiny_runs import folders
 
 from finetune import pipeline
 from finetune.config.compose import compose
@@ -30,11 +31,6 @@ def arguments(tiny_model, domain, tmp_path_factory):
 
 def steps(line):
     return {step.name: step for step in pipeline.steps_of(compose(line))}
-
-
-def folders(line):
-    config = pipeline.resolve(compose(line))
-    return {p.step.name: p.folder for p in plan(pipeline.steps_of(config), config.paths.cache)}
 
 
 @pytest.mark.parametrize(

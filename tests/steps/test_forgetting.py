@@ -8,6 +8,7 @@ import pytest
 import tiny_runs
 from peft import PeftModel
 from safetensors.torch import load_file
+from tiny_runs import folders
 
 from finetune import model as models
 from finetune import pipeline
@@ -55,12 +56,6 @@ def arguments(tiny_model, domain, general, tmp_path_factory):
 
 def keys(config):
     return {each.step.name: each.key for each in plan(pipeline.steps_of(config), Path("cache"))}
-
-
-def folders(config):
-    config = pipeline.resolve(config)
-    steps = plan(pipeline.steps_of(config), config.paths.cache)
-    return {each.step.name: each.folder for each in steps}
 
 
 # --- which folder it is ---

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
+from tiny_runs import folders
 
 from finetune import pipeline
 from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.mining import Pool
 from finetune.records import Pair, read_dicts, read_json, write_json, write_jsonl
-from finetune.stage import plan
 from finetune.steps.noise import leave_out, ranks, samples, summary
 from tests.tiny_runs import overrides
 
@@ -70,11 +70,6 @@ def test_sources_are_told_apart_where_there_are_several():
 @pytest.fixture
 def line(tiny_model, domain, tmp_path):
     return overrides(tiny_model, domain, tmp_path, "contrastive", "mine.relative_margin=0")
-
-
-def folders(config):
-    planned = plan(pipeline.steps_of(pipeline.resolve(config)), config.paths.cache)
-    return {each.step.name: each.folder for each in planned}
 
 
 def test_every_row_is_kept_or_told_and_what_is_left_out_stays_known(line):

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import tiny_runs
+from tiny_runs import folders
 
 from finetune import pipeline
 from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.records import Pair, read_dicts, write_jsonl
-from finetune.stage import plan
 from finetune.steps.pseudo import paired
 
 PASSAGES = ["房东应当退还押金", "公司应当支付工资", "离婚"]
@@ -49,11 +49,6 @@ def line(tiny_model, domain, tmp_path):
                                    f"domain.queries={file}", "pseudo.use=join", *more)  # fmt: skip
 
     return of
-
-
-def folders(config):
-    planned = plan(pipeline.steps_of(pipeline.resolve(config)), config.paths.cache)
-    return {each.step.name: each.folder for each in planned}
 
 
 def sources(folder):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import tiny_runs
+from tiny_runs import folders
 
 from finetune import pipeline
 from finetune.commands import scoring
@@ -17,7 +18,6 @@ from finetune.inference.script import converter, is_traditional
 from finetune.records import Mined, Pair, read_dicts, read_jsonl, write_json, write_jsonl
 from finetune.script import WHOLE, OpenCC
 from finetune.sets import EvaluationSet, only_set
-from finetune.stage import plan
 from finetune.steps import script as script_steps
 
 
@@ -131,11 +131,6 @@ def test_a_dictionary_that_is_none_ends_before_any_work(arguments, tmp_path):
     line = arguments("full", "script=both", f"opencc.dictionary={tmp_path}/none.txt")
     with pytest.raises(UserError, match=r"none.txt: no such file"):
         pipeline.run(compose(line))
-
-
-def folders(line):
-    config = pipeline.resolve(compose(line))
-    return {p.step.name: p.folder for p in plan(pipeline.steps_of(config), config.paths.cache)}
 
 
 @pytest.fixture(scope="module")

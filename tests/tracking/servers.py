@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from serving import free_port
+
 _STARTS = 120  # seconds at most, on a busy machine
 
 
@@ -93,12 +95,6 @@ class Slow:
             pass
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def at(config, uri):
     return dataclasses.replace(config, tracking=dataclasses.replace(config.tracking, uri=uri))
 
@@ -111,3 +107,10 @@ def train(path, steps) -> None:
             row = {"step": step, "loss": 1 / (1 + step), "memory_mb": 900.0, "time": time.time()}
             file.write(json.dumps(row) + "\n")
             file.flush()
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -7,19 +7,12 @@ import sys
 import time
 
 import pytest
-from servers import Slow, at, train
+from servers import Slow, at, train, wait_for
 
 from finetune.tracking import track
 from finetune.tracking.missed import NOTE
 
 STEPS = 12
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def runs(client) -> dict:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_outcomes import QUALITY, write_outcome
+from servers import wait_for
 
 from finetune.config import Tracking
 from finetune.config.choices import Tracker
@@ -49,13 +50,6 @@ def only_run(client):
 def write_rows(path: Path, *rows) -> None:
     with path.open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def wait_for(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.fixture

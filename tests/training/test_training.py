@@ -8,7 +8,7 @@ import pytest
 import tiny_runs
 import torch
 from killed_runs import FORKS, folder_of, killed_at, with_values, without
-from safetensors.torch import load_file
+from tiny_models import difference, weights
 
 from finetune import model as models
 from finetune import pipeline
@@ -50,16 +50,6 @@ def settings(**changes) -> training.Plan:
     changes = {"epochs": 6, "batch_size": 8, "max_length": 32, "learning_rate": 3e-3} | changes
     config = compose(["recipes=full", *(f"train.{k}={v}" for k, v in changes.items())])
     return training.Plan(config.train, dict(LOSS), Precision.fp32, "cpu", 1, 42)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def difference(one: Path, other: Path) -> float:
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
 def curves(folder: Path) -> list[dict]:
