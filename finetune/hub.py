@@ -1,6 +1,7 @@
 """Find the folder of a base model: a local path, a hub's cache or a download."""
 
 import logging
+import os
 import re
 from contextlib import suppress
 from dataclasses import replace
@@ -138,6 +139,24 @@ def config_of(model: Model) -> dict[str, Any] | None:
         return dict(answer.raise_for_status().json())
     except (HTTPError, OSError, ValueError, TypeError):
         return None
+
+
+def cached(model: Model, file: str) -> Path | None:
+    """Where a file of a model lies already, in its folder or in the hub's cache; None: nowhere."""
+    if model.path is not None:
+        path = model.path.expanduser() / file
+    elif not model.id:
+        return None
+    elif model.hub is Hub.modelscope:  # where `fetch` leaves it; the library takes 2 s to load
+        cache = Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
+        snapshots = cache / "models" / model.id.replace("/", "--") / "snapshots"
+        path = snapshots / (pinned(model) or "master") / file
+    else:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(model.id, file, revision=model.revision)
+        return Path(found) if isinstance(found, str) else None
+    return path if path.is_file() else None
 
 
 def local_folder(model: Model) -> Path:

@@ -6,10 +6,8 @@ that rate is near the window are tokenized, so that it is right where it decides
 """
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +18,7 @@ from finetune.config.choices import Hub
 from finetune.data.findings import Example, Finding, place, short
 from finetune.data.loaded import Loaded, sides
 from finetune.errors import UserError
-from finetune.hub import pinned
+from finetune.hub import cached
 from finetune.inference.batches import chunks
 
 log = logging.getLogger(__name__)
@@ -221,32 +219,10 @@ def tokenizer_of(model: Model) -> Tokenizer | None:
             return starter_tokenizer()
         except UserError:  # the package is not here, which the base step says
             return None
-    path = _tokenizer_file(model)
+    path = cached(model, _FILE)
     if path is None:
         return None
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _tokenizer_file(model: Model) -> Path | None:
-    if model.path is not None:
-        path = model.path / _FILE
-        return path if path.is_file() else None
-    if not model.id:
-        return None
-    if model.hub is Hub.modelscope:
-        return _of_modelscope(model.id, pinned(model))
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(model.id, _FILE, revision=model.revision)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _of_modelscope(model_id: str, revision: str | None) -> Path | None:
-    """Where `finetune.hub.fetch` leaves it; the library itself takes two seconds to load."""
-    cache = Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
-    snapshots = cache / "models" / model_id.replace("/", "--") / "snapshots"
-    path = snapshots / (revision or "master") / _FILE
-    return path if path.is_file() else None

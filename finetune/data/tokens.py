@@ -15,11 +15,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from finetune.data.findings import Finding
-from finetune.inference.bundle import TOKENIZER_FILE
 from finetune.inference.script import converter
-from finetune.records import read_dicts, read_json
+from finetune.records import read_dicts
 from finetune.script import BACK
-from finetune.sets import AnySet
 
 SCRIPTS = {"simplified": "t2s", "traditional": "s2tw"}
 _SAMPLE = 2_000  # texts of each set whose tokens are counted
@@ -64,34 +62,6 @@ def report(tokenizer: Tokenizer, sets: Mapping[str, Sequence[str]], window: int)
         | {"of": sum(map(len, every))}
         for script, way in SCRIPTS.items()
     }}  # fmt: skip
-
-
-def of_run(
-    inputs: Mapping[str, Path], sets: Sequence[AnySet], window: int, domain: str
-) -> dict[str, Any]:
-    """Report on the tokenizer of a run's bundle.
-
-    Args:
-        inputs: ``export`` (the bundle's step), ``data`` (the training rows'), and, where there
-            are, ``mixed`` (the mixed sets') and ``characters`` (those that were added).
-        sets: Evaluation sets.
-        window: Tokens that the model reads.
-        domain: What the training rows are called.
-
-    Returns:
-        What `report` does, and ``added``: characters with the counterpart whose embedding they got.
-    """
-    tokenizer = Tokenizer.from_file(str(inputs["export"] / "bundle" / TOKENIZER_FILE))
-    texts = {f"{domain}, training": list(domain_texts([inputs["data"]], select=False))}
-    if "mixed" in inputs:
-        texts |= {path.parent.name: list(domain_texts([path.parent], select=False))
-                  for path in sorted(inputs["mixed"].glob("*/train.jsonl"))}  # fmt: skip
-    for each in sets:
-        for prompt, name in (("query", "queries"), ("passage", "passages")):
-            found = [text for kind, text in each.prompted if kind == prompt]
-            texts |= {f"{each.name}, {name}": found} if found else {}
-    added = inputs["characters"] / "characters.json" if "characters" in inputs else None
-    return report(tokenizer, texts, window) | {"added": read_json(added) if added else {}}
 
 
 def findings(found: Mapping[str, Any], given: str) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """The report step: gather what the other steps left, and have it measured, judged and written."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +9,12 @@ from finetune.config import Model
 from finetune.config.writing import cost
 from finetune.records import read_json
 from finetune.script import KEEP
-from finetune.sets import only_set, read_sets
+from finetune.sets import AnySet, only_set, read_sets
 from finetune.stage import Inputs, Settings
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from finetune.data.catalogue import PublicSet
 
 _NOISE = 8  # pairs that were left out, shown
@@ -20,7 +22,6 @@ _NOISE = 8  # pairs that were left out, shown
 
 def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Put the scores, their uncertainty and the gates together."""
-    from finetune.data import tokens
     from finetune.evaluation import cmteb
     from finetune.inference import BundleInfo
     from finetune.report import Facts, build
@@ -70,7 +71,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             general_set=general.name if general else None,
             merge=read_json(inputs["merge"] / "merge.json") if "merge" in inputs else None,
             select=(inputs["evaluate"] / "select", only_set(data_folder / "select")),
-            tokens=tokens.of_run(inputs, told, settings["model"].max_length, settings["domain"]),
+            tokens=tokens_of(inputs, told, settings["model"].max_length, settings["domain"]),
             script=settings.get("script", KEEP),
             noise=samples(inputs["noise"], _NOISE) if "noise" in inputs else (),
             cmteb=cmteb.rows(inputs, settings["model"], read_json(inputs["data"] / "summary.json")),
@@ -81,16 +82,49 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 def cut(settings: Settings, inputs: Inputs) -> dict[str, Any]:
     """How many of the domain's texts training cuts, what of their tokens, and by which setting."""
-    from tokenizers import Tokenizer
-
     from finetune.data import lengths, tokens
-    from finetune.inference.bundle import TOKENIZER_FILE
 
-    tokenizer = Tokenizer.from_file(str(inputs["export"] / "bundle" / TOKENIZER_FILE))
     texts = list(tokens.domain_texts([inputs["data"]], select=False))
-    found = lengths.cut(texts, tokenizer, 1.0, settings["model"], settings["max_length"])
+    found = lengths.cut(texts, _tokenizer(inputs), 1.0, settings["model"], settings["max_length"])
     return {"texts": found.texts, "of": found.of, "share of tokens": found.tokens,
             "setting to raise": found.setting}  # fmt: skip
+
+
+def tokens_of(inputs: Inputs, sets: Sequence[AnySet], window: int, domain: str) -> dict[str, Any]:
+    """Report on the tokenizer of a run's bundle.
+
+    Args:
+        inputs: ``export`` (the bundle's step), ``data`` (the training rows'), and, where there
+            are, ``mixed`` (the mixed sets') and ``characters`` (those that were added).
+        sets: Evaluation sets.
+        window: Tokens that the model reads.
+        domain: What the training rows are called.
+
+    Returns:
+        What `report` does, and ``added``: characters with the counterpart whose embedding they got.
+    """
+    from finetune.data import tokens
+
+    tokenizer = _tokenizer(inputs)
+    texts = {f"{domain}, training": list(tokens.domain_texts([inputs["data"]], select=False))}
+    if "mixed" in inputs:
+        texts |= {path.parent.name: list(tokens.domain_texts([path.parent], select=False))
+                  for path in sorted(inputs["mixed"].glob("*/train.jsonl"))}  # fmt: skip
+    for each in sets:
+        for prompt, name in (("query", "queries"), ("passage", "passages")):
+            found = [text for kind, text in each.prompted if kind == prompt]
+            texts |= {f"{each.name}, {name}": found} if found else {}
+    added = inputs["characters"] / "characters.json" if "characters" in inputs else None
+    return tokens.report(tokenizer, texts, window) | {"added": read_json(added) if added else {}}
+
+
+def _tokenizer(inputs: Inputs) -> "Tokenizer":
+    """The bundle's."""
+    from tokenizers import Tokenizer
+
+    from finetune.inference.bundle import TOKENIZER_FILE
+
+    return Tokenizer.from_file(str(inputs["export"] / "bundle" / TOKENIZER_FILE))
 
 
 def of_card(inputs: Inputs, model: Model, summary: Mapping[str, Any]) -> dict[str, Any]:

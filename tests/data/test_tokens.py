@@ -4,6 +4,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from finetune.data import tokens
 from finetune.records import Pair, write_json, write_jsonl
 from finetune.sets import EvaluationSet, write_set
+from finetune.steps.reporting import tokens_of
 
 WORDS = {"[UNK]": 0, "房": 1, "东": 2, "国": 3, "國": 4, "a": 5}
 
@@ -71,7 +72,7 @@ def test_the_texts_of_a_run(tmp_path):
     (tmp_path / "characters").mkdir()
     write_json(tmp_path / "characters/characters.json", {"東": "东"})
     inputs = {name: tmp_path / name for name in ("data", "export", "characters")}
-    found = tokens.of_run(inputs, [select], 512, "law")
+    found = tokens_of(inputs, [select], 512, "law")
     names = {row["set"]: row["texts"] for row in found["rows"]}
     assert names == {"law, training": 3, "dev, queries": 1, "dev, passages": 1}
     assert found["added"] == {"東": "东"}
