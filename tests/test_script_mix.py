@@ -10,7 +10,7 @@ from finetune.disk import number
 from finetune.inference.script import converter, is_traditional
 from finetune.mining import known_answers
 from finetune.records import Pair, Scored, normalised, read_json, read_jsonl, read_known
-from finetune.training import chunks
+from finetune.training import gradcache
 
 THERE = converter("s2tw")
 PAIRS = [{"query": f"老板不发工资怎么办{n}", "positive": f"劳动报酬应当支付{n}"} for n in range(60)]
@@ -120,12 +120,12 @@ def test_training_knows_what_answers_a_query_of_a_mixed_set_in_either_script(
     def train(model, rows, select, plan, out, others, mixed):
         seen.extend(others)
 
-    monkeypatch.setattr(chunks.training, "train", train)
-    monkeypatch.setattr(chunks, "within_memory", lambda chunk, *_: chunk)  # there is no model
+    monkeypatch.setattr(gradcache.training, "train", train)
+    monkeypatch.setattr(gradcache, "within_memory", lambda chunk, *_: chunk)  # there is no model
     step = steps(line)["train"]
     inputs = {"model": folder, "mixed": folder, "pairs": found["data"],
               "select": found["data"] / "select"}  # fmt: skip
-    chunks.train([Pair("1", "甲", "乙", "s")], {**step.settings, **step.outside}, inputs, folder)
+    gradcache.train([Pair("1", "甲", "乙", "s")], {**step.settings, **step.outside}, inputs, folder)
     query, positive = (PAIRS[0][name] for name in ("query", "positive"))
     numbers = known_answers(seen)[number(normalised(query))]
     assert {number(normalised(text)) for text in (positive, THERE(positive))} <= {*numbers.tolist()}

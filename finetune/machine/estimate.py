@@ -193,7 +193,7 @@ def kept_per_token(of: Training, width: int) -> int:
     Beside that LoRA keeps six vectors of its rank. A prefix needs no inputs of the frozen matrices,
     nor GELU's output, but keys and values with the prefix before them.
 
-    `tests/test_estimate.py` holds this against what autograd saves.
+    `tests/machine/test_estimate.py` holds this against what autograd saves.
     """
     hidden, ffn, heads = of.geometry.hidden, of.geometry.ffn, of.geometry.heads
     size = 2 if of.mixed else 4

@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from finetune.report import drawing as draw
-from finetune.report.drawing import WIDTH, Box
+from finetune.report import svg as draw
+from finetune.report.svg import WIDTH, Box
 
 _LEFT, _RIGHT = 112, 46  # of plots with names before and numbers behind
 _ROW, _PAIR, _PANEL = 19, 32, 92

@@ -11,7 +11,6 @@ from finetune.evaluation.slices import slices
 from finetune.evaluation.statistics import smallest_difference
 from finetune.records import Score, write_json
 from finetune.report import card, exports, page, scripts
-from finetune.report.drawn import Plots, plotted
 from finetune.report.examples import Example, changed
 from finetune.report.facts import (
     BASELINES,
@@ -22,6 +21,7 @@ from finetune.report.facts import (
     counted,
     read_outcomes,
 )
+from finetune.report.figures import Plots, plotted
 from finetune.report.gates import judge
 from finetune.report.scores import measure, paired, speed_rows, timed_on
 from finetune.report.similarity import calibrated, false_neighbours, similarity

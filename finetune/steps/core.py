@@ -153,11 +153,11 @@ def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
 @everywhere
 def train(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Train, guarded by the select half."""
-    from finetune.training import chunks
+    from finetune.training import gradcache
 
     scored = isinstance(only_set(inputs["select"]), ScoredSet)
     kind: type[AnyRow] = Scored if scored else Mined if settings["mined"] else Pair
-    chunks.train(disk.rows(inputs["pairs"] / "train.jsonl", kind), settings, inputs, out)
+    gradcache.train(disk.rows(inputs["pairs"] / "train.jsonl", kind), settings, inputs, out)
 
 
 def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:

@@ -128,7 +128,7 @@ def student(settings: Settings, inputs: Inputs, out: Path) -> None:
 def distill(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Teach the student, guarded by the select half."""
     from finetune.inference.script import converter
-    from finetune.training import chunks, distillation
+    from finetune.training import distillation, gradcache
 
     rows = distillation.lessons(
         inputs["pairs"],
@@ -142,7 +142,7 @@ def distill(settings: Settings, inputs: Inputs, out: Path) -> None:
     rows = [replace(row, text=convert(row.text)) for row in rows]  # as they will be encoded
     batch_size = settings["train"].batch_size
     examples = distillation.examples(rows, batch_size, settings["seed"])
-    chunks.train(examples, settings, inputs, out)
+    gradcache.train(examples, settings, inputs, out)
 
 
 def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:

@@ -102,7 +102,7 @@ class BucketSampler(DefaultBatchSampler):
         return batches, waiting
 
 
-class Share(BatchSampler):
+class BatchSamplerShard(BatchSampler):
     """The rows of each batch that one of several processes computes.
 
     Rows are dealt in turn, so that all processes get texts of the same lengths; a batch whose size

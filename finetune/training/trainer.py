@@ -33,7 +33,7 @@ from finetune.evaluation.artifacts import score
 from finetune.machine import processes
 from finetune.sets import AnySet
 from finetune.training import memory
-from finetune.training.batching import Share
+from finetune.training.batching import BatchSamplerShard
 from finetune.training.mixing import Batches, Examples
 
 
@@ -63,11 +63,11 @@ class Trainer(SentenceTransformerTrainer):
         self._sampler = sampler
         self._guard = guard
 
-    def get_batch_sampler(self, *args: Any, **kwargs: Any) -> Batches | Share:
+    def get_batch_sampler(self, *args: Any, **kwargs: Any) -> Batches | BatchSamplerShard:
         """Return the length-bucketed batches, or this process's share of each."""
         if processes.count() == 1:
             return self._sampler
-        return Share(self._sampler, processes.rank(), processes.count())
+        return BatchSamplerShard(self._sampler, processes.rank(), processes.count())
 
     # Of several sets, the library asks for each one's batches first and does not need them.
     get_multi_dataset_batch_sampler = get_batch_sampler

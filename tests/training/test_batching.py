@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from finetune.disk import number
 from finetune.mining import known_answers
 from finetune.records import Pair
-from finetune.training.batching import BucketSampler, Share
+from finetune.training.batching import BatchSamplerShard, BucketSampler
 
 # Few texts, so that queries share answers and negatives are others' answers.
 TEXTS = st.sampled_from("甲乙丙丁戊己")
@@ -137,7 +137,9 @@ def test_a_row_that_clashes_comes_in_a_later_batch():
 @given(samplers(), st.integers(1, 4))
 def test_processes_share_every_batch_evenly_and_without_duplicates(case, processes):
     whole = bucketed(*case)
-    shares = [Share(bucketed(*case), process, processes) for process in range(processes)]
+    shares = [
+        BatchSamplerShard(bucketed(*case), process, processes) for process in range(processes)
+    ]
     assert {len(share) for share in shares} == {len(whole)}
     for epoch in (1, 0):
         (batches,) = epochs(whole, 1, epoch)

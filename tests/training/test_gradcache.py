@@ -14,8 +14,8 @@ from finetune.errors import UserError
 from finetune.machine import estimate, hardware
 from finetune.machine.estimate import chunk_within
 from finetune.records import Mined, Pair, read_dicts
-from finetune.training import chunks
-from finetune.training.chunks import shrinking
+from finetune.training import gradcache
+from finetune.training.gradcache import shrinking
 from finetune.training.memory import is_out_of_memory
 
 CPU_ERROR = (
@@ -177,8 +177,8 @@ def test_a_chunk_that_the_machine_has_no_memory_for_is_lowered_before(
 
 def test_what_fits_stays_as_it_is(tiny_model, monkeypatch, caplog):
     pairs = [Pair(str(n), "房" * n, "押" * n, "s") for n in range(1, 40)]
-    assert chunks._widths(pairs, tiny_model, 32) == [32, 32]
-    assert chunks._widths([Mined("1", "房东", "押", ("商品", "店"), (0, 0), "s"), *(
+    assert gradcache._widths(pairs, tiny_model, 32) == [32, 32]
+    assert gradcache._widths([Mined("1", "房东", "押", ("商品", "店"), (0, 0), "s"), *(
         Mined("2", "房", "押金" * 5, ("商",), (0,), "s") for _ in range(2))], tiny_model, 32
     ) == [4, 12, 4]  # fmt: skip
     config = compose(["recipes=full", "hardware.processes=1"])
@@ -186,10 +186,10 @@ def test_what_fits_stays_as_it_is(tiny_model, monkeypatch, caplog):
                 "attention": "lean", "processes": 1}  # fmt: skip
     for free in (None, 2**40):
         monkeypatch.setattr(hardware, "available_memory", lambda free=free: free)
-        assert chunks.within_memory(128, [pairs], settings, tiny_model) == 128
-        assert chunks.within_memory(None, [pairs], settings, tiny_model) is None
+        assert gradcache.within_memory(128, [pairs], settings, tiny_model) == 128
+        assert gradcache.within_memory(None, [pairs], settings, tiny_model) is None
     monkeypatch.setattr(hardware, "available_memory", lambda: 1024)
-    assert chunks.within_memory(None, [pairs], settings, tiny_model) == 1
+    assert gradcache.within_memory(None, [pairs], settings, tiny_model) == 1
     assert len(caplog.messages) == 1
 
 
