@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from functools import partial
 
+import numpy as np
 import pytest
 from benchmarking import benchmark
 
@@ -161,3 +162,33 @@ def test_a_model_is_scored_on_its_questions_in_both_scripts_and_on_the_other_set
     assert len(found["others"]["bq"]["values"]) == 8
     words = lab.Lab(tmp_path, tmp_path / "work").result(systems.System("legal", "bm25", 1))
     assert set(words["others"]) == {"general"} and set(words["values"]) == set(found["values"])
+
+
+def test_the_guards_set_is_held_to_the_whole_one(monkeypatch):
+    module = benchmark("guard", monkeypatch)
+    monkeypatch.setattr(module, "_BUDGETS", (300,))
+    rng = np.random.default_rng(0)
+    corpus = {f"d{n}": f"第{n}条规定" for n in range(900)}
+    whole = EvaluationSet("dev", {f"q{n}": f"第{n}条" for n in range(60)}, corpus,
+                          {f"q{n}": {f"d{n}": 1} for n in range(60)})  # fmt: skip
+    passages = {key: unit(rng.normal(size=16)) for key in corpus}
+
+    def model(noise):
+        queries = {f"q{n}": unit(passages[f"d{n}"] + noise * unit(rng.normal(size=16)))
+                   for n in range(60)}  # fmt: skip
+        return queries, passages
+
+    base, tuned = model(1.3), model(1.0)
+    rows = {row["set"]: row for row in module.measured(whole, base, tuned)}
+    assert rows["whole select half"]["spread"] == 0 and len(rows) == 4
+    hard, guards = rows["the base's first and BM25's"], rows["the guard's"]
+    assert hard["base"] < guards["base"] and hard["gain"] > guards["gain"] > 0
+    small = module.guard.pooled(whole, max_texts=300, seed=0)
+    made = module.with_mistakes(whole, base)(small, 0)
+    assert len(made.corpus) == len(small.corpus) and made.queries == small.queries
+    scores = np.stack([base[0][key] for key in small.queries]) @ np.stack([*passages.values()]).T
+    assert {f"d{place}" for place in scores.argmax(axis=1)} <= set(made.corpus)
+
+
+def unit(vector):
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
