@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ def run(name: str, encoder: "Encoder", artifact: str, folder: Path | None, out: 
     import mteb
 
     benchmark = mteb.get_benchmark(BENCHMARK)  # its tasks know which split counts
-    (task,) = [each for each in benchmark.tasks if each.metadata.name == name]
+    # Its own: mteb hands out the same objects again, with what they have loaded.
+    (task,) = [copy(each) for each in benchmark.tasks if each.metadata.name == name]
     if folder is not None:
         local = {**task.metadata.dataset, "path": str(folder), "revision": "local"}
         task.metadata = task.metadata.model_copy(update={"dataset": local})

@@ -76,6 +76,15 @@ def test_similarity(encoder, tmp_path, name, split):
     assert (found["task"], found["type"], found["split"]) == (name, "STS", split)
 
 
+def test_another_copy_of_a_task_is_read_anew(encoder, tmp_path):
+    found = []
+    for n, labels in enumerate(([0, 1], [1, 0])):
+        rows = [{"sentence1": a, "sentence2": b, "score": labels[int(s)]} for a, b, s in PAIRS]
+        folder = hub(tmp_path / f"{n}" / "ATEC", "test", default=rows)
+        found.append(ran("ATEC", encoder, folder, tmp_path / f"{n}")["value"])
+    assert found[0] == pytest.approx(-found[1]) and found[0] != 0
+
+
 def test_pair_classification_is_published_as_average_precision(encoder, tmp_path):
     rows = [{"sent1": a, "sent2": b, "labels": int(s)} for a, b, s in PAIRS]
     found = ran("Ocnli", encoder, hub(tmp_path / "Ocnli", "validation", default=rows), tmp_path)
