@@ -161,7 +161,7 @@ def test_accelerate_launches_the_same_training(count, one, two, arguments, work)
     port = ["--main_process_port", str(free_port())]
     launcher = [*ACCELERATE, *several, "--num_processes", str(count), *port]
     said = finish(start(launcher, "train.py", *line, ACCELERATE_USE_CPU="true"))
-    assert said.count("plan for") == said.count("run: ") == 1
+    assert said.count("plan for") == said.count("stopped after train") == 1
     expected = one if count == 1 else two[0]
     trained = other / "cache/train" / expected.name
     assert apart(trained, expected) <= 1e-6
@@ -191,13 +191,12 @@ def test_each_process_encodes_its_share_for_the_guard(two, one, arguments, work)
     line = arguments("guarded/run", "until=train", "hardware.encode_tokens=32",
                      cache_without_training(work, other))  # fmt: skip
     assert in_processes(run_noting, line, other) == [0, 0]
-    pools = {folder.name: folder for folder in (other / "cache/pool").glob("[!.]*")}
-    (new,) = pools.keys() - {folder.name for folder in (work / "cache/pool").glob("[!.]*")}
-    select = only_set(pools[new])
+    (pool,) = (other / "cache/pool").glob("[!.]*")
+    select = only_set(pool)
     texts = len(select.queries) + len(select.corpus)
     first, second = (sum(map(int, path.read_text().split())) for path in other.glob("encoded-*"))
     assert first + second == 6 * texts  # the base, and five checkpoints
-    assert abs(first - second) < 0.1 * texts
+    assert abs(first - second) < 0.1 * (first + second)
     (trained,) = (other / "cache/train").glob("[!.]*")
     assert rows(trained, "eval_ndcg@10") == pytest.approx(rows(one, "eval_ndcg@10"), abs=LOSS)
 
