@@ -4,9 +4,11 @@ mteb imports torch and is loaded only when a task runs. ``cmteb.json`` beside th
 tasks of ``MTEB(cmn, v1)`` and the published scores with their source.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -64,14 +66,30 @@ def run(name: str, encoder: "Encoder", artifact: str, folder: Path | None, out: 
     benchmark = mteb.get_benchmark(BENCHMARK)  # its tasks know which split counts
     # Its own: mteb hands out the same objects again, with what they have loaded.
     (task,) = [copy(each) for each in benchmark.tasks if each.metadata.name == name]
-    if folder is not None:
-        local = {**task.metadata.dataset, "path": str(folder), "revision": "local"}
-        task.metadata = task.metadata.model_copy(update={"dataset": local})
-    _load(task, name, folder)
-    results = mteb.evaluate(
-        _Model(encoder, artifact), task, cache=None, co2_tracker=False, show_progress_bar=False
-    )
+    with tempfile.TemporaryDirectory() as temporary:
+        if folder is not None:
+            path = _of_its_own(folder, Path(temporary))
+            local = {**task.metadata.dataset, "path": str(path), "revision": "local"}
+            task.metadata = task.metadata.model_copy(update={"dataset": local})
+        _load(task, name, folder)
+        results = mteb.evaluate(
+            _Model(encoder, artifact), task, cache=None, co2_tracker=False, show_progress_bar=False
+        )
     results.task_results[0].to_disk(out / f"{name}.json")
+
+
+def _of_its_own(folder: Path, links: Path) -> Path:
+    """Link a folder under a name that tells its files.
+
+    The library `datasets` knows what it has converted by the folder's name, not by what is in it.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    told = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
+            for path in files]  # fmt: skip
+    digest = hashlib.sha256(repr((str(folder.resolve()), told)).encode()).hexdigest()
+    link = links / f"{folder.name}-{digest[:16]}"
+    link.symlink_to(folder.resolve())
+    return link
 
 
 def result(folder: Path) -> Path | None:
