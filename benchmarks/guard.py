@@ -7,6 +7,9 @@ and on sets of 500, 900 and 2,000 texts of it (20 draws each): those of `finetun
 and such as it would be with what the base ranks first among the distractors, or with drawn ones
 alone.
 
+The kept result is of the starter and of the run that `benchmarks/curve.py` keeps as medical-5000,
+whose folder has the tuned bundle; the base's lies in the cache, under the key of ``export-base``.
+
 Writes ``benchmarks/results/guard/<set>.json`` and prints the table.
 """
 

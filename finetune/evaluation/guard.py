@@ -44,14 +44,13 @@ def pooled(select: EvaluationSet, *, max_texts: int, seed: int) -> EvaluationSet
     documents: dict[str, None] = {}
     for row in kept:
         documents |= dict.fromkeys(select.qrels.get(names[row], {}))
-    room = budget - len(kept) - len(documents)
+    golds, most = len(documents), budget - len(kept)
     lexical = bm25.rank(select, _DEPTH).documents
     first = (lexical[row][depth : depth + 1] for depth in range(_DEPTH) for row in kept)
     drawn = (ids[place] for place in generator.permutation(len(ids)).tolist())
-    for found, share in ((chain.from_iterable(first), room // 2), (drawn, room)):
-        most = budget - len(kept) - room + share
+    for found, until in ((chain.from_iterable(first), (golds + most) // 2), (drawn, most)):
         for document in found:
-            if len(documents) >= most:
+            if len(documents) >= until:
                 break
             documents[document] = None
     corpus = {key: text for key, text in select.corpus.items() if key in documents}
