@@ -25,8 +25,8 @@ from finetune.evaluation.statistics import (
 BASE = "starter"
 EXACT, ROUNDED = "best, ONNX fp32", "best, ONNX INT8"
 ARTIFACTS = {"onnx-fp32": EXACT, "onnx-int8-dynamic": ROUNDED}
-ORDER = ("bm25", "starter", "plain", "full", "lora", "prefix", "contrastive", "strict", "best",
-         EXACT, ROUNDED)  # fmt: skip
+ORDER = ("bm25", "starter", "plain", "flagembedding", "full", "lora", "prefix", "contrastive",
+         "strict", "best", EXACT, ROUNDED)  # fmt: skip
 COMPARED = ("starter", "plain", "best")
 METRICS = ("ndcg@10", "mrr@10", "recall@100")
 # Training sources and the other sets that are theirs under another name. SimCLUE was put together

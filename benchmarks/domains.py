@@ -3,8 +3,9 @@
 python benchmarks/domains.py --data ../shared/data [--only legal-best] [--seeds 3]
 
 Systems: BM25 on characters and bigrams; the starter; the script that everybody writes (`plain.py`,
-4,000 pairs drawn at random, bf16 where the machine computes that itself); `full`, `lora`, `prefix`
-and `contrastive` on 4,000 pairs; and ``recipes=best_<domain>``. Three seeds of the script and of
+4,000 pairs drawn at random, bf16 where the machine computes that itself); on one domain
+FlagEmbedding's trainer, on the same pairs; `full`, `lora`, `prefix` and `contrastive` on 4,000
+pairs; and ``recipes=best_<domain>``. Three seeds of the script and of
 the best recipe, one of the others. A domain without a best recipe is told and left out of that.
 
 Everything is scored on the report half of the domain's queries; settings were chosen on the select

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flagembedding
 from runs import ROOT, run, stale
-from systems import CONVERTED, FOLDS, METHODS, PAIRS, ROTATED, System
+from systems import CONVERTED, FOLDS, METHODS, OTHERS, PAIRS, ROTATED, System
 
 from finetune import model as models
 from finetune.commands import scoring
@@ -25,6 +26,7 @@ from finetune.export import Origin, export_bundle
 from finetune.inference.bundle import is_bundle
 from finetune.inference.script import converter
 from finetune.machine import hardware
+from finetune.records import write_jsonl
 from finetune.sets import AnySet, EvaluationSet, ScoredSet, write_set
 from finetune.starter import build_starter
 
@@ -67,12 +69,12 @@ class Lab:
         return {"seconds": round(seconds, 1), **found}
 
     def untrained(self, system: System) -> dict[str, Any]:
-        """Score what no recipe made, and train the script's before."""
+        """Score what no recipe made, and train what others' code trains before."""
         if system.name == "bm25":
             there = [each for each in self.elsewhere(system) if isinstance(each, EvaluationSet)]
             own = values(lexical(self.questions(system)))
             return {"values": own, **beyond({each.name: lexical(each) for each in there}, there)}
-        told = self.plain(system) if system.name == "plain" else {}
+        told = self.otherwise(system) if system.name in OTHERS else {}
         model = self.starter if system.name == "starter" else self.work / system.label / "model"
         bundle = self.exported(model, system)
         return {**told, **self.scored(system, bundle, self.questions(system))}
@@ -83,21 +85,36 @@ class Lab:
             return read_folder(self.data / system.domain)
         return scoring.read(self.data / system.domain, "report")
 
-    def plain(self, system: System) -> dict[str, Any]:
-        """Train as everybody does, on pairs drawn at random, in what this machine computes fast."""
+    def otherwise(self, system: System) -> dict[str, Any]:
+        """Train as people do, on pairs drawn at random, in what this machine computes fast."""
         lines = read_lines(self.data / system.domain / "train.jsonl")
         pairs = random.Random(system.seed).sample(lines, PAIRS)
         folder = self.work / system.label
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "train.jsonl").write_text("".join(pairs), encoding="utf-8")
-        words = [sys.executable, ROOT / "benchmarks/plain.py", folder / "train.jsonl", self.starter,
-                 folder, "--seed", system.seed, "--precision", precision()]  # fmt: skip
+        rows = [json.loads(line) for line in pairs]
+        flag = system.name == "flagembedding"
+        words = self.flag(rows, folder, system.seed) if flag else self.script(folder, system.seed)
         start = time.monotonic()
-        subprocess.run(list(map(str, words)), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         taken = round((time.monotonic() - start) / 60, 1)
+        if flag:
+            flagembedding.completed(self.starter, folder)
         return {"minutes": taken, "precision": precision(),
-                "sources": sorted({json.loads(line)["source"] for line in pairs})}  # fmt: skip
+                "sources": sorted({row["source"] for row in rows})}  # fmt: skip
+
+    def script(self, folder: Path, seed: int) -> list[str]:
+        """The command of the script that everybody writes."""
+        return [sys.executable, str(ROOT / "benchmarks/plain.py"), str(folder / "train.jsonl"),
+                str(self.starter), str(folder), "--seed", str(seed),
+                "--precision", precision()]  # fmt: skip
+
+    def flag(self, rows: Sequence[Mapping[str, str]], folder: Path, seed: int) -> list[str]:
+        """The command of FlagEmbedding's trainer, which is installed and given its rows before."""
+        python = flagembedding.environment(self.work / "flagembedding")
+        write_jsonl(folder / "rows.jsonl", flagembedding.rows(rows, seed))
+        return flagembedding.command(python, self.starter, folder, seed, precision())
 
     def exported(self, model: Path, system: System) -> Path:
         """A model folder as a bundle in fp32, made once and compared with torch."""

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,8 +27,8 @@ def test_the_plan_of_the_domains_benchmark_begins_with_what_matters(systems):
     names = list(dict.fromkeys((each.name, each.seed) for each in planned))
     assert names == [
         ("bm25", 1), ("starter", 1), ("plain", 1), ("best", 1), ("strict", 1),
-        *((name, 1) for name in systems.METHODS), ("plain", 2), ("best", 2), ("plain", 3),
-        ("best", 3),
+        ("flagembedding", 1), *((name, 1) for name in systems.METHODS), ("plain", 2), ("best", 2),
+        ("plain", 3), ("best", 3),
     ]  # fmt: skip
     labels = [each.label for each in planned]
     first = labels.index("legal-best-1")
@@ -132,11 +133,57 @@ def test_the_script_trains_in_what_the_machine_computes_itself(tmp_path, monkeyp
     commands = []
     monkeypatch.setattr(lab.subprocess, "run", lambda words, **_: commands.append(words))
     monkeypatch.setattr(lab, "precision", lambda: "fp32")
-    told = lab.Lab(tmp_path, tmp_path / "work").plain(systems.System("legal", "plain", 2))
+    told = lab.Lab(tmp_path, tmp_path / "work").otherwise(systems.System("legal", "plain", 2))
     assert commands[0][-4:] == ["--seed", "2", "--precision", "fp32"]
     assert told == {"minutes": 0.0, "precision": "fp32", "sources": ["stard"]}
     drawn = tmp_path / "work/legal-plain-2/train.jsonl"
     assert drawn.read_text("utf-8") == f"{row}\n" * 2
+
+
+def test_flagembedding_trains_on_the_scripts_pairs_with_the_bases_prompts_and_pooling(
+    tmp_path, tiny_model, monkeypatch
+):
+    lab, systems = benchmark("lab", monkeypatch), benchmark("systems", monkeypatch)
+    monkeypatch.setattr(lab, "PAIRS", 3)
+    (tmp_path / "medical").mkdir()
+    pairs = [{"query": f"q{n}", "positive": f"p{n}", "source": "kuake-qqr"} for n in range(3)]
+    write_jsonl(tmp_path / "medical/train.jsonl", pairs)
+    made = lab.Lab(tmp_path, tmp_path / "work")
+    shutil.copytree(tiny_model, made.starter)
+    commands = []
+
+    def run(words, **_):
+        commands.append(words)
+        if "--output_dir" in words:
+            trained = Path(words[words.index("--output_dir") + 1])
+            trained.mkdir()
+            (trained / "config.json").write_text("{}", "utf-8")
+            (trained / "model.safetensors").write_bytes(b"tuned")
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(lab.subprocess, "run", run)
+    monkeypatch.setattr(lab, "precision", lambda: "bf16")
+    told = made.otherwise(systems.System("medical", "flagembedding", 1))
+    assert told == {"minutes": 0.0, "precision": "bf16", "sources": ["kuake-qqr"]}
+    asked = dict(zip(commands[-1][3::2], commands[-1][4::2], strict=True))
+    assert asked["--query_instruction_for_retrieval"] == "问"
+    assert asked["--passage_instruction_for_retrieval"] == ""
+    assert asked["--sentence_pooling_method"] == "mean" and asked["--bf16"] == "True"
+    lines = (tmp_path / "work/medical-flagembedding-1/rows.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert sorted(row["query"] for row in rows) == ["q0", "q1", "q2"]
+    assert all(len(row["neg"]) == 1 and row["neg"] != row["pos"] for row in rows)
+    model = tmp_path / "work/medical-flagembedding-1/model"
+    assert (model / "model.safetensors").read_bytes() == b"tuned"
+    assert (model / "modules.json").is_file()
+
+
+def test_flagembedding_that_does_not_install_is_told(tmp_path, monkeypatch):
+    module = benchmark("flagembedding", monkeypatch)
+    monkeypatch.setattr(module.subprocess, "run", lambda words, **_: subprocess.CompletedProcess(
+        words, "pip" in words, stderr="No matching distribution"))  # fmt: skip
+    with pytest.raises(UserError, match="does not install: No matching distribution"):
+        module.environment(tmp_path / "environment")
 
 
 def test_a_model_is_scored_on_its_questions_in_both_scripts_and_on_the_other_sets(
