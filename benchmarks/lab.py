@@ -76,7 +76,8 @@ class Lab:
             return {"values": own, **beyond({each.name: lexical(each) for each in there}, there)}
         told = self.otherwise(system) if system.name in OTHERS else {}
         model = self.starter if system.name == "starter" else self.work / system.label / "model"
-        bundle = self.exported(model, system)
+        texts = list(self.questions(system).queries.values())
+        bundle = bundled(model, system.name, texts)
         return {**told, **self.scored(system, bundle, self.questions(system))}
 
     def questions(self, system: System) -> EvaluationSet:
@@ -115,18 +116,6 @@ class Lab:
         python = flagembedding.environment(self.work / "flagembedding")
         write_jsonl(folder / "rows.jsonl", flagembedding.rows(rows, seed))
         return flagembedding.command(python, self.starter, folder, seed, precision())
-
-    def exported(self, model: Path, system: System) -> Path:
-        """A model folder as a bundle in fp32, made once and compared with torch."""
-        bundle = model.with_name(f"{model.name}-bundle")
-        if not is_bundle(bundle):
-            shutil.rmtree(bundle, ignore_errors=True)
-            loaded = models.load(model)
-            texts = list(self.questions(system).queries.values())[:PARITY_TEXTS]
-            origin = Origin(system.name, "intfloat/multilingual-e5-small", "unknown", "mit")
-            config = compose(["recipes=full", "export.precisions=[fp32]"])
-            export_bundle(loaded, models.TorchEncoder(loaded), texts, bundle, origin, config.export)
-        return bundle
 
     def elsewhere(self, system: System) -> list[AnySet]:
         """The sets beyond the domain that a system is scored on."""
@@ -207,6 +196,25 @@ class Lab:
             write_set(self.work / f"fold{system.fold}/{name}/{system.domain}", whole.only(queries))
         return [f"domain.{name}={self.work}/fold{system.fold}/{name}/{system.domain}"
                 for name in folders]  # fmt: skip
+
+
+def bundled(model: Path, name: str, texts: Sequence[str]) -> Path:
+    """A model folder, the starter's or made of it, as a bundle in fp32 beside it, made once.
+
+    Args:
+        model: The folder.
+        name: Of its system.
+        texts: On whose first it is compared with torch.
+    """
+    bundle = model.with_name(f"{model.name}-bundle")
+    if not is_bundle(bundle):
+        shutil.rmtree(bundle, ignore_errors=True)
+        loaded = models.load(model)
+        origin = Origin(name, "intfloat/multilingual-e5-small", "unknown", "mit")
+        config = compose(["recipes=full", "export.precisions=[fp32]"])
+        encoder = models.TorchEncoder(loaded)
+        export_bundle(loaded, encoder, texts[:PARITY_TEXTS], bundle, origin, config.export)
+    return bundle
 
 
 def read_lines(path: Path) -> list[str]:
