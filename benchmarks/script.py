@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runs import RESULTS, ROOT, run
+from runs import read as read_json
 
 from finetune import pipeline
 from finetune.commands.scoring import read
@@ -124,7 +125,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=4_000, help="training pairs")
-    parser.add_argument("--only", default="", help="runs whose name begins so")
+    parser.add_argument("--only", default="", help="runs whose name begins so; others are read")
     asked = parser.parse_args()
     missing = [name for name in ("legal", NATIVE) if not (asked.data / name).is_dir()]
     if missing:
@@ -133,9 +134,13 @@ def main() -> int:
     results: dict[str, Sequence[Mapping[str, Any]]] = {}
     failed = []
     for name, words in variants(asked.data, asked.seeds, asked.limit):
-        if not name.startswith(asked.only) and not (FOLDER / f"{name}.json").is_file():
+        kept = FOLDER / f"{name}.json"
+        if name.startswith(asked.only):
+            found = run(name, words, FOLDER)
+        elif kept.is_file():
+            found = read_json(kept)
+        else:
             continue
-        found = run(name, words, FOLDER)
         if found is None:
             failed.append(name)
             continue

@@ -19,7 +19,7 @@ from finetune.machine import hardware, processes
 from finetune.planning import budget
 from finetune.stage import Done, Planned, Step, execute, own_folder, plan
 from finetune.steps import augment as augment_steps
-from finetune.steps import cmteb, forgetting, reporting, rounds
+from finetune.steps import cmteb, forgetting, reading, reporting, rounds
 from finetune.steps import core as steps
 from finetune.steps import distill as distill_steps
 from finetune.steps import mix as mix_steps
@@ -95,13 +95,7 @@ def steps_of(config: Config) -> list[Step]:
     outside = {"workers": config.hardware.workers, "chunk": config.hardware.chunk}
     label = pseudo_steps.steps_of(config, own, general) if labelled else ()
     first = [
-        Step(
-            "data", steps.data, 11,
-            {"domain": config.domain, "check": config.check, "limit": config.limit,
-             "seed": 0 if config.limit is None else config.seed},  # which draws a limit's pairs
-            files=sources.data_files(config),
-            outside={"model": config.model, "max_length": config.train.max_length},
-        ),
+        *reading.steps_of(config),
         *([forgetting.read_step(general)] if general else []),
         *([_generate(config)] if generated else []),
         *([mix_steps.read_step(config, general)] if config.mix else []),
@@ -109,12 +103,16 @@ def steps_of(config: Config) -> list[Step]:
         Step("base", steps.base, 1, {"model": config.model}, files=sources.model_files(config)),
         Step(
             "export-base", steps.export, 2, exported_base,
-            {"model": "base", "data": "data"},
+            {"model": "base", "sets": "sets"},
         ),
     ]  # fmt: skip
+    corpus = Step(
+        "corpus", steps.corpus, 1, encoding,
+        {"model": "base", "export": "export-base", "sets": "sets"},
+    )  # fmt: skip
     embed = Step(
-        "embed", steps.embed, 3, encoding,
-        {"model": "base", "export": "export-base", "data": "data", "pairs": own}
+        "embed", steps.embed, 4, encoding,
+        {"model": "base", "export": "export-base", "sets": "sets", "pairs": own, "corpus": "corpus"}
         | ({"queries": "queries"} if labelled else {}),
     )  # fmt: skip
     noise = Step("noise", steps.noise, 2, {"noise": config.noise},
@@ -137,18 +135,16 @@ def steps_of(config: Config) -> list[Step]:
     merging = bool(config.merge.weights)
     tuned = "merge" if merging else trained
     benchmark = cmteb.steps_of(config, tuned, encoding)
-    # Recipes share the base's scores; scored pairs have no corpus to search.
-    searched = {} if scored else {"embed": "embed"}
     evaluate = Step(
         "evaluate", steps.evaluate, 3,
         _evaluate_settings(
             config, dims.named(["tuned", *map(artifact, config.export.precisions)], lengths)
         ) | encoding,
-        {"model": tuned, "export": "export", "data": "data"},
+        {"model": tuned, "export": "export", "sets": "sets"},
     )  # fmt: skip
     planned = [
         *first,
-        *([embed] if searched else []),
+        *([] if scored else [corpus, embed]),  # scored pairs have no corpus to search
         *label[1:],
         *([noise] if noisy else []),
         *([mine] if mined else []),
@@ -156,7 +152,7 @@ def steps_of(config: Config) -> list[Step]:
             "pool", steps.pool, 3,
             {"guard_share": config.train.guard_share, "epochs": config.train.epochs,
              "checkpoints": config.train.checkpoints, "seed": config.seed},
-            {"data": "data", "pairs": pairs},
+            {"sets": "sets", "pairs": pairs},
         ),
         *([warmup] if warm else []),
         *([distill_steps.student_step(config, own)] if distilled else []),
@@ -170,12 +166,13 @@ def steps_of(config: Config) -> list[Step]:
             | {"quantize": config.quantize} | machine
             # Bundles whose vectors may not be cut, and their keys, know nothing of lengths.
             | ({"dims": lengths} if lengths else {}),
-            {"model": tuned, "data": "data"},
+            {"model": tuned, "sets": "sets"},
         ),
         Step(
             "evaluate-base", steps.evaluate, 4,
             _evaluate_settings(config, ["base"] if scored else ["bm25", "base"]) | encoding,
-            {"model": "base", "export": "export-base", "data": "data"} | searched,
+            {"model": "base", "export": "export-base", "sets": "sets"}
+            | ({} if scored else {"corpus": "corpus"}),
         ),
         distill_steps.evaluate_step(evaluate) if distilled else evaluate,
         *([forgetting.tuned_step(tuned, encoding)] if general else []),
@@ -188,7 +185,7 @@ def steps_of(config: Config) -> list[Step]:
             | script_steps.encoding(config)
             | writing.prices(config.writer, config.evaluate.currency)
             | ({"distill": dataclasses.replace(config.distill, teacher=None)} if distilled else {}),
-            {"data": trained_on, "sets": "data", "pairs": pairs, "export": "export",
+            {"data": trained_on, "sets": "sets", "pairs": pairs, "export": "export",
              "evaluate_base": "evaluate-base", "evaluate": "evaluate"} | mixed
             | rounds.outputs(config.mine.rounds, warm=warm)
             | (forgetting.OUTPUTS if general else {})
@@ -207,7 +204,7 @@ def _generate(config: Config) -> Step:
         "generate", steps.generate, 6,
         {"generate": config.generate, "domain": config.domain, "check": config.check,
          "limit": config.limit, "seed": config.seed} | writing.settings(config.writer),
-        {"data": "data"},
+        {"data": "data", "sets": "sets"},
         files=sources.document_files(config),
         outside={"model": config.model}
         | writing.outside(config.writer, config.paths.cache, config.evaluate.currency),

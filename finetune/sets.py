@@ -3,10 +3,11 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from finetune.records import (
     Prompted,
@@ -18,6 +19,7 @@ from finetune.records import (
     write_json,
     write_jsonl,
 )
+from finetune.stage import publish
 
 _PAIRS = "pairs.jsonl"
 _CANDIDATES = "candidates.json"
@@ -102,6 +104,18 @@ class RerankingSet(EvaluationSet):
 AnySet = EvaluationSet | ScoredSet
 
 
+class Halves(NamedTuple):
+    """What evaluates a domain.
+
+    Attributes:
+        select: Sets that training may look at.
+        report: Sets for the final scores.
+    """
+
+    select: tuple[AnySet, ...]
+    report: tuple[AnySet, ...]
+
+
 def half(query_id: str) -> str:
     """The half that a query belongs to, for good: ``select`` or ``report``, by a hash of its id."""
     digest = hashlib.sha256(query_id.encode("utf-8")).digest()
@@ -159,10 +173,49 @@ def read_sets(folder: Path) -> list[AnySet]:
     return [read_set(each) for each in sorted(folder.iterdir())]
 
 
-def read_halves(*steps: Path | None) -> tuple[AnySet, ...]:
-    """Read the sets that steps left, of both halves; None is a step that the plan lacks."""
-    halves = (step / half for step in steps if step for half in ("select", "report"))
-    return tuple(each for half in halves for each in read_sets(half))
+def write_halves(out: Path, halves: Halves) -> None:
+    """Write ``select/<set>/`` and ``report/<set>/``.
+
+    A corpus that several sets share is written once and hard-linked.
+    """
+    written: dict[int, Path] = {}
+    for part, sets in halves._asdict().items():
+        # A run that died may have left links here; writing into one would change the other.
+        shutil.rmtree(out / part, ignore_errors=True)
+        for each in sets:
+            folder = out / part / each.name
+            if not isinstance(each, EvaluationSet):
+                write_set(folder, each)
+                continue
+            file = folder / "corpus.jsonl"
+            shared = written.setdefault(id(each.corpus), file)
+            if shared == file:
+                write_set(folder, each)
+                continue
+            write_set(folder, dataclasses.replace(each, corpus={}))
+            file.unlink()
+            publish(shared, file)
+
+
+def read_halves(folder: Path) -> Halves:
+    """Read what `write_halves` wrote; a corpus that was written once is in memory once."""
+    corpora: dict[int, Mapping[str, str]] = {}
+    halves: dict[str, list[AnySet]] = {}
+    for part in Halves._fields:
+        halves[part] = read_sets(folder / part)
+        for place, each in enumerate(halves[part]):
+            if isinstance(each, EvaluationSet):
+                file = (folder / part / each.name / "corpus.jsonl").stat().st_ino
+                shared = corpora.setdefault(file, each.corpus)
+                halves[part][place] = dataclasses.replace(each, corpus=shared)
+    return Halves(*map(tuple, halves.values()))
+
+
+def all_sets(*folders: Path | None) -> tuple[AnySet, ...]:
+    """Read the sets of both halves of folders; None is that of a step that the plan lacks."""
+    return tuple(
+        each for folder in folders if folder for half in read_halves(folder) for each in half
+    )
 
 
 def only_set(folder: Path) -> AnySet:

@@ -26,24 +26,34 @@ def pinned(config: Config) -> Config:
     )
 
 
-def data_files(config: Config) -> dict[str, Path]:
-    """The files whose content decides what the data step makes."""
+def set_files(config: Config) -> dict[str, Path]:
+    """The folders that evaluate the domain."""
     domain = config.domain
     if domain.source is Source.statutes:
         from finetune.data import statutes
 
         return statutes.files()
     from finetune.data import beir
+
+    folders = {name: path for name, path in (("dev", domain.dev), ("test", domain.test)) if path}
+    for folder in folders.values():
+        beir.kind(folder)  # says what is wrong with one that is no evaluation folder
+    return folders
+
+
+def pair_files(config: Config) -> dict[str, Path]:
+    """The file of the domain's pairs; the commit of a hub id is part of the settings."""
+    domain = config.domain
+    if domain.source is Source.statutes:
+        from finetune.data import statutes
+
+        return statutes.files()
     from finetune.data.hub import is_hub_id
     from finetune.data.load import file_or_folder
 
-    files = {name: path for name, path in (("dev", domain.dev), ("test", domain.test)) if path}
-    for folder in files.values():
-        beir.kind(folder)  # says what is wrong with one that is no evaluation folder
-    # The commit of a hub id, part of the settings, stands for its content.
-    if domain.train and not is_hub_id(domain.train):
-        files["train"] = file_or_folder(domain.train)
-    return files
+    if not domain.train or is_hub_id(domain.train):
+        return {}
+    return {"train": file_or_folder(domain.train)}
 
 
 def document_files(config: Config) -> dict[str, Path]:

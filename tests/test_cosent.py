@@ -63,8 +63,8 @@ def row(report, artifact, metric):
 
 def test_no_step_searches(finished):
     _, report, config = finished
-    names = ["data", "base", "export-base", "pool", "train", "export", "evaluate-base", "evaluate",
-             "report"]  # fmt: skip
+    names = ["sets", "data", "base", "export-base", "pool", "train", "export", "evaluate-base",
+             "evaluate", "report"]  # fmt: skip
     assert [stage["name"] for stage in report["stages"]] == names
     assert [step.name for step in pipeline.steps_of(pipeline.resolve(config))] == names
     assert all(stage["cached"] for stage in pipeline.run(config)["stages"])

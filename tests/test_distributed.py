@@ -175,7 +175,7 @@ def test_several_processes_make_one_run(one, two, work):
     report = json.loads((work / "two/report.json").read_text("utf-8"))
     cached = {stage["name"]: stage["cached"] for stage in report["stages"]}
     assert [name for name in cached if cached[name]] == [
-        "data", "base", "export-base", "embed", "pool"  # as `one` left them
+        "sets", "data", "base", "export-base", "corpus", "embed", "pool"  # as `one` left them
     ]  # fmt: skip
     with sqlite3.connect(work / "mlflow.db") as store:
         assert store.execute("select status from runs").fetchall() == [("FINISHED",)]

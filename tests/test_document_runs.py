@@ -36,7 +36,7 @@ def gain(report):
 
 def test_documents_alone_teach_what_their_titles_ask(tiny_model, domain, work):
     report = run(tiny_model, domain, work, "documents", "domain.train=null")
-    assert names(report)[:3] == ["data", "generate", "base"]
+    assert names(report)[:4] == ["sets", "data", "generate", "base"]
     assert set(report["data"]["sources"]) == {"generated-title"}  # the texts are one sentence
     assert gain(report) > 0.3
 

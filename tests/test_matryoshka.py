@@ -75,7 +75,7 @@ def test_every_length_of_every_artifact_is_scored(finished):
 
 def test_a_short_score_is_that_of_the_cut_vectors(finished, line):
     run_dir, content, _ = finished
-    (folder,) = (line[1] / "cache/data").glob("[!.]*/report/*")
+    (folder,) = (line[1] / "cache/sets").glob("[!.]*/report/*")
     asked = read_set(folder)
     model = SentenceTransformer(str(run_dir / "model"), device="cpu", truncate_dim=16)
     queries, corpus = (
@@ -171,7 +171,7 @@ def test_lengths_beyond_the_model_end_before_any_training(line):
     told = r"dims: 48; the vectors of model=custom have 32 numbers: leave out what is longer"
     with pytest.raises(UserError, match=told):
         pipeline.run(compose(make("loss.matryoshka_dims=[48,16]", f"paths.cache={work}/other")))
-    assert sorted(p.name for p in (work / "other").iterdir()) == ["base", "data", "export"]
+    assert sorted(p.name for p in (work / "other").iterdir()) == ["base", "data", "export", "sets"]
 
 
 @pytest.mark.parametrize("dims", ["[0]", "16", "[a]", "[16.5]", "[true]"])

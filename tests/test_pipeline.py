@@ -94,8 +94,8 @@ def test_the_report_has_the_shape_of_the_contract(finished, domain):
     for gate in report["gates"]:
         assert gate["status"] in ("passed", "failed", "inconclusive")
         assert isinstance(gate["value"], float) and isinstance(gate["threshold"], float)
-    names = ["data", "base", "export-base", "embed", "mine", "pool", "train", "export",
-             "evaluate-base", "evaluate", "report"]  # fmt: skip
+    names = ["sets", "data", "base", "export-base", "corpus", "embed", "mine", "pool", "train",
+             "export", "evaluate-base", "evaluate", "report"]  # fmt: skip
     if recipe == "full":
         names.remove("mine")
     assert [stage["name"] for stage in report["stages"]] == names
@@ -202,7 +202,7 @@ def test_recipes_share_what_they_have_in_common(finished, arguments):
         for recipe in RECIPES
     ]
     shared = [name for name in keys[1] if keys[0][name] == keys[1][name]]
-    assert shared == ["data", "base", "export-base", "embed", "evaluate-base"]
+    assert shared == ["sets", "data", "base", "export-base", "corpus", "embed", "evaluate-base"]
 
 
 def test_what_is_published_is_linked_not_copied(finished):
@@ -244,7 +244,7 @@ def test_until_stops_after_a_step(arguments, tmp_path):
     ("recipe", "until", "phrase"),
     [
         ("full", "trian", "did you mean 'train'?"),
-        ("full", "mine", "choose from: data, base, export-base, embed, pool, train"),
+        ("full", "mine", "choose from: sets, data, base, export-base, corpus, embed, pool"),
         ("contrastive", "xyz", "embed, mine, pool"),
     ],
 )
@@ -435,7 +435,7 @@ def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, c
         ("hardware.precision=bf16", "train"),
         ("hardware.attention=eager", "train"),
         ("hardware.compile=true", "train"),
-        ("hardware.encode_tokens=512", "embed"),
+        ("hardware.encode_tokens=512", "corpus"),
         ("loss.scale=20", "train"),
         ("export.parity_texts=50", "export"),
         ("export=fp16", "export"),
@@ -460,8 +460,20 @@ def test_seeds_share_the_data_without_a_limit_and_always_what_the_base_gets(argu
                          for seed in (1, 2))  # fmt: skip
         return {name for name in first if first[name] == second[name]}
 
-    data = {"data", "export-base", "embed", "mine", "evaluate-base"}
-    assert shared() == data | {"base"} and shared("limit=20") == {"base"}
+    base = {"sets", "base", "export-base", "corpus", "evaluate-base"}
+    assert shared() == base | {"data", "embed", "mine"} and shared("limit=20") == base
+
+
+@pytest.mark.parametrize(
+    "word", ["limit=20", "domain.sources=[train]", "check.leak=strict", "noise=rank",
+             "mine.rounds=2", "script=mix:0.5"]
+)  # fmt: skip
+def test_what_changes_the_pairs_leaves_the_base_what_it_got(arguments, word):
+    measured = "evaluate.scripts=true"
+    one, other = (keys(compose(arguments("contrastive", measured, *more))) for more in ([], [word]))
+    assert one["export"] != other["export"]
+    for name in ("sets", "export-base", "corpus", "evaluate-base"):
+        assert one[name] == other[name]
 
 
 def test_new_content_in_a_file_of_the_same_name(arguments, domain, tmp_path):
@@ -471,7 +483,8 @@ def test_new_content_in_a_file_of_the_same_name(arguments, domain, tmp_path):
     before = keys(compose(line))
     path = tmp_path / "domain/dev/qrels.tsv"
     path.write_text(path.read_text().replace("\t1\n", "\t2\n", 1))
-    assert keys(compose(line))["data"] != before["data"]
+    after = keys(compose(line))
+    assert after["sets"] != before["sets"] and after["data"] != before["data"]
     assert keys(compose(line))["base"] == before["base"]
 
 

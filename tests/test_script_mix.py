@@ -43,7 +43,7 @@ def steps(line):
 def test_training_and_report_read_them_converted(arguments, more):
     found = steps(arguments(more))
     assert found["script-mix"].inputs == {"mixed": "mix"}
-    assert found["mix"].inputs == {"data": "data"}  # leaks are looked for in either script
+    assert found["mix"].inputs == {"sets": "sets"}  # leaks are looked for in either script
     assert found["train"].inputs["mixed"] == found["report"].inputs["mixed"] == "script-mix"
     assert list(found).index("script-mix") < list(found).index("train")
 
@@ -124,7 +124,7 @@ def test_training_knows_what_answers_a_query_of_a_mixed_set_in_either_script(
     monkeypatch.setattr(gradcache, "within_memory", lambda chunk, *_: chunk)  # there is no model
     step = steps(line)["train"]
     inputs = {"model": folder, "mixed": folder, "pairs": found["data"],
-              "select": found["data"] / "select"}  # fmt: skip
+              "select": found["sets"] / "select"}  # fmt: skip
     gradcache.train([Pair("1", "甲", "乙", "s")], {**step.settings, **step.outside}, inputs, folder)
     query, positive = (PAIRS[0][name] for name in ("query", "positive"))
     numbers = known_answers(seen)[number(normalised(query))]

@@ -23,7 +23,7 @@ def line(tmp_path, monkeypatch):
 def test_relative_files_are_inputs_whose_content_decides(line):
     config = compose([*line, "domain.train=data/pairs.jsonl", "mix=custom",
                       "mix.custom.train=data/others.jsonl"])  # fmt: skip
-    assert sources.data_files(config)["train"] == Path("data/pairs.jsonl")
+    assert sources.pair_files(config)["train"] == Path("data/pairs.jsonl")
     assert mix.read_step(config, None).files == {"custom.train": Path("data/others.jsonl")}
     assert sources.pinned(config) == config
 
@@ -32,14 +32,14 @@ def test_a_relative_folder_is_no_hub_id_either(line):
     for name in ("queries.jsonl", "qrels.tsv"):
         Path("data/dev", name).touch()
     config = compose([*line, "domain.train=data/dev"])
-    assert sources.data_files(config)["train"] == Path("data/dev")
+    assert sources.pair_files(config)["train"] == Path("data/dev")
 
 
 @pytest.mark.parametrize("name", ["data/pairs", "data/pair.jsonl"])
 def test_a_mistyped_path_ends_before_any_work(line, name):
     config = compose([*line, f"domain.train={name}", "mix=custom", f"mix.custom.train={name}",
                       f"mine.filter={name}"])  # fmt: skip
-    for read in (sources.data_files, lambda config: mix.read_step(config, None)):
+    for read in (sources.pair_files, lambda config: mix.read_step(config, None)):
         with pytest.raises(UserError, match="no such file.*did you mean 'pairs.jsonl'"):
             read(config)
     with pytest.raises(UserError, match="no such folder, and no hub id.*mean 'pairs.jsonl'"):
@@ -48,7 +48,7 @@ def test_a_mistyped_path_ends_before_any_work(line, name):
 
 def test_a_hub_id_is_no_file(line):
     config = compose([*line, "domain.train=owner/name@abc:train"])
-    assert "train" not in sources.data_files(config)
+    assert sources.pair_files(config) == {}
 
 
 @pytest.mark.parametrize("recipe", ["documents", "queries"])

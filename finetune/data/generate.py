@@ -14,8 +14,8 @@ from finetune.data.loaded import Loaded
 from finetune.data.synthesize import GENERATORS, synthesize
 from finetune.data.written import Writing, write
 from finetune.errors import UserError
-from finetune.records import Pair, Passage, read_dicts, read_jsonl
-from finetune.sets import read_halves
+from finetune.records import Pair, Passage, read_jsonl
+from finetune.sets import AnySet, EvaluationSet, Halves
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +29,21 @@ def generate(
     domain: Domain,
     check: Check,
     data: Path,
+    halves: Halves,
     limit: int | None,
     seed: int,
     out: Path,
     model: Model | None = None,
     writing: Writing | None = None,
 ) -> dict[str, Any]:
-    """Write what the data step writes, but for the evaluation sets.
+    """Write what the data step writes.
 
     Args:
         settings: What to make, and whether the domain's own pairs stay beside it.
         domain: Says where the documents are; without any, the corpus and the own positives are.
         check: How strict to be with what is made, as with pairs that are read.
         data: Output of the data step.
+        halves: What evaluates the domain.
         limit: Make at most this many pairs.
         seed: Of every choice.
         out: An existing folder.
@@ -52,13 +54,13 @@ def generate(
         UserError: When the documents cannot be read, or give no pair; when the endpoint fails.
     """
     own = list(read_jsonl(data / "train.jsonl", Pair))
-    passages = _passages(domain, data, own)
+    passages = _passages(domain, halves.select, own)
     weights = {name: getattr(settings, name) for name in GENERATORS}
     most = max(_RULED, sum(weight > 0 for weight in weights.values()))
     most += writing.writer.queries if writing else 0
     count = min(each for each in (settings.pairs, limit, len(passages) * most) if each)
     pairs, told = _make(passages, weights, count, seed, writing)
-    loaded = Loaded(pairs, (), report=read_halves(data))
+    loaded = Loaded(pairs, (), report=(*halves.select, *halves.report))
     found = made.look(loaded, check, model, out)
     if not found.pairs:
         raise UserError(_nothing_made(weights, passages, told))
@@ -84,15 +86,15 @@ def _make(
     return [*ruled, *pairs], {"written": {"queries": len(pairs), **told}}
 
 
-def _passages(domain: Domain, data: Path, own: Sequence[Pair]) -> list[Passage]:
+def _passages(domain: Domain, select: Sequence[AnySet], own: Sequence[Pair]) -> list[Passage]:
     if domain.documents is not None:
         return documents.read_documents(domain.documents)
     if domain.source is Source.statutes:
         from finetune.data import statutes
 
         return statutes.passages(full=domain.full)
-    corpora = sorted((data / "select").glob("*/corpus.jsonl"))
-    texts = [row["text"] for corpus in corpora for row in read_dicts(corpus)]
+    sets = (each for each in select if isinstance(each, EvaluationSet))
+    texts = [text for each in sets for text in each.corpus.values()]
     return documents.from_texts(list(dict.fromkeys([*texts, *(pair.positive for pair in own)])))
 
 

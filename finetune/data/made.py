@@ -53,7 +53,7 @@ def write(
     out: Path,
     told: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write what the data step writes, but for the evaluation sets; return the summary.
+    """Write what the data step writes; return the summary.
 
     Args:
         made: What was made.

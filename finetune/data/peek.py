@@ -68,15 +68,15 @@ def rows_of(folder: Path) -> Texts:
     return Texts.of(map(_texts_of, read_dicts(folder / "train.jsonl")))
 
 
-def look_at(folder: Path) -> Peek:
-    """Look at what the data step wrote."""
-    scored = sorted((folder / "report").glob("*/pairs.jsonl"))
+def look_at(folder: Path, halves: Path) -> Peek:
+    """Look at what the data step wrote, and at what the sets step wrote."""
+    scored = sorted((halves / "report").glob("*/pairs.jsonl"))
     if scored:
         pairs = (row for path in scored for row in read_dicts(path))
         return _scored(rows_of(folder), ((row["a"], row["b"]) for row in pairs))
     sets = read_json(folder / "summary.json")["sets"].values()
     queries = {part: sum(each[part] for each in sets) for part in ("select", "report")}
-    corpus = min((folder / "select").glob("*/corpus.jsonl"))
+    corpus = min((halves / "select").glob("*/corpus.jsonl"))
     passages = Texts.of((row["text"],) for row in read_dicts(corpus))
     return Peek(rows_of(folder), passages, queries)
 

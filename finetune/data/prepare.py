@@ -2,9 +2,8 @@
 
 import logging
 import random
-import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +19,7 @@ from finetune.disk import Chosen, Spilled, number
 from finetune.errors import UserError, nearest
 from finetune.progress import bar
 from finetune.records import Dropped, Pair, Scored, normalised, tally, write_json, write_jsonl
-from finetune.sets import AnySet, EvaluationSet, write_set
-from finetune.stage import publish
+from finetune.sets import EvaluationSet, Halves
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +38,14 @@ def prepare(
     out: Path,
     model: Model | None = None,
     max_length: int | None = None,
+    halves: Halves | None = None,
 ) -> dict[str, Any]:
-    """Write a domain's training pairs and evaluation sets.
+    """Write a domain's training pairs.
 
     Writes ``train.jsonl`` (`Pair` or `Scored` rows), ``known.jsonl`` (pairs that are not trained on
-    and still tell what answers a training query), ``select/<set>/`` and ``report/<set>/``,
-    ``dropped.jsonl`` (`Dropped` rows), ``near.jsonl`` (near duplicates, which are kept, with place
-    and partner) and ``summary.json``. Rows read = pairs + dropped rows.
+    and still tell what answers a training query), ``dropped.jsonl`` (`Dropped` rows),
+    ``near.jsonl`` (near duplicates, which are kept, with place and partner) and ``summary.json``.
+    Rows read = pairs + dropped rows.
 
     Args:
         domain: Where the data lies.
@@ -56,6 +55,7 @@ def prepare(
         out: An existing folder.
         model: The base, which changes what the log advises and nothing that is written.
         max_length: Tokens of a text that training reads, for the log too.
+        halves: What evaluates the domain, where that was read before.
 
     Returns:
         The summary: ``pairs``, ``read``, ``dropped`` by reason, ``changed`` by kind of change,
@@ -65,7 +65,7 @@ def prepare(
     Raises:
         UserError: With every problem in the data.
     """
-    everything = load(domain, check)
+    everything = load(domain, check, halves)
     selected = select_sources(everything, domain.sources)
     loaded, found = inspect(selected, check, model, out / NEAR)
     tell_found(found)
@@ -80,15 +80,19 @@ def prepare(
     write_jsonl(out / "train.jsonl", loaded.pairs)
     write_jsonl(out / "known.jsonl", _known(everything.pairs, loaded.pairs))
     write_jsonl(out / "dropped.jsonl", loaded.dropped)
-    write_sets(out, {"select": loaded.select, "report": loaded.report})
     summary = summarise(loaded) | {"findings": findings.counted(found)}
     write_json(out / "summary.json", summary)
     log.info("%s: %s pairs of %s rows", domain.name, summary["pairs"], summary["read"])
     return summary
 
 
-def load(domain: Domain, check: Check) -> Loaded:
+def load(domain: Domain, check: Check, halves: Halves | None = None) -> Loaded:
     """Load the pairs and evaluation sets of a domain.
+
+    Args:
+        domain: Where the data lies.
+        check: How strict to be.
+        halves: The evaluation sets, where they were read before.
 
     Raises:
         UserError: With every problem in the data.
@@ -97,7 +101,38 @@ def load(domain: Domain, check: Check) -> Loaded:
         from finetune.data import statutes
 
         return statutes.load(full=domain.full)
-    return _load_files(domain, check)
+    problems: list[str] = []
+    loaded = _attempt(lambda: load_train(domain, check), problems)
+    asked = halves or _attempt(lambda: questions(domain), problems)
+    if loaded is None or asked is None:
+        raise UserError(*problems)
+    return replace(loaded, select=asked.select, report=asked.report)
+
+
+def questions(domain: Domain) -> Halves:
+    """Load what evaluates a domain.
+
+    Raises:
+        UserError: With every problem in it.
+    """
+    if domain.source is Source.statutes:
+        from finetune.data import statutes
+
+        loaded = statutes.load(full=domain.full)
+        return Halves(loaded.select, loaded.report)
+    dev, test, problems = domain.dev, domain.test, list[str]()
+    if dev is None:
+        problems.append(
+            f"domain.dev: not set; domain={domain.name} needs an evaluation folder, "
+            f"domain.dev=<folder with {parts.EXPECTED[domain.kind]}>; finetune split <pairs> "
+            "--out <folder> makes one of some of the pairs"
+        )
+    dev_splits = dev and _attempt(lambda: parts.read(dev, domain.kind), problems)
+    test_splits = test and _attempt(lambda: parts.read(test, domain.kind), problems)
+    if problems or not dev_splits:
+        raise UserError(*problems)
+    select, report = parts.apart(dev_splits, test_splits or None)
+    return Halves((select,), (report,))
 
 
 def inspect(
@@ -148,31 +183,13 @@ def summarise(loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def _load_files(domain: Domain, check: Check) -> Loaded:
-    problems: list[str] = []
-
-    def attempt(read: Callable[[], Value]) -> Value | None:
-        """Go on after an error, so that train, dev and test are all told at once."""
-        try:
-            return read()
-        except UserError as error:
-            problems.extend(error.problems)
-            return None
-
-    dev, test = domain.dev, domain.test
-    if dev is None:
-        problems.append(
-            f"domain.dev: not set; domain={domain.name} needs an evaluation folder, "
-            f"domain.dev=<folder with {parts.EXPECTED[domain.kind]}>; finetune split <pairs> "
-            "--out <folder> makes one of some of the pairs"
-        )
-    loaded = attempt(lambda: load_train(domain, check))
-    dev_splits = dev and attempt(lambda: parts.read(dev, domain.kind))
-    test_splits = test and attempt(lambda: parts.read(test, domain.kind))
-    if problems or loaded is None or not dev_splits:
-        raise UserError(*problems)
-    select, report = parts.apart(dev_splits, test_splits or None)
-    return replace(loaded, select=(select,), report=(report,))
+def _attempt(read: Callable[[], Value], problems: list[str]) -> Value | None:
+    """Go on after an error, so that train, dev and test are all told at once."""
+    try:
+        return read()
+    except UserError as error:
+        problems.extend(error.problems)
+        return None
 
 
 def load_train(domain: Domain, check: Check) -> Loaded:
@@ -265,24 +282,3 @@ def _nothing_left(domain: Domain, dropped: Sequence[Dropped]) -> str:
         f"domain.train={domain.train}: no pair is left of {len(dropped):,} rows ({counts}); "
         "expected at least one: name other training data, which the evaluation set does not hold"
     )
-
-
-def write_sets(out: Path, sets: Mapping[str, Sequence[AnySet]]) -> None:
-    """Write each set; a corpus that several share is written once and hard-linked."""
-    written: dict[int, Path] = {}
-    for part, evaluation_sets in sets.items():
-        # A run that died may have left links here; writing into one would change the other.
-        shutil.rmtree(out / part, ignore_errors=True)
-        for each in evaluation_sets:
-            folder = out / part / each.name
-            if not isinstance(each, EvaluationSet):
-                write_set(folder, each)
-                continue
-            file = folder / "corpus.jsonl"
-            shared = written.setdefault(id(each.corpus), file)
-            if shared == file:
-                write_set(folder, each)
-                continue
-            write_set(folder, replace(each, corpus={}))
-            file.unlink()
-            publish(shared, file)

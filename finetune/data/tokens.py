@@ -118,15 +118,20 @@ def counterparts(char: str) -> Iterator[str]:
             yield other
 
 
-def domain_texts(folders: Sequence[Path], *, select: bool = True) -> Iterator[str]:
-    """Yield the texts that a model is adapted to: training rows, passages and select questions."""
-    for folder in folders:
+def domain_texts(pairs: Iterable[Path], sets: Path | None = None) -> Iterator[str]:
+    """Yield the texts that a model is adapted to: training rows, passages and select questions.
+
+    Args:
+        pairs: Output of steps that leave training rows.
+        sets: Output of the step that leaves the evaluation sets.
+    """
+    for folder in pairs:
         for row in read_dicts(folder / "train.jsonl"):
             yield from (row[name] for name in ("query", "positive", "a", "b") if name in row)
             yield from row.get("negatives", ())
-        for path in sorted(folder.glob("select/*/*.jsonl")) if select else ():
-            for row in read_dicts(path):
-                yield from (row[name] for name in ("text", "a", "b") if name in row)
+    for path in sorted(sets.glob("select/*/*.jsonl")) if sets else ():
+        for row in read_dicts(path):
+            yield from (row[name] for name in ("text", "a", "b") if name in row)
 
 
 def _row(tokenizer: Tokenizer, name: str, script: str, texts: Sequence[str], window: int) -> Row:

@@ -20,11 +20,15 @@ class Remembering:
         encoder: Any encoder.
         convert: What the encoder makes of a text before it reads it: texts that become the same
             have the same vector.
+        learns: Whether it keeps in memory what it is asked, too; else it knows what it was told.
     """
 
-    def __init__(self, encoder: Encoder, convert: Callable[[str], str] = str) -> None:
+    def __init__(
+        self, encoder: Encoder, convert: Callable[[str], str] = str, *, learns: bool = True
+    ) -> None:
         self._encoder = encoder
         self._convert = convert
+        self._learns = learns
         self._known: dict[str, list[tuple[Lookup, NDArray[np.float32]]]] = defaultdict(list)
 
     @property
@@ -57,7 +61,8 @@ class Remembering:
             new = [texts[index] for index in unknown.tolist()]
             made = self._encoder.encode(new, prompt, progress=progress)
             vectors[unknown] = made
-            self._known[prompt].append((Lookup(keys[unknown]), made))
+            if self._learns:
+                self._known[prompt].append((Lookup(keys[unknown]), made))
         return vectors
 
     def _numbers(self, texts: Sequence[str]) -> NDArray[np.int64]:

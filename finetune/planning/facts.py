@@ -71,9 +71,9 @@ class Facts:
     @cached_property
     def data(self) -> Peek | None:
         """The domain's texts; None where the data step must read them first."""
-        planned = self._planned["data"]
-        if planned.cached:
-            return look_at(planned.folder)
+        planned, sets = self._planned["data"], self._planned["sets"]
+        if planned.cached and sets.cached:
+            return look_at(planned.folder, sets.folder)
         settings = planned.step.settings
         return look_for(settings["domain"], settings["limit"])
 

@@ -20,11 +20,11 @@ from finetune.script import KEEP
 from finetune.stage import Planned, Step
 
 # Seconds that a step takes beside its operations: imports and loading (the demo's, rounded up).
-_STARTUP = {"data": 2, "general": 2, "generate": 3, "queries": 2, "base": 3, "export": 4,
-            "embed": 2, "pseudo": 3, "noise": 1, "mine": 1, "pool": 1, "student": 3, "train": 8,
-            "distill": 12, "merge": 4, "evaluate": 5, "evaluate_general": 2, "script": 2,
-            "script_sets": 2, "script_select": 1, "script_mix": 2, "augment": 3, "characters": 3,
-            "report": 4}  # fmt: skip
+_STARTUP = {"sets": 2, "data": 2, "general": 2, "generate": 3, "queries": 2, "base": 3, "export": 4,
+            "corpus": 2, "embed": 2, "pseudo": 3, "noise": 1, "mine": 1, "pool": 1, "student": 3,
+            "train": 8, "distill": 12, "merge": 4, "evaluate": 5, "evaluate_general": 2,
+            "script": 2, "script_sets": 2, "script_select": 1, "script_mix": 2, "augment": 3,
+            "characters": 3, "report": 4}  # fmt: skip
 _LOADING = 2  # seconds to write and load a model
 _INT8_SECONDS = 0.65e-6  # a matrix weight: rounding so that errors cancel (demo: 14 s for 21 M)
 _MINE_SECONDS = 0.7e-3  # a pair
@@ -105,13 +105,29 @@ def _embed(step: Step, facts: Facts) -> Cost:
     if data is None or pairs is None or "queries" in step.inputs:  # which nobody has counted
         return cost
     queries, positives = (tuple((row[i],) for row in pairs.sample) for i in (0, 1))
-    read = [
-        Texts(pairs.count + data.queries["select"], queries),
-        Texts(pairs.count, positives),
-        data.passages,
-    ]
+    read = [Texts(pairs.count, queries), Texts(pairs.count, positives)]
+    known = data.passages.count if "corpus" in step.inputs else 0
+    if not known:
+        read.append(data.passages)
+    return _encoded(cost, read, step, facts, geometry, known)
+
+
+def _corpus(step: Step, facts: Facts) -> Cost:
+    geometry = facts.geometry
+    if geometry is None:
+        return Cost()
+    cost = _encoding(step, facts, geometry)
+    if facts.data is None:
+        return cost
+    return _encoded(cost, [facts.data.passages], step, facts, geometry)
+
+
+def _encoded(
+    cost: Cost, read: Sequence[Texts], step: Step, facts: Facts, geometry: Geometry, known: int = 0
+) -> Cost:
+    """What it takes to encode texts and keep their vectors, and those of ``known`` others."""
     flops = sum(texts.count * _forward(texts, facts, geometry) for texts in read)
-    counts = [texts.count for texts in read]
+    counts = [known, *(texts.count for texts in read)]
     held = 4 * geometry.hidden * min(PART, max(counts))
     return replace(
         cost, seconds=flops / _encoding_rate("base", step),
@@ -147,8 +163,8 @@ def _evaluate(step: Step, facts: Facts) -> Cost:
         if artifact == "bm25" or "@" in artifact:
             continue
         scored_by_another = artifact == "onnx-fp32" and step.settings["device"] == "cpu"
-        corpus = 0 if "embed" in step.inputs else data.passages.count * passage
-        if step.inputs["data"] == "script-sets" and step.settings.get("script", KEEP) == KEEP:
+        corpus = 0 if "corpus" in step.inputs else data.passages.count * passage
+        if step.inputs["sets"] == "script-sets" and step.settings.get("script", KEEP) == KEEP:
             corpus += data.passages.count * passage  # once more, in the other script
         flops = 0.0 if scored_by_another else questions + corpus
         seconds += flops / _encoding_rate(artifact, step)
@@ -216,7 +232,7 @@ def _forward(texts: Texts, facts: Facts, geometry: Geometry) -> float:
 
 
 _HEAVY: Mapping[str, Callable[[Step, Facts], Cost]] = {
-    "generate": generate, "base": _base, "student": _base, "export": _export, "embed": _embed,
-    "mine": _mine, "train": train, "distill": train, "merge": _merge, "evaluate": _evaluate,
-    "evaluate_general": _evaluate_general,
+    "generate": generate, "base": _base, "student": _base, "export": _export, "corpus": _corpus,
+    "embed": _embed, "mine": _mine, "train": train, "distill": train, "merge": _merge,
+    "evaluate": _evaluate, "evaluate_general": _evaluate_general,
 }  # fmt: skip

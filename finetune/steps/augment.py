@@ -20,7 +20,7 @@ from finetune.records import (
     write_json,
     write_jsonl,
 )
-from finetune.sets import read_halves
+from finetune.sets import all_sets
 from finetune.stage import Inputs, Settings, Step
 from finetune.steps.rounds import beside
 
@@ -49,7 +49,7 @@ def applied(planned: Sequence[Step], config: Config) -> list[Step]:
     if not config.augment.share > 0:
         return list(planned)
     files = _files(config)
-    evaluated = {step.name: step.name for step in planned if step.name in ("data", "general")}
+    evaluated = {step.name: step.name for step in planned if step.name in ("sets", "general")}
     made: list[Step] = []
     for step in planned:
         inputs = dict(step.inputs)
@@ -78,7 +78,7 @@ def augment(settings: Settings, inputs: Inputs, out: Path) -> None:
     result = with_copies(
         list(read_jsonl(inputs["pairs"] / "train.jsonl", ROWS[settings["rows"]])),
         read_known(inputs["pairs"]), own, changes,
-        read_halves(inputs["data"], inputs.get("general")),
+        all_sets(inputs["sets"], inputs.get("general")),
         settings["seed"], leak=settings["leak"], near=settings["near"],
     )  # fmt: skip
     write_jsonl(out / "train.jsonl", result.rows)

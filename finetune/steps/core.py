@@ -5,6 +5,7 @@ modules are imported inside, so that a plan whose steps are all cached loads non
 """
 
 import shutil
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -16,17 +17,18 @@ from finetune.machine import hardware
 from finetune.machine.processes import everywhere
 from finetune.records import AnyRow, Mined, Pair, Scored, read_dicts, read_known, write_json
 from finetune.script import KEEP
-from finetune.sets import AnySet, EvaluationSet, ScoredSet, only_set, read_set, read_sets, write_set
+from finetune.sets import (
+    AnySet,
+    EvaluationSet,
+    ScoredSet,
+    only_set,
+    read_halves,
+    read_set,
+    read_sets,
+    write_set,
+)
 from finetune.stage import Inputs, Settings
 from finetune.steps import encoders
-
-
-def data(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Load, check and split the domain's data."""
-    from finetune.data.prepare import prepare
-
-    prepare(settings["domain"], settings["check"], settings["limit"], settings["seed"], out,
-            settings["model"], settings["max_length"])  # fmt: skip
 
 
 def generate(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -35,7 +37,7 @@ def generate(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.data.written import Writing
 
     make(settings["generate"], settings["domain"], settings["check"], inputs["data"],
-         settings["limit"], settings["seed"], out, settings["model"],
+         read_halves(inputs["sets"]), settings["limit"], settings["seed"], out, settings["model"],
          Writing.of(settings))  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def export(settings: Settings, inputs: Inputs, out: Path) -> None:
     facts, quantize = settings["model"], settings.get("quantize")  # the base has no INT8 form
     way = settings.get("script", KEEP)
     loaded = models.load(inputs["model"] / "model")
-    texts = _sample(inputs["data"], settings["export"].parity_texts, settings["seed"])
+    texts = _sample(inputs["sets"], settings["export"].parity_texts, settings["seed"])
     fitted = max(quantize.weight_texts, quantize.range_texts) if quantize else 0
     encoders.set_threads(settings)
     parity = export_bundle(
@@ -70,10 +72,18 @@ def export(settings: Settings, inputs: Inputs, out: Path) -> None:
         settings["threads"],
         settings.get("dims", ()),
         quantize=quantize,
-        calibration=draw(_texts(inputs["data"]), fitted, settings["seed"], texts),
+        calibration=draw(_texts(inputs["sets"]), fitted, settings["seed"], texts),
         source=inputs["model"] / "model",
     )  # fmt: skip
     write_json(out / "parity.json", parity)
+
+
+def corpus(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Encode the passages that are searched, whatever the training pairs are."""
+    from finetune.embedded import embed as encode
+
+    encoder = encoders.scoring("base", settings, inputs, out)
+    encode("passages", _corpus(inputs).values(), encoder, "passage", out)
 
 
 def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -81,12 +91,12 @@ def embed(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.embedded import embed as encode
 
     encoder = encoders.scoring("base", settings, inputs, out)
+    knowing = encoders.remembering(encoder, settings, inputs, learns=False)
     pairs = disk.rows(inputs["pairs"] / "train.jsonl", Pair)
-    select = cast(EvaluationSet, _select(inputs["data"]))  # domains of pairs have this step
     more = {kind: disk.texts(inputs["queries"] / f"{kind}.jsonl") if "queries" in inputs else ()
             for kind in ("queries", "passages")}  # fmt: skip
-    passages = chain((pair.positive for pair in pairs), select.corpus.values(), more["passages"])
-    encode("pool", passages, encoder, "passage", out)
+    passages = chain((pair.positive for pair in pairs), _corpus(inputs).values(), more["passages"])
+    encode("pool", passages, knowing, "passage", out)
     queries = chain((pair.query for pair in pairs), more["queries"])
     encode("queries", queries, encoder, "query", out)
 
@@ -137,7 +147,7 @@ def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Make the guard's set, a part of the select half."""
     from finetune.evaluation.guard import guard_texts, pooled, sampled
 
-    select = _select(inputs["data"])
+    select = _select(inputs["sets"])
     texts_trained = sum(
         2 + len(row.get("negatives", ())) for row in read_dicts(inputs["pairs"] / "train.jsonl")
     )
@@ -170,14 +180,14 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.evaluation.artifacts import lexical, write_outcome
     from finetune.evaluation.lengths import at_lengths
 
-    sets = read_sets(inputs["data"] / "report")
+    report = read_sets(inputs["sets"] / "report")
     speeds = {}
     outcomes, select = out / "outcomes", out / "select"
     artifacts, lengths = dims.split(settings["artifacts"])
     for artifact in artifacts:
         if artifact == "bm25":
             (outcomes / artifact).mkdir(parents=True)
-            for each in (each for each in sets if isinstance(each, EvaluationSet)):
+            for each in (each for each in report if isinstance(each, EvaluationSet)):
                 path = outcomes / artifact / f"{each.name}.jsonl"
                 write_outcome(path, lexical(each))
             continue
@@ -190,9 +200,9 @@ def evaluate(settings: Settings, inputs: Inputs, out: Path) -> None:
         else:
             scoring = encoders.scoring(artifact, settings, inputs, out)
             encoder = encoders.remembering(scoring, settings, inputs)
-            half = None if artifact == "base" else (_select(inputs["data"]), select)
+            half = None if artifact == "base" else (_select(inputs["sets"]), select)
             for suffix, shorter in at_lengths(encoder, lengths):
-                evaluate_artifact(artifact + suffix, shorter, sets, outcomes, half)
+                evaluate_artifact(artifact + suffix, shorter, report, outcomes, half)
         speeds[artifact] = timed(artifact, settings, inputs)
     write_json(out / "speed.json", speeds)
 
@@ -204,9 +214,9 @@ def timed(artifact: str, settings: Settings, inputs: Inputs) -> dict[str, Any]:
     """
     from finetune.evaluation import speed
 
-    first = read_set(min((inputs["data"] / "report").iterdir()))
+    first = read_set(min((inputs["sets"] / "report").iterdir()))
     queries = [question[0] for question in first.questions.values()]
-    passages = _sample(inputs["data"], settings["speed_texts"], settings["seed"])
+    passages = _sample(inputs["sets"], settings["speed_texts"], settings["seed"])
     measured = speed.measure(encoders.own(artifact, settings, inputs), queries, passages)
     device = settings["device"] if artifact in ("base", "tuned") else "cpu"
     return {**measured.told, "bytes": encoders.size(artifact, inputs),
@@ -220,17 +230,22 @@ def _machine(device: str) -> str:
     return cpu.described()
 
 
-def _select(data_folder: Path) -> AnySet:
-    return only_set(data_folder / "select")
+def _select(halves: Path) -> AnySet:
+    return only_set(halves / "select")
 
 
-def _sample(data_folder: Path, count: int, seed: int) -> list[str]:
+def _corpus(inputs: Inputs) -> Mapping[str, str]:
+    """The passages of the select half; only domains of pairs have steps that search them."""
+    return cast(EvaluationSet, _select(inputs["sets"])).corpus
+
+
+def _sample(halves: Path, count: int, seed: int) -> list[str]:
     """Draw texts of the select half, seeded."""
-    texts = _texts(data_folder)
+    texts = _texts(halves)
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(texts), min(count, len(texts)), replace=False)
     return [texts[index] for index in sorted(chosen.tolist())]
 
 
-def _texts(data_folder: Path) -> list[str]:
-    return [text for _, text in _select(data_folder).prompted]
+def _texts(halves: Path) -> list[str]:
+    return [text for _, text in _select(halves).prompted]

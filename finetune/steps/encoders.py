@@ -62,15 +62,17 @@ def bundled(artifact: str, inputs: Inputs) -> Path:
     return inputs["export"] / "bundle" / artifact.removeprefix("onnx-")
 
 
-def remembering(encoder: "Encoder", settings: Settings, inputs: Inputs) -> "Encoder":
-    """Encode no text twice; of the base's, none that the embed step has encoded already."""
+def remembering(
+    encoder: "Encoder", settings: Settings, inputs: Inputs, *, learns: bool = True
+) -> "Encoder":
+    """Encode no text twice; of the base's, none that the corpus step has encoded already."""
     from finetune.evaluation.remembered import Remembering
     from finetune.inference.script import converter
 
-    found = Remembering(encoder, converter(settings.get("script", KEEP)))
-    if "embed" in inputs:
-        vectors = np.load(inputs["embed"] / "pool.npy", mmap_mode="r")
-        found.remember(texts(inputs["embed"] / "pool.jsonl"), vectors)
+    found = Remembering(encoder, converter(settings.get("script", KEEP)), learns=learns)
+    if "corpus" in inputs:
+        vectors = np.load(inputs["corpus"] / "passages.npy", mmap_mode="r")
+        found.remember(texts(inputs["corpus"] / "passages.jsonl"), vectors)
     return found
 
 

@@ -93,7 +93,7 @@ def base_steps(export: Settings, machine: Settings) -> list[Step]:
     """
     return [
         Step("export-base-general", steps.export, 3, export,
-             {"model": "base", "data": "general"}),
+             {"model": "base", "sets": "general"}),
         Step("evaluate-base-general", evaluate_general, 2, {"artifact": "base", **machine},
              {"model": "base", "export": "export-base-general", "general": "general"}),
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import Config, unset
-from finetune.sets import read_halves
+from finetune.sets import all_sets
 from finetune.stage import Step
 
 # What training and the report read.
@@ -37,7 +37,7 @@ def read_step(config: Config, general: Path | None) -> Step:
     # The commit of a hub id, part of the settings, stands for its content.
     files = {f"{name}.train": file_or_folder(str(each.train)) for name, each in config.mix.items()
              if not is_hub_id(str(each.train))}  # fmt: skip
-    evaluated = {"data": "data"} | ({"general": "general"} if general else {})
+    evaluated = {"sets": "sets"} | ({"general": "general"} if general else {})
     return Step("mix", mix, 8, {"mix": read, "check": config.check}, evaluated, files,
                 outside={"model": config.model})  # fmt: skip
 
@@ -52,5 +52,5 @@ def mix(settings: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> N
     """Read the training sets that are mixed with the domain's."""
     from finetune.data.mix import prepare_mix
 
-    asked = read_halves(inputs["data"], inputs.get("general"))
+    asked = all_sets(inputs["sets"], inputs.get("general"))
     prepare_mix(settings["mix"], settings["check"], asked, out, settings["model"])

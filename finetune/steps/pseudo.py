@@ -18,7 +18,7 @@ from finetune.config.choices import Kind, Use
 from finetune.disk import rows
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, normalised, read_jsonl, write_jsonl
-from finetune.sets import read_halves
+from finetune.sets import all_sets
 from finetune.stage import Inputs, Settings, Step
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
     files = {"queries": existing(path)} if path is not None else {}  # told by `missing`
     if documents is not None:
         files["documents"] = existing_documents(documents)
-    evaluated = {"data": "data"} | ({"general": "general"} if general else {})
+    evaluated = {"sets": "sets"} | ({"general": "general"} if general else {})
     read = Step("queries", queries, 5, {"check": config.check}, evaluated | {"pairs": own}, files)
     pair = Step(
         "pseudo", pseudo, 3,
@@ -75,7 +75,7 @@ def queries(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.data.queries import read_queries
 
     own = rows(inputs["pairs"] / "train.jsonl", Pair)
-    asked = read_halves(inputs["data"], inputs.get("general"))
+    asked = all_sets(inputs["sets"], inputs.get("general"))
     found, dropped = read_queries(inputs["queries"], settings["check"], own, asked)
     passages = read_documents(inputs["documents"]) if "documents" in inputs else []
     write_jsonl(out / "queries.jsonl", found)
@@ -97,7 +97,7 @@ def pseudo(settings: Settings, inputs: Inputs, out: Path) -> None:
     found = paired([each.text for each in given], inputs["embed"])
     origin = given[0].source
     lines = {pair.id: given[row].line for row, pair in found.items()}
-    asked = read_halves(inputs["data"], inputs.get("general"))
+    asked = all_sets(inputs["sets"], inputs.get("general"))
     loaded = Loaded(list(found.values()), (), report=asked, origin=origin, lines=lines)
     looked = made.look(loaded, settings["check"], settings["model"], out)
     if not looked.pairs:

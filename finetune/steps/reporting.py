@@ -29,9 +29,9 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.steps import rounds
     from finetune.steps.noise import samples
 
-    data_folder = inputs["sets"]
-    sets = read_sets(data_folder / "report")
-    names, selected = [each.name for each in sets], only_set(data_folder / "select").name
+    halves = inputs["sets"]
+    sets = read_sets(halves / "report")
+    names, selected = [each.name for each in sets], only_set(halves / "select").name
     general = only_set(inputs["general"] / "report") if "general" in inputs else None
     more = read_json(inputs["noise"] / "summary.json") if "noise" in inputs else {}
     if "written" in inputs:
@@ -70,7 +70,7 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             domain_set=selected if selected in names else names[0],  # that of domain.test
             general_set=general.name if general else None,
             merge=read_json(inputs["merge"] / "merge.json") if "merge" in inputs else None,
-            select=(inputs["evaluate"] / "select", only_set(data_folder / "select")),
+            select=(inputs["evaluate"] / "select", only_set(halves / "select")),
             tokens=tokens_of(inputs, told, settings["model"].max_length, settings["domain"]),
             script=settings.get("script", KEEP),
             noise=samples(inputs["noise"], _NOISE) if "noise" in inputs else (),
@@ -84,7 +84,7 @@ def cut(settings: Settings, inputs: Inputs) -> dict[str, Any]:
     """How many of the domain's texts training cuts, what of their tokens, and by which setting."""
     from finetune.data import lengths, tokens
 
-    texts = list(tokens.domain_texts([inputs["data"]], select=False))
+    texts = list(tokens.domain_texts([inputs["data"]]))
     found = lengths.cut(texts, _tokenizer(inputs), 1.0, settings["model"], settings["max_length"])
     return {"texts": found.texts, "of": found.of, "share of tokens": found.tokens,
             "setting to raise": found.setting}  # fmt: skip
@@ -106,9 +106,9 @@ def tokens_of(inputs: Inputs, sets: Sequence[AnySet], window: int, domain: str) 
     from finetune.data import tokens
 
     tokenizer = _tokenizer(inputs)
-    texts = {f"{domain}, training": list(tokens.domain_texts([inputs["data"]], select=False))}
+    texts = {f"{domain}, training": list(tokens.domain_texts([inputs["data"]]))}
     if "mixed" in inputs:
-        texts |= {path.parent.name: list(tokens.domain_texts([path.parent], select=False))
+        texts |= {path.parent.name: list(tokens.domain_texts([path.parent]))
                   for path in sorted(inputs["mixed"].glob("*/train.jsonl"))}  # fmt: skip
     for each in sets:
         for prompt, name in (("query", "queries"), ("passage", "passages")):

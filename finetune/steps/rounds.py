@@ -32,6 +32,8 @@ def later(first: Sequence[Step], count: int) -> list[Step]:
         count: Rounds in all.
     """
     export, embed, mine, train = first
+    # What the base made of the corpus is of no use to another model.
+    searched = {name: source for name, source in embed.inputs.items() if name != "corpus"}
     steps = []
     model = train.name
     for number in range(2, count + 1):
@@ -40,7 +42,7 @@ def later(first: Sequence[Step], count: int) -> list[Step]:
         steps += [
             replace(export, name=names["export"], inputs={**export.inputs, "model": model}),
             replace(embed, name=names["embed"],
-                    inputs={**embed.inputs, "model": model, "export": names["export"]}),
+                    inputs={**searched, "model": model, "export": names["export"]}),
             replace(mine, name=names["mine"], inputs={**mine.inputs, "embed": names["embed"]}),
             replace(train, name=names["train"], settings={**train.settings, "seed": seed},
                     inputs={**train.inputs, "model": model, "pairs": names["mine"]}),

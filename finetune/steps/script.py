@@ -25,7 +25,7 @@ from finetune.records import (
     write_jsonl,
 )
 from finetune.script import KEEP, WHOLE, is_mixed
-from finetune.sets import only_set, read_sets, write_set
+from finetune.sets import Halves, only_set, read_halves, write_halves, write_set
 from finetune.stage import Inputs, Settings, Step
 from finetune.steps.rounds import beside
 
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 # Steps that go on reading texts as they are: they make texts of them, look for leaks in either
 # script, or hold an export that all runs of a base share against torch.
-_AS_GIVEN = ("generate", "mix", "export-base")
+_AS_GIVEN = ("data", "generate", "mix", "export-base")
+_SETS = "script-sets"  # the step whose sets stand in for those of ``sets``
 # How much more one scoring of the guard costs where each question is asked twice: a sixth of its
 # texts at most are questions; of scored pairs all are.
 _TWICE = {Kind.pairs: 7 / 6, Kind.scored: 2.0}
@@ -73,22 +74,10 @@ def applied(planned: Sequence[Step], config: Config) -> list[Step]:
 
 
 def script(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Convert training rows; of evaluation sets too, where they are to be converted as a whole."""
-    from finetune.data.prepare import write_sets
-    from finetune.data.script import Scripts, convert_set, in_scripts
-
+    """Convert training rows."""
     counts = _rewritten(inputs["pairs"], settings["rows"], settings, inputs, out)
     summary = inputs["pairs"] / "summary.json"
     write_json(out / "summary.json", {**read_json(summary), "script": counts})
-    if "sets" not in inputs:
-        return
-    scripts = Scripts.of(settings["script"], settings["opencc"], inputs.get("dictionary"))
-    way = scripts.to_simplified if settings["script"] == "t2s" else scripts.to_traditional
-    sets = {part: [convert_set(each, way.convert) for each in read_sets(inputs["sets"] / part)]
-            for part in ("select", "report")}  # fmt: skip
-    if settings["measured"]:
-        sets["report"] += [more for each in sets["report"] for more in in_scripts(each, scripts)]
-    write_sets(out, sets)
 
 
 def script_mix(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -121,14 +110,22 @@ def _rewritten(
 
 
 def script_sets(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Put beside each set of the report half the same set crossed, and in the other script."""
-    from finetune.data.prepare import write_sets
-    from finetune.data.script import Scripts, in_scripts
+    """Convert the evaluation sets, where all texts are converted.
+
+    Where both scripts are measured, put beside each set of the report half the same set crossed,
+    and in the other script.
+    """
+    from finetune.data.script import Scripts, convert_set, in_scripts
 
     scripts = Scripts.of(settings["script"], settings["opencc"], inputs.get("dictionary"))
-    report = read_sets(inputs["sets"] / "report")
-    more = [other for each in report for other in in_scripts(each, scripts)]
-    write_sets(out, {"select": read_sets(inputs["sets"] / "select"), "report": [*report, *more]})
+    select, report = read_halves(inputs["sets"])
+    if settings["script"] in WHOLE:
+        way = scripts.to_simplified if settings["script"] == "t2s" else scripts.to_traditional
+        select, report = (tuple(convert_set(each, way.convert) for each in half)
+                          for half in (select, report))  # fmt: skip
+    if settings["measured"]:
+        report += tuple(more for each in report for more in in_scripts(each, scripts))
+    write_halves(out, Halves(select, report))
 
 
 def script_select(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -152,20 +149,22 @@ def characters(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.data.tokens import domain_texts
 
     model = models.load(inputs["model"] / "model")
-    folders = [inputs[name] for name in ("data", "generate") if name in inputs]
-    added = add_characters(model, domain_texts(folders))
+    pairs = [inputs[name] for name in ("data", "generate") if name in inputs]
+    added = add_characters(model, domain_texts(pairs, inputs["sets"]))
     models.save(model, out / "model")
     write_json(out / "characters.json", added)
 
 
 def _all_converted(planned: Sequence[Step], config: Config) -> list[Step]:
     made: list[Step] = []
-    renamed = {"data": "script", "generate": "script-generate"}
+    renamed = {"sets": _SETS, "data": "script", "generate": "script-generate"}
     for step in planned:
         made.append(step if step.name in _AS_GIVEN else _reading(step, renamed))
+        if step.name == "sets":
+            settings = _settings(config) | {"measured": _measured(config)}
+            made.append(_sets_step(settings, config))
         if step.name == "data":
-            sets = {"sets": "data", "pairs": "data"}
-            made.append(_step("script", sets, config, {"measured": _measured(config)}))
+            made.append(_step("script", {"pairs": "data"}, config))
         if step.name == "generate":
             made.append(_step("script-generate", {"pairs": "generate"}, config))
     return made
@@ -213,25 +212,25 @@ def _mix_converted(planned: Sequence[Step], config: Config) -> list[Step]:
 def _with_sets(planned: Sequence[Step], config: Config) -> list[Step]:
     made: list[Step] = []
     for step in planned:
-        inputs = dict(step.inputs)
-        if step.name in ("evaluate", "evaluate-base"):
-            inputs["data"] = "script-sets"
-        elif step.name == "report":
-            inputs["sets"] = "script-sets"
-        made.append(replace(step, inputs=inputs))
-        if step.name == "data":
+        both = step.name in ("evaluate", "evaluate-base", "report")
+        made.append(_reading(step, {"sets": _SETS}) if both else step)
+        if step.name == "sets":
             # However rows are mixed, the sets are the same, and so is what the base gets on them.
-            settings = {"script": KEEP, "opencc": replace(_settings(config)["opencc"], crossed=0.0)}
-            made.append(Step("script-sets", script_sets, 1, settings, {"sets": "data"},
-                             _files(config)))  # fmt: skip
+            opencc = replace(_settings(config)["opencc"], crossed=0.0)
+            settings = {"script": KEEP, "opencc": opencc, "measured": True}
+            made.append(_sets_step(settings, config))
     return made
+
+
+def _sets_step(settings: Settings, config: Config) -> Step:
+    return Step(_SETS, script_sets, 2, settings, {"sets": "sets"}, _files(config))
 
 
 def _with_characters(planned: Sequence[Step]) -> list[Step]:
     """Let everything that trains start from the model that knows the characters."""
     made: list[Step] = []
     names = [step.name for step in planned]
-    texts: dict[str, str] = {name: name for name in ("data", "generate") if name in names}
+    texts: dict[str, str] = {name: name for name in ("sets", "data", "generate") if name in names}
     for step in planned:
         if step.inputs.get("model") == "base" and "select" in step.inputs:
             if all(each.name != "characters" for each in made):
@@ -247,12 +246,11 @@ def _step(
     name: str,
     inputs: Mapping[str, str],
     config: Config,
-    more: Settings | None = None,
     *,
     mined: bool = False,
 ) -> Step:
     rows = "mined" if mined else config.domain.kind.value
-    settings = _settings(config) | {"rows": rows, "seed": config.seed, **(more or {})}
+    settings = _settings(config) | {"rows": rows, "seed": config.seed}
     return Step(name, script, 2, settings, inputs, _files(config))
 
 

@@ -141,7 +141,7 @@ def test_a_search_ends_in_a_table_a_command_and_mlflow(line, tmp_path, capsys, m
     cache = tmp_path / "cache"
     results = [json.loads(path.read_text()) for path in cache.glob("train/*/training.json")]
     assert sorted(result["best"] for result in results) == sorted(scores)
-    for step in ("data", "base", "export", "embed", "pool"):
+    for step in ("sets", "data", "base", "export", "corpus", "embed", "pool"):
         assert len(list(cache.glob(f"{step}/*/manifest.json"))) == 1
 
     shown = capsys.readouterr().out

@@ -13,6 +13,7 @@ from finetune.data.synthesize import GENERATORS
 from finetune.data.written import Writing
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, read_json, read_jsonl, read_known, write_json
+from finetune.sets import read_halves
 
 CHECK = compose(["recipes=full"]).check
 
@@ -46,8 +47,9 @@ def make(
         "law", Source.files, Kind.pairs, None, None, None, documents, None, {}, None, False
     )
     summary = generate(
-        settings, domain, replace(CHECK, leak=leak), data, limit, seed, out, writing=writing
-    )
+        settings, domain, replace(CHECK, leak=leak), data, read_halves(data), limit, seed, out,
+        writing=writing,
+    )  # fmt: skip
     assert summary == read_json(out / "summary.json")
     assert summary["read"] == summary["pairs"] + sum(summary["dropped"].values())
     assert len(list(read_jsonl(out / "dropped.jsonl", Dropped))) == sum(summary["dropped"].values())

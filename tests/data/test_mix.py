@@ -12,23 +12,23 @@ from finetune.data.mix import prepare_mix
 from finetune.data.rows import DUPLICATE
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, Scored, read_json, read_jsonl
-from finetune.sets import EvaluationSet, ScoredSet, read_halves, write_set
+from finetune.sets import EvaluationSet, ScoredSet, all_sets, write_set
 
 STOP = compose(["recipes=full"]).check
 
 
 @pytest.fixture
 def evaluated(tmp_path):
-    """What the steps data and general leave: sets that ask queries, and one that asks pairs."""
-    data, general = tmp_path / "data", tmp_path / "general"
+    """What the steps sets and general leave: sets that ask queries, and one that asks pairs."""
+    own, general = tmp_path / "sets", tmp_path / "general"
     asked = EvaluationSet("law", {"q1": "房东不退押金？"}, {"d": "篇"}, {"q1": {"d": 1}})
-    write_set(data / "select/law", asked)
+    write_set(own / "select/law", asked)
     pairs = ScoredSet("sts", (Scored("p1", "甲", "乙", 1.0, "s"),))
-    write_set(data / "report/sts", pairs)
+    write_set(own / "report/sts", pairs)
     for half, query in (("select", "今天星期几"), ("report", "明天下雨吗")):
         web = EvaluationSet("web", {half: query}, {"d": "篇"}, {half: {"d": 1}})
         write_set(general / half / "web", web)
-    return read_halves(data, None, general)
+    return all_sets(own, None, general)
 
 
 def mixed(path, rows, kind=Kind.pairs, columns=None):

@@ -7,8 +7,9 @@ import pytest
 from finetune.config.compose import compose
 from finetune.data import peek
 from finetune.data.peek import Peek, Texts, look_at, look_for, rows_of
-from finetune.data.prepare import prepare
+from finetune.data.prepare import prepare, questions
 from finetune.records import write_jsonl
+from finetune.sets import write_halves
 
 
 def domain_of(folder, **more):
@@ -34,7 +35,8 @@ def test_files_before_and_after_the_data_step_look_alike(tiny_domain, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     prepare(domain, check, None, 1, out)
-    after = look_at(out)
+    write_halves(tmp_path / "sets", questions(domain))
+    after = look_at(out, tmp_path / "sets")
     assert before.rows.count == after.rows.count == 48
     assert before.passages == after.passages and before.passages.count == 40
     assert before.queries == after.queries and sum(after.queries.values()) == 24
@@ -138,9 +140,9 @@ def test_scored_pairs_have_texts_and_no_queries(tmp_path, splits, texts):
 
 def test_scored_pairs_after_the_data_step(tmp_path):
     for part in ("select", "report"):
-        (tmp_path / part / "set").mkdir(parents=True)
+        (tmp_path / "sets" / part / "set").mkdir(parents=True)
         rows = [{"id": "1", "a": part, "b": "乙", "score": 1.0, "source": ""}]
-        write_jsonl(tmp_path / part / "set/pairs.jsonl", rows)
+        write_jsonl(tmp_path / "sets" / part / "set/pairs.jsonl", rows)
     write_jsonl(tmp_path / "train.jsonl", rows * 3)
-    found = look_at(tmp_path)
+    found = look_at(tmp_path, tmp_path / "sets")
     assert found.rows.count == 3 and found.passages == Texts(2, (("report",), ("乙",)))

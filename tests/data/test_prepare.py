@@ -7,10 +7,10 @@ from finetune.config import Domain
 from finetune.config.choices import Kind, Source
 from finetune.config.compose import compose
 from finetune.data.leaks import LEAK
-from finetune.data.prepare import LIMIT, UNSELECTED, prepare
+from finetune.data.prepare import LIMIT, UNSELECTED, prepare, questions
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, read_dicts, read_json, read_jsonl
-from finetune.sets import half, read_set
+from finetune.sets import half, read_halves, write_halves
 
 STOP = compose(["recipes=full"]).check
 
@@ -150,11 +150,13 @@ def test_the_log_names_a_multilingual_base_unless_there_is_one(files, caplog):
 
 def test_halves_are_split_by_id_and_share_one_corpus(files):
     out = files / "out"
-    summary = prepare(domain(files), STOP, None, 0, out)
-    select, report = (read_set(out / part / "dev") for part in ("select", "report"))
+    write_halves(out, questions(domain(files)))
+    halves = read_halves(out)
+    summary = prepare(domain(files), STOP, None, 0, out, halves=halves)
+    (select,), (report,) = halves
     assert list(select.queries) == [key for key in QUERIES if half(key) == "select"]
     assert list(report.queries) == [key for key in QUERIES if half(key) == "report"]
-    assert select.corpus == report.corpus == {"c": "篇", "d": "章"}
+    assert select.corpus == {"c": "篇", "d": "章"} and select.corpus is report.corpus
     files_of_corpus = [out / part / "dev/corpus.jsonl" for part in ("select", "report")]
     assert files_of_corpus[0].samefile(files_of_corpus[1])
     counts = {"select": len(select.queries), "report": len(report.queries), "passages": 2}
@@ -164,17 +166,19 @@ def test_halves_are_split_by_id_and_share_one_corpus(files):
 def test_a_second_attempt_in_the_same_folder_gives_the_same(files):
     out = files / "out"
     first = prepare(domain(files), STOP, None, 0, out)
-    before = read_set(out / "select/dev")
     assert prepare(domain(files), STOP, None, 0, out) == first
-    assert read_set(out / "select/dev") == before
+    halves = questions(domain(files))
+    for _ in range(2):
+        write_halves(out, halves)
+        assert read_halves(out) == halves
 
 
 def test_a_test_folder_replaces_the_split(files, caplog):
     write_dev(files / "test", {"t1": "别的问题", "t2": "评测问题3！"})
-    prepare(domain(files, test=files / "test"), STOP, None, 0, files / "out")
-    select = read_set(files / "out/select/dev")
+    (select,), (report,) = questions(domain(files, test=files / "test"))
     assert list(select.queries) == [key for key in QUERIES if key != "q3"]
-    assert list(read_set(files / "out/report/test").queries) == ["t1", "t2"]
+    assert (select.name, report.name) == ("dev", "test")
+    assert list(report.queries) == ["t1", "t2"]
     assert "1 queries are in the report half too" in caplog.text
 
 

@@ -8,10 +8,10 @@ from finetune.config import Domain
 from finetune.config.choices import Kind, Source
 from finetune.config.compose import compose
 from finetune.data.leaks import PAIR_LEAK
-from finetune.data.prepare import LIMIT, prepare
+from finetune.data.prepare import LIMIT, prepare, questions
 from finetune.errors import UserError
 from finetune.records import Dropped, Scored, read_json, read_jsonl
-from finetune.sets import half, read_set
+from finetune.sets import half, read_halves, write_halves
 
 STOP = compose(["recipes=full"]).check
 
@@ -65,7 +65,7 @@ def test_every_row_is_accounted_for(files):
 def test_one_file_is_halved_by_the_ids_of_its_pairs(files):
     out = files / "out"
     summary = prepare(domain(files), STOP, None, 0, out)
-    parts = {part: read_set(out / part / "dev") for part in ("select", "report")}
+    parts = {part: each for part, (each,) in questions(domain(files))._asdict().items()}
     for part, found in parts.items():
         assert found.pairs and all(half(pair.id) == part for pair in found.pairs)
         assert found.name == "dev" and {pair.score for pair in found.pairs} == {0.0, 1.0}
@@ -78,8 +78,7 @@ def test_one_file_is_halved_by_the_ids_of_its_pairs(files):
 
 def test_dev_selects_and_test_reports_where_both_are_there(files, caplog):
     write(files / "dev/dev.jsonl", [("甲", "乙"), ("丙", "丁"), ("另一5", "评测5"), ("戊", "己")])
-    prepare(domain(files), STOP, None, 0, files / "out")
-    select, report = (read_set(files / f"out/{part}/dev") for part in ("select", "report"))
+    (select,), (report,) = questions(domain(files))
     assert [pair.a for pair in select.pairs] == ["甲", "丙", "戊"]  # one is in test too
     assert len(report.pairs) == 40
     assert "1 pairs are in the report half too" in caplog.text
@@ -88,9 +87,9 @@ def test_dev_selects_and_test_reports_where_both_are_there(files, caplog):
 def test_a_test_folder_replaces_the_split(files):
     write(files / "other/dev.jsonl", [("甲", "乙"), ("丙", "丁")])
     write(files / "dev/dev.jsonl", [("戊", "己"), ("庚", "辛"), ("壬", "癸")])
-    prepare(domain(files, test=files / "other"), STOP, None, 0, files / "out")
-    assert len(read_set(files / "out/select/dev").pairs) == 3
-    assert len(read_set(files / "out/report/other").pairs) == 2
+    (select,), (report,) = questions(domain(files, test=files / "other"))
+    assert (select.name, len(select.pairs)) == ("dev", 3)
+    assert (report.name, len(report.pairs)) == ("other", 2)
 
 
 def test_a_sample_of_one_score_is_refused(files):
@@ -102,6 +101,8 @@ def test_a_sample_of_one_score_is_refused(files):
 def test_a_second_attempt_in_the_same_folder_gives_the_same(files):
     out = files / "out"
     first = prepare(domain(files), STOP, None, 0, out)
-    before = read_set(out / "select/dev")
     assert prepare(domain(files), STOP, None, 0, out) == first
-    assert read_set(out / "select/dev") == before
+    halves = questions(domain(files))
+    for _ in range(2):
+        write_halves(out, halves)
+        assert read_halves(out) == halves

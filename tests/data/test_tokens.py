@@ -67,8 +67,10 @@ def test_the_texts_of_a_run(tmp_path):
     pair = Pair("1", "房", "东", "s", ("国国",))
     write_jsonl(tmp_path / "data/train.jsonl", [pair])
     select = EvaluationSet("dev", {"q": "a"}, {"d": "东东"}, {"q": {"d": 1}})
-    write_set(tmp_path / "data/select/dev", select)
-    assert sorted(tokens.domain_texts([tmp_path / "data"])) == ["a", "东", "东东", "国国", "房"]
+    write_set(tmp_path / "sets/select/dev", select)
+    pairs, sets = tmp_path / "data", tmp_path / "sets"
+    assert sorted(tokens.domain_texts([pairs])) == ["东", "国国", "房"]
+    assert sorted(tokens.domain_texts([pairs], sets)) == ["a", "东", "东东", "国国", "房"]
     (tmp_path / "characters").mkdir()
     write_json(tmp_path / "characters/characters.json", {"東": "东"})
     inputs = {name: tmp_path / name for name in ("data", "export", "characters")}

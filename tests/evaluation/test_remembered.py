@@ -19,9 +19,9 @@ class Counting:
         return np.array([[sign * float(text)] for text in texts], np.float32).reshape(-1, 1)
 
 
-def remembering(*given):
+def remembering(*given, **more):
     encoder = Counting()
-    memory = Remembering(encoder, *given)
+    memory = Remembering(encoder, *given, **more)
     memory.remember(["1", "2"], np.array([[10.0], [20.0]], np.float32))
     return encoder, memory
 
@@ -41,6 +41,13 @@ def test_what_was_encoded_is_known():
     assert memory.encode(["4", "5", "1", "3"])[:, 0].tolist() == [4, 5, 10, 3]
     assert memory.encode(["5", "4", "2"])[:, 0].tolist() == [5, 4, 20]
     assert encoder.asked == [("passage", ["3", "4"]), ("passage", ["5"])]
+
+
+def test_one_that_does_not_learn_knows_what_it_was_told_and_no_more():
+    encoder, memory = remembering(learns=False)
+    for _ in range(2):
+        assert memory.encode(["1", "3"])[:, 0].tolist() == [10, 3]
+    assert encoder.asked == 2 * [("passage", ["3"])]
 
 
 def test_all_known_or_none_at_all():

@@ -104,25 +104,25 @@ def test_a_run_shows_its_plan_first_and_learns_from_what_it_took(config, tmp_pat
     caplog.set_level(logging.INFO)
     pipeline.run(config("until=base"))
     start = caplog.text.index("plan for")
-    assert start < caplog.text.index("data: start")
-    shown = caplog.text[start : caplog.text.index("data: start")]
+    assert start < caplog.text.index("sets: start")
+    shown = caplog.text[start : caplog.text.index("sets: start")]
     assert "in all about" in shown and "train" not in shown  # steps that will not be done
     rows = list(read_dicts(tmp_path / "cache/times.jsonl"))
-    assert [row["step"] for row in rows] == ["data", "base"]
+    assert [row["step"] for row in rows] == ["sets", "data", "base"]
     assert all(row["predicted"] > 0 and row["took"] > 0 for row in rows)
     caplog.clear()
     pipeline.run(config("until=base"))
-    assert "to do" not in caplog.text and caplog.text.count("cached") >= 2
-    assert len(list(read_dicts(tmp_path / "cache/times.jsonl"))) == 2
+    assert "to do" not in caplog.text and caplog.text.count("cached") >= 3
+    assert len(list(read_dicts(tmp_path / "cache/times.jsonl"))) == 3
 
 
 def test_times_of_resumed_steps_are_not_learned_from(config, tmp_path):
     settings = config("until=base")
     resolved = pipeline.resolve(settings)
-    base = pipeline.plan(pipeline.steps_of(resolved), resolved.paths.cache)[1]
+    base = pipeline.plan(pipeline.steps_of(resolved), resolved.paths.cache)[2]
     base.partial.mkdir(parents=True)
     pipeline.run(settings)
-    assert [row["step"] for row in read_dicts(tmp_path / "cache/times.jsonl")] == ["data"]
+    assert [row["step"] for row in read_dicts(tmp_path / "cache/times.jsonl")] == ["sets", "data"]
 
 
 def test_a_shortage_is_told_before_any_work(config, caplog, monkeypatch):

@@ -402,10 +402,16 @@ def test_a_cross_encoder_leaves_the_time_of_mining_open(planned):
 
 def test_encoding_holds_the_vectors_of_a_part_and_writes_all(planned, monkeypatch):
     whole = predicted(planned(), "embed")
-    asked = 48 + Facts(planned()).data.queries["select"]
-    assert whole.disk == 4 * 32 * (asked + 48 + 40)  # positives, passages
+    assert whole.disk == 4 * 32 * (48 + 48 + 40)  # queries, positives, passages
     monkeypatch.setattr(forecast, "PART", 10)
-    assert whole.memory - predicted(planned(), "embed").memory == 4 * 32 * (asked - 10)
+    assert whole.memory - predicted(planned(), "embed").memory == 4 * 32 * (48 - 10)
+
+
+def test_the_corpus_is_encoded_once_for_all_pairs_and_anew_with_each_rounds_model(planned):
+    plan_ = planned("mine.rounds=2")
+    corpus, first, second = (predicted(plan_, name) for name in ("corpus", "embed", "embed-2"))
+    assert corpus.disk == 4 * 32 * 40 and first.disk == second.disk
+    assert second.seconds - first.seconds == pytest.approx(corpus.seconds - 2)
 
 
 def test_what_written_queries_cost_at_most(planned):

@@ -97,8 +97,8 @@ def test_a_plan_without_is_as_it_was(arguments):
 def test_copies_are_made_last_but_for_the_script(arguments):
     one = steps(arguments("contrastive", "mine.rounds=2", "noise=rank"))
     found = steps(arguments("contrastive", "mine.rounds=2", "noise=rank", "script=mix:0.5", *SOME))
-    assert found["augment"].inputs == {"pairs": "mine", "data": "data"}
-    assert found["augment-2"].inputs == {"pairs": "mine-2", "data": "data"}
+    assert found["augment"].inputs == {"pairs": "mine", "sets": "sets"}
+    assert found["augment-2"].inputs == {"pairs": "mine-2", "sets": "sets"}
     assert found["script"].inputs == {"pairs": "augment"}
     assert found["train-2"].inputs["pairs"] == "script-2"
     assert found["report"].inputs["augment"] == "augment"
@@ -108,7 +108,7 @@ def test_copies_are_made_last_but_for_the_script(arguments):
     assert warm["augment-warmup"].inputs["pairs"] == "generate"
     assert warm["augment"].inputs["pairs"] == "data"
     assert steps(arguments("contrastive", "script=s2tw", *SOME))["augment"].inputs == {
-        "pairs": "mine", "data": "script",
+        "pairs": "mine", "sets": "script-sets",
     }  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def test_a_run_trains_on_rows_and_their_copies(made):
             **original, "id": 0, "query": 0, "source": 0,
         }  # fmt: skip
     asked = {row["text"] for half in ("select", "report")
-             for row in read_dicts(found["data"] / half / "dev/queries.jsonl")}  # fmt: skip
+             for row in read_dicts(found["sets"] / half / "dev/queries.jsonl")}  # fmt: skip
     assert not asked & {row["query"] for row in copies}
     assert report["data"]["pairs"] == 40  # copies are no new pairs
     assert read_json(found["augment"] / "summary.json")["augment"] == counts

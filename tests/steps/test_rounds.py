@@ -34,9 +34,9 @@ def test_each_round_mines_with_the_model_so_far_and_trains_on_from_it(arguments)
     names = [name for name in found if name.split("-")[0] in ("embed", "mine", "train")]
     assert names == ["embed", "mine", "train", "embed-2", "mine-2", "train-2", "embed-3",
                      "mine-3", "train-3"]  # fmt: skip
-    assert found["export-2"].inputs == {"model": "train", "data": "data"}
+    assert found["export-2"].inputs == {"model": "train", "sets": "sets"}
     assert found["embed-2"].inputs == {
-        "model": "train", "export": "export-2", "data": "data", "pairs": "data"
+        "model": "train", "export": "export-2", "sets": "sets", "pairs": "data"
     }  # fmt: skip
     assert found["mine-2"].inputs == {"embed": "embed-2", "pairs": "data"}
     assert found["train-2"].inputs == {"model": "train", "pairs": "mine-2", "select": "pool"}

@@ -11,13 +11,12 @@ from tiny_runs import folders
 from finetune import pipeline
 from finetune.commands import scoring
 from finetune.config.compose import compose
-from finetune.data.prepare import write_sets
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder
 from finetune.inference.script import converter, is_traditional
 from finetune.records import Mined, Pair, read_dicts, read_jsonl, write_json, write_jsonl
 from finetune.script import WHOLE, OpenCC
-from finetune.sets import EvaluationSet, only_set
+from finetune.sets import EvaluationSet, Halves, only_set, read_halves, write_halves
 from finetune.steps import script as script_steps
 
 
@@ -103,9 +102,11 @@ def test_rows_are_converted_after_mining(arguments):
 
 def test_where_all_is_converted_everything_after_reads_it(arguments):
     found = steps(arguments("contrastive", "script=s2tw"))
-    assert found["embed"].inputs["data"] == found["embed"].inputs["pairs"] == "script"
-    assert found["report"].inputs["sets"] == found["evaluate"].inputs["data"] == "script"
-    assert found["export-base"].inputs["data"] == "data"  # shared with other runs of the base
+    assert found["embed"].inputs["pairs"] == found["report"].inputs["data"] == "script"
+    for name in ("corpus", "embed", "pool", "evaluate-base", "evaluate", "report"):
+        assert found[name].inputs["sets"] == "script-sets"
+    assert found["data"].inputs == {"sets": "sets"}  # leaks are looked for in what was given
+    assert found["export-base"].inputs["sets"] == "sets"  # shared with other runs of the base
 
 
 def test_asking_twice_costs_no_more(arguments):
@@ -250,34 +251,34 @@ def test_rows_and_evaluation_sets_are_converted_alike(tmp_path, name):
     convert = converter(name)
     query, answer = ("卫生间里", "软件") if name != "t2s" else ("衛生間裡", "軟件")
     each = EvaluationSet("dev", {"q": query}, {"d": answer}, {"q": {"d": 1}})
-    write_sets(tmp_path, {"select": [each], "report": [each]})
+    write_halves(tmp_path, Halves((each,), (each,)))
     write_jsonl(tmp_path / "train.jsonl", [Pair("p", query, answer, "s")])
     write_json(tmp_path / "summary.json", {})
     settings = {"script": name, "opencc": OpenCC("s2tw", [], None, 0.0), "encode": "keep",
                 "rows": "pairs", "seed": 1, "measured": False}  # fmt: skip
     out = tmp_path / "out"
     out.mkdir()
-    script_steps.script(settings, {"pairs": tmp_path, "sets": tmp_path}, out)
+    script_steps.script(settings, {"pairs": tmp_path}, out)
+    script_steps.script_sets(settings, {"sets": tmp_path}, out)
     (row,) = read_jsonl(out / "train.jsonl", Pair)
     assert (row.query, row.positive) == (convert(query), convert(answer)) != (query, answer)
-    for part in ("select", "report"):
-        made = only_set(out / part)
+    for (made,) in read_halves(out):
         assert (made.queries, made.corpus) == ({"q": row.query}, {"d": row.positive})
 
 
 def test_uniform_conversion(arguments):
     line = arguments("full", "script=s2tw", "until=script", "evaluate.scripts=true")
     pipeline.run(compose(line))
-    folder = folders(line)["script"]
+    found = folders(line)
     there = converter("s2tw")
-    for row in read_jsonl(folder / "train.jsonl", Pair):
+    for row in read_jsonl(found["script"] / "train.jsonl", Pair):
         assert there(row.query) == row.query and there(row.positive) == row.positive
-    names = sorted(path.name for path in (folder / "report").iterdir())
-    assert names == ["dev", "dev+crossed", "dev+simplified"]
-    assert len(list((folder / "select").iterdir())) == 1
+    (select,), report = read_halves(found["script-sets"])
+    assert [each.name for each in report] == ["dev", "dev+crossed", "dev+simplified"]
+    assert all(there(query) == query for query in select.queries.values())
     line = arguments("full", "script=s2tw", "until=script")
     pipeline.run(compose(line))
-    assert [path.name for path in (folders(line)["script"] / "report").iterdir()] == ["dev"]
+    assert [each.name for each in read_halves(folders(line)["script-sets"]).report] == ["dev"]
 
 
 def test_a_run_in_one_script_can_be_asked_for_the_other(arguments):

@@ -276,8 +276,8 @@ def test_the_gate_asks_what_is_kept_and_how_fast(finished, line):
 def test_the_plan_of_a_distillation(finished, line):
     _, report, arguments = finished
     names = [stage["name"] for stage in report["stages"]]
-    assert names == ["data", "base", "export-base", "embed", "pool", "student", "train", "export",
-                     "evaluate-base", "evaluate", "report"]  # fmt: skip
+    assert names == ["sets", "data", "base", "export-base", "corpus", "embed", "pool", "student",
+                     "train", "export", "evaluate-base", "evaluate", "report"]  # fmt: skip
     again = pipeline.run(compose(arguments))
     assert all(stage["cached"] for stage in again["stages"])
 

@@ -194,7 +194,7 @@ def test_a_run_on_two_sets(arguments):
     config = compose(arguments)
     report = pipeline.run(config)
     names = [stage["name"] for stage in report["stages"]]
-    assert names[:3] == ["data", "mix", "base"] and names.count("mix") == 1
+    assert names[:4] == ["sets", "data", "mix", "base"] and names.count("mix") == 1
     assert report["training"]["improved"] and report["training"]["steps"] == 40  # 4 x (8 + 2)
     # The first texts of 4 in 10 pairs end as the domain's evaluation queries do, and are them.
     mixed = report["data"]["mixed"]["custom"]
@@ -255,7 +255,7 @@ def test_the_general_set_is_not_trained_on_either(arguments, domain, tmp_path):
     general = shutil.copytree(domain / "dev", tmp_path / "general")
     config = pipeline.resolve(compose([*arguments, f"evaluate.general={general}"]))
     (mix,) = [step for step in pipeline.steps_of(config) if step.name == "mix"]
-    assert mix.inputs == {"data": "data", "general": "general"}
+    assert mix.inputs == {"sets": "sets", "general": "general"}
 
 
 def test_no_mix_is_no_step(domain, tiny_model, tmp_path):

@@ -1,0 +1,54 @@
+"""The steps that read a domain: what evaluates it, and the pairs that it is tuned on.
+
+They are two, as are what the base gets and what training makes of it: other pairs, another limit or
+seed leave the first as it is, and with it the vectors of the corpus and the base's scores.
+"""
+
+from pathlib import Path
+
+from finetune import sources
+from finetune.config import Config
+from finetune.errors import UserError
+from finetune.sets import read_halves, write_halves
+from finetune.stage import Inputs, Settings, Step
+
+
+def steps_of(config: Config) -> tuple[Step, Step]:
+    """The two steps, in order."""
+    domain = config.domain
+    folders = [path.resolve().name for path in (domain.dev, domain.test) if path]
+    evaluated = Step(
+        "sets", sets, 1,
+        {"kind": domain.kind, "source": domain.source, "full": domain.full, "names": folders},
+        files=sources.set_files(config),
+        outside={"domain": domain, "check": config.check},
+    )  # fmt: skip
+    trained_on = Step(
+        "data", data, 12,
+        {"domain": domain, "check": config.check, "limit": config.limit,
+         "seed": 0 if config.limit is None else config.seed},  # which draws a limit's pairs
+        {"sets": "sets"},
+        files=sources.pair_files(config),
+        outside={"model": config.model, "max_length": config.train.max_length},
+    )  # fmt: skip
+    return evaluated, trained_on
+
+
+def sets(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Read what evaluates the domain: what selects, and what reports."""
+    from finetune.data.prepare import load, questions
+
+    try:
+        found = questions(settings["domain"])
+    except UserError:
+        load(settings["domain"], settings["check"])  # tells what is wrong with the pairs too
+        raise
+    write_halves(out, found)
+
+
+def data(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Load and check the domain's pairs."""
+    from finetune.data.prepare import prepare
+
+    prepare(settings["domain"], settings["check"], settings["limit"], settings["seed"], out,
+            settings["model"], settings["max_length"], read_halves(inputs["sets"]))  # fmt: skip
