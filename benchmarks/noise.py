@@ -9,32 +9,14 @@ the seeds' noise added); a run that is there is not repeated. About 7 minutes a 
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from runs import RESULTS, ROOT, run, table
-
-from finetune.evaluation.statistics import compare_seeds
+from runs import RESULTS, ROOT, difference, run, table
 
 FOLDER = RESULTS / "noise"
-SAMPLES = 10_000
-
-
-def difference(results: Mapping[str, Mapping[str, Any]], seeds: int) -> dict[str, Any]:
-    """The filter against none: NDCG@10 of each question, mean over the seeds."""
-    names = sorted(results["none-1"]["questions"])
-    none, rank = (
-        np.array([[results[f"{kind}-{seed}"]["questions"][name] for name in names]
-                  for seed in range(1, seeds + 1)])
-        for kind in ("none", "rank")
-    )  # fmt: skip
-    made = compare_seeds(none, rank, SAMPLES, seed=0)
-    return {"delta": made.delta, "low": made.ci_low, "high": made.ci_high, "p": made.p_value,
-            "questions": len(names), "seeds": seeds}  # fmt: skip
 
 
 def left_out(results: Mapping[str, Mapping[str, Any] | None]) -> str:
@@ -63,13 +45,12 @@ def main() -> int:
             results[f"{kind}-{seed}"] = run(f"{kind}-{seed}", words, FOLDER, "ecommerce")
     if None in results.values():
         return 1
-    made = difference(results, asked.seeds)
-    (FOLDER / "difference.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    told = (f"noise=rank against none, {made['questions']} questions, {made['seeds']} seeds: "
-            f"{100 * made['delta']:+.2f} points [{100 * made['low']:+.2f}, "
-            f"{100 * made['high']:+.2f}], p = {made['p']:.4f}")  # fmt: skip
-    text = (
-        f"{table(results, 'ecommerce', timed=False)}\n\n{told}\n\nleft out: {left_out(results)}\n"
+    text = "\n\n".join(
+        [
+            table(results, "ecommerce", timed=False),
+            difference(results, "none", "rank"),
+            f"left out: {left_out(results)}\n",
+        ]
     )
     (FOLDER / "table.md").write_text(text, encoding="utf-8")
     print(text)

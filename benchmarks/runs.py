@@ -18,12 +18,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetune.evaluation.artifacts import read_outcome
+from finetune.evaluation.statistics import compare_seeds
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 _KEPT = ("verdict", "scores", "baselines", "gates", "training", "speed", "data", "scripts",
          "tokens", "parity", "stages")  # fmt: skip
+_SAMPLES = 10_000
 
 
 def run(
@@ -240,6 +244,30 @@ def table(
             lines.append(f"| base | {100 * rows['base']['value']:.1f} {'| ' * (len(head) - 2)}|")
         lines.append(f"| {name} | {_scores(rows[artifact])} | {_training(result, timed=timed)} |")
     return "\n".join(lines)
+
+
+def difference(
+    results: Mapping[str, Mapping[str, Any]], before: str, after: str, kept: str = "questions"
+) -> str:
+    """What one kind of run has more than another on the same questions, in words.
+
+    Queries are resampled, and the seeds' noise is added.
+
+    Args:
+        results: By name, ``<kind>-<seed>``.
+        before: The kind held against.
+        after: The other.
+        kept: Where a run keeps NDCG@10 by question.
+    """
+    seeds = [name.removeprefix(f"{before}-") for name in results if name.startswith(f"{before}-")]
+    names = sorted(results[f"{before}-{seeds[0]}"][kept])
+    values = (np.array([[results[f"{kind}-{seed}"][kept][name] for name in names]
+                        for seed in seeds]) for kind in (before, after))  # fmt: skip
+    made = compare_seeds(*values, _SAMPLES, seed=0)
+    counted = "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    return (f"{after} against {before}, {len(names)} questions, {counted}: "
+            f"{100 * made.delta:+.2f} points [{100 * made.ci_low:+.2f}, {100 * made.ci_high:+.2f}],"
+            f" p = {made.p_value:.4f}")  # fmt: skip
 
 
 def _scores(row: Mapping[str, Any]) -> str:

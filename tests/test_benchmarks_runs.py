@@ -11,6 +11,7 @@ from benchmarking import benchmark, made_up
 from finetune import pipeline
 from finetune.commands import gains
 from finetune.config.compose import choices, compose
+from finetune.sets import EvaluationSet
 
 
 def test_a_student_of_the_methods_benchmark_has_its_own_epochs_and_columns(monkeypatch, tmp_path):
@@ -218,3 +219,25 @@ def test_the_ablation_holds_the_whole_recipe_against_each_without(ablation, tmp_
         ("mine", "+4.0", "helps"), ("domain.sources", "+0.0", "not shown to help"),
         ("loss.scale", "-3.0", "harms"),
     ]  # fmt: skip
+
+
+def test_two_kinds_are_compared_on_the_same_questions_over_their_seeds(monkeypatch):
+    module = benchmark("runs", monkeypatch)
+    names = [f"q{n}" for n in range(50)]
+    results = {f"{kind}-{seed}": {"clean": dict.fromkeys(names, 0.4 + more), "slipped": {}}
+               for seed in (1, 2, 3) for kind, more in (("none", 0), ("typos", 0.02))}  # fmt: skip
+    told = module.difference(results, "none", "typos", "clean")
+    assert told.startswith("typos against none, 50 questions, 3 seeds: +2.00 points [+2.00, +2.00]")
+    one = {name: each for name, each in results.items() if name.endswith("1")}
+    assert ", 1 seed: +2.00" in module.difference(one, "none", "typos", "clean")
+
+
+def test_each_question_has_a_slip_and_its_own_answers(monkeypatch):
+    module = benchmark("augment", monkeypatch)
+    given = EvaluationSet("statutes", {"q1": "房东不退还押金怎么办理", "q2": "？"}, {"d": "篇"},
+                          {"q1": {"d": 1}, "q2": {"d": 1}})  # fmt: skip
+    made = module.slipped(given)
+    assert set(made.queries) == {"q1"} and made.queries["q1"] != given.queries["q1"]
+    assert made.qrels == {"q1": {"d": 1}} and made.corpus == given.corpus
+    found = {"clean": {"q1": 0.5, "q2": 0.0}, "slipped": {"q1": 0.25}}
+    assert module.of_slips(found) == "50.0 without slips, 25.0 with"
