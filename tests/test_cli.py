@@ -156,7 +156,7 @@ def test_a_bad_row_is_told_with_file_and_line(capsys, line, tmp_path):
     path.write_text('{"query": "问", "positive": "答"}\n{"query": 3, "positive": "答"}\n', "utf-8")
     assert train(line(f"domain.train={path}", f"paths.cache={tmp_path}/cache")) == BAD_INPUT
     assert f"{path}:2: query is 3" in told(capsys)[0]
-    assert not list((tmp_path / "cache").rglob("manifest.json"))
+    assert not list((tmp_path / "cache/data").rglob("manifest.json"))
 
 
 def test_a_run_directory_in_use(capsys, line, tmp_path):
@@ -174,7 +174,7 @@ def test_a_full_disk(capsys, line, tmp_path, monkeypatch):
     arguments = line(f"paths.cache={tmp_path}/cache", f"run_dir={tmp_path}/run", "until=embed")
     assert train(arguments) == BAD_INPUT
     (error,) = told(capsys)
-    assert f"{tmp_path}/cache/embed/.partial-" in error
+    assert f"{tmp_path}/cache/corpus/.partial-" in error
     assert "no space left" in error and "paths.cache=<folder>" in error
     monkeypatch.undo()
     assert train(arguments) == DONE  # goes on from where it stopped
