@@ -95,7 +95,7 @@ def steps_of(config: Config) -> list[Step]:
     outside = {"workers": config.hardware.workers, "chunk": config.hardware.chunk}
     label = pseudo_steps.steps_of(config, own, general) if labelled else ()
     first = [
-        *reading.steps_of(config),
+        *reading.steps_of(config, sources.set_files(config), sources.pair_files(config)),
         *([forgetting.read_step(general)] if general else []),
         *([_generate(config)] if generated else []),
         *([mix_steps.read_step(config, general)] if config.mix else []),

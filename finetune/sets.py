@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from finetune.records import (
     write_json,
     write_jsonl,
 )
-from finetune.stage import publish
 
 _PAIRS = "pairs.jsonl"
 _CANDIDATES = "candidates.json"
@@ -173,32 +171,11 @@ def read_sets(folder: Path) -> list[AnySet]:
     return [read_set(each) for each in sorted(folder.iterdir())]
 
 
-def write_halves(out: Path, halves: Halves) -> None:
-    """Write ``select/<set>/`` and ``report/<set>/``.
-
-    A corpus that several sets share is written once and hard-linked.
-    """
-    written: dict[int, Path] = {}
-    for part, sets in halves._asdict().items():
-        # A run that died may have left links here; writing into one would change the other.
-        shutil.rmtree(out / part, ignore_errors=True)
-        for each in sets:
-            folder = out / part / each.name
-            if not isinstance(each, EvaluationSet):
-                write_set(folder, each)
-                continue
-            file = folder / "corpus.jsonl"
-            shared = written.setdefault(id(each.corpus), file)
-            if shared == file:
-                write_set(folder, each)
-                continue
-            write_set(folder, dataclasses.replace(each, corpus={}))
-            file.unlink()
-            publish(shared, file)
-
-
 def read_halves(folder: Path) -> Halves:
-    """Read what `write_halves` wrote; a corpus that was written once is in memory once."""
+    """Read what `finetune.data.parts.write_halves` wrote.
+
+    A corpus that was written once is in memory once.
+    """
     corpora: dict[int, Mapping[str, str]] = {}
     halves: dict[str, list[AnySet]] = {}
     for part in Halves._fields:

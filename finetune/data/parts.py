@@ -1,14 +1,17 @@
 """Split evaluation data: what training may look at, and what only the final scores may see."""
 
 import logging
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from finetune.config.choices import Kind
 from finetune.data import beir, clean, reranking
 from finetune.errors import UserError
 from finetune.records import Question
-from finetune.sets import AnySet, ScoredSet, half
+from finetune.sets import AnySet, EvaluationSet, Halves, ScoredSet, half, write_set
+from finetune.stage import publish
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,30 @@ def apart(dev: Splits, test: Splits | None) -> tuple[AnySet, AnySet]:
     kept = _without(select, report)
     _check(kept, "select")
     return kept, report
+
+
+def write_halves(out: Path, halves: Halves) -> None:
+    """Write ``select/<set>/`` and ``report/<set>/``.
+
+    A corpus that several sets share is written once and hard-linked.
+    """
+    written: dict[int, Path] = {}
+    for part, sets in halves._asdict().items():
+        # A run that died may have left links here; writing into one would change the other.
+        shutil.rmtree(out / part, ignore_errors=True)
+        for each in sets:
+            folder = out / part / each.name
+            if not isinstance(each, EvaluationSet):
+                write_set(folder, each)
+                continue
+            file = folder / "corpus.jsonl"
+            shared = written.setdefault(id(each.corpus), file)
+            if shared == file:
+                write_set(folder, each)
+                continue
+            write_set(folder, replace(each, corpus={}))
+            file.unlink()
+            publish(shared, file)
 
 
 def comparable(question: Question) -> tuple[str, ...]:

@@ -4,23 +4,31 @@ They are two, as are what the base gets and what training makes of it: other pai
 seed leave the first as it is, and with it the vectors of the corpus and the base's scores.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from finetune import sources
 from finetune.config import Config
 from finetune.errors import UserError
-from finetune.sets import read_halves, write_halves
+from finetune.sets import read_halves
 from finetune.stage import Inputs, Settings, Step
 
 
-def steps_of(config: Config) -> tuple[Step, Step]:
-    """The two steps, in order."""
+def steps_of(
+    config: Config, folders: Mapping[str, Path], pairs: Mapping[str, Path]
+) -> tuple[Step, Step]:
+    """The two steps, in order.
+
+    Args:
+        config: Of the run.
+        folders: What evaluates, as `finetune.sources.set_files` finds it.
+        pairs: What is trained on, as `finetune.sources.pair_files` finds it.
+    """
     domain = config.domain
-    folders = [path.resolve().name for path in (domain.dev, domain.test) if path]
+    names = [path.resolve().name for path in (domain.dev, domain.test) if path]
     evaluated = Step(
         "sets", sets, 1,
-        {"kind": domain.kind, "source": domain.source, "full": domain.full, "names": folders},
-        files=sources.set_files(config),
+        {"kind": domain.kind, "source": domain.source, "full": domain.full, "names": names},
+        files=folders,
         outside={"domain": domain, "check": config.check},
     )  # fmt: skip
     trained_on = Step(
@@ -28,7 +36,7 @@ def steps_of(config: Config) -> tuple[Step, Step]:
         {"domain": domain, "check": config.check, "limit": config.limit,
          "seed": 0 if config.limit is None else config.seed},  # which draws a limit's pairs
         {"sets": "sets"},
-        files=sources.pair_files(config),
+        files=pairs,
         outside={"model": config.model, "max_length": config.train.max_length},
     )  # fmt: skip
     return evaluated, trained_on
@@ -36,6 +44,7 @@ def steps_of(config: Config) -> tuple[Step, Step]:
 
 def sets(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Read what evaluates the domain: what selects, and what reports."""
+    from finetune.data.parts import write_halves
     from finetune.data.prepare import load, questions
 
     try:

@@ -25,7 +25,7 @@ from finetune.records import (
     write_jsonl,
 )
 from finetune.script import KEEP, WHOLE, is_mixed
-from finetune.sets import Halves, only_set, read_halves, write_halves, write_set
+from finetune.sets import Halves, only_set, read_halves, write_set
 from finetune.stage import Inputs, Settings, Step
 from finetune.steps.rounds import beside
 
@@ -115,6 +115,7 @@ def script_sets(settings: Settings, inputs: Inputs, out: Path) -> None:
     Where both scripts are measured, put beside each set of the report half the same set crossed,
     and in the other script.
     """
+    from finetune.data.parts import write_halves
     from finetune.data.script import Scripts, convert_set, in_scripts
 
     scripts = Scripts.of(settings["script"], settings["opencc"], inputs.get("dictionary"))

@@ -6,10 +6,10 @@ import pytest
 
 from finetune.config.compose import compose
 from finetune.data import peek
+from finetune.data.parts import write_halves
 from finetune.data.peek import Peek, Texts, look_at, look_for, rows_of
 from finetune.data.prepare import prepare, questions
 from finetune.records import write_jsonl
-from finetune.sets import write_halves
 
 
 def domain_of(folder, **more):

@@ -7,10 +7,11 @@ from finetune.config import Domain
 from finetune.config.choices import Kind, Source
 from finetune.config.compose import compose
 from finetune.data.leaks import LEAK
+from finetune.data.parts import write_halves
 from finetune.data.prepare import LIMIT, UNSELECTED, prepare, questions
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, read_dicts, read_json, read_jsonl
-from finetune.sets import half, read_halves, write_halves
+from finetune.sets import half, read_halves
 
 STOP = compose(["recipes=full"]).check
 

@@ -8,10 +8,11 @@ from finetune.config import Domain
 from finetune.config.choices import Kind, Source
 from finetune.config.compose import compose
 from finetune.data.leaks import PAIR_LEAK
+from finetune.data.parts import write_halves
 from finetune.data.prepare import LIMIT, prepare, questions
 from finetune.errors import UserError
 from finetune.records import Dropped, Scored, read_json, read_jsonl
-from finetune.sets import half, read_halves, write_halves
+from finetune.sets import half, read_halves
 
 STOP = compose(["recipes=full"]).check
 

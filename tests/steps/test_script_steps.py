@@ -11,12 +11,13 @@ from tiny_runs import folders
 from finetune import pipeline
 from finetune.commands import scoring
 from finetune.config.compose import compose
+from finetune.data.parts import write_halves
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder
 from finetune.inference.script import converter, is_traditional
 from finetune.records import Mined, Pair, read_dicts, read_jsonl, write_json, write_jsonl
 from finetune.script import WHOLE, OpenCC
-from finetune.sets import EvaluationSet, Halves, only_set, read_halves, write_halves
+from finetune.sets import EvaluationSet, Halves, only_set, read_halves
 from finetune.steps import script as script_steps
 
 
