@@ -479,7 +479,8 @@ def test_killed_again_and_again_after_training_the_run_still_completes(uninterru
     for point in tiny_runs.AFTERWARDS:
         killed_at(point, arguments)
     report = pipeline.run(compose(arguments))
-    assert len(report["stages"]) == 10
+    whole = json.loads((work / "run/report.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in report["stages"]] == [row["name"] for row in whole["stages"]]
 
     def files(run):
         return sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file())
