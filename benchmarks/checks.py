@@ -5,7 +5,8 @@ python benchmarks/checks.py [--pairs 1000000]
 Faults: 5,000 generated pairs without duplicates, a tenth of which differ from another in a number,
 a negation or a content word only, and 500 planted ones. Pairs: all checks that need no model on
 50,000, on ``--pairs``, and on 200,000 whose answers are ten times as long, each in a process of its
-own; a twentieth answers two queries. Writes ``benchmarks/results/checks.json``.
+own; a twentieth answers two queries, and a fiftieth has a fault, most of which must be in the file
+of dropped rows. Writes ``benchmarks/results/checks.json``.
 """
 
 import argparse
@@ -16,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,17 @@ from opencc import OpenCC
 from runs import RESULTS
 
 from finetune.commands.checking import check, configuration
+from finetune.config.choices import Duplicates
+from finetune.data import leaks
 from finetune.data.prepare import inspect, load_train
 from finetune.data.rows import DUPLICATE
+from finetune.records import read_dicts
 
 BASE, TRAPS = 5_000, 500
 KINDS = {"exact": 100, "punctuation": 100, "script": 100, "near": 200}
 EVALUATED = 1_000
 REPEATED = 20  # every so many pairs, one with the answer of the pair before it
+FAULTY = 50  # every so many rows, one with a fault of the next kind
 LONG = 200_000, 10  # pairs, and how often an answer says everything
 
 WHO = (
@@ -180,7 +186,8 @@ def faults(seed: int = 0) -> dict[str, Any]:
     planted = {}
     for kind, place in zip(kinds, chosen, strict=True):
         row = dict(rows[place])
-        sides = [draw.choice(["query", "positive"])] if kind == "near" else ["query", "positive"]
+        both = ["query", "positive"]
+        sides = draw.choice([both, both[:1], both[1:]]) if kind == "near" else both
         row |= {side: change[kind](row[side]) for side in sides}
         rows.append(row)
         planted[len(rows)] = kind, place + 1
@@ -224,13 +231,55 @@ def repeating(rows: Iterator[dict[str, str]], times: int) -> Iterator[dict[str, 
         yield {**row, "positive": answer}
 
 
+def spoilt(
+    rows: Iterator[dict[str, str]], asked: Sequence[str], planted: Counter[str]
+) -> Iterator[str]:
+    """The rows as lines, one in so many with a fault; counts how many of each were planted.
+
+    Args:
+        rows: Pairs.
+        asked: Queries of the evaluation.
+        planted: Where they are counted, by the reason or the finding under which they are told.
+    """
+    draw, convert = random.Random(3), OpenCC("s2tw").convert
+    faults: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
+        "duplicate": lambda row: row,
+        DUPLICATE[Duplicates.punctuation]: lambda row: _both(row, lambda t: punctuated(t, draw)),
+        DUPLICATE[Duplicates.script]: lambda row: _both(row, convert),
+        "near duplicates": lambda row: {**row, "query": edited(row["query"], draw)},
+        leaks.LEAK: lambda row: {**row, "query": draw.choice(asked)},
+        "empty text": lambda row: {**row, "positive": " "},
+        "not JSON": lambda row: row,
+        "HTML remains": lambda row: {**row, "query": f"<b>{row['query']}</b>&nbsp;"},
+    }
+    last: dict[str, str] = {}
+    for index, row in enumerate(rows):
+        if index % FAULTY == FAULTY - 1:
+            name = list(faults)[index // FAULTY % len(faults)]
+            planted[name] += 1
+            row = faults[name](last if "duplicate" in name else row)
+            line = json.dumps(row, ensure_ascii=False)
+            yield line[:-2] if name == "not JSON" else line
+        else:
+            last = row
+            yield json.dumps(row, ensure_ascii=False)
+
+
+def _both(row: dict[str, str], change: Callable[[str], str]) -> dict[str, str]:
+    return {side: change(text) for side, text in row.items()}
+
+
 def many(count: int, times: int) -> dict[str, Any]:
     """Check so many pairs against an evaluation set, as ``finetune check`` does."""
+    planted: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         path, dev = Path(folder) / "pairs.jsonl", Path(folder) / "dev"
+        dropped = Path(folder) / "dropped.jsonl"
         dev.mkdir()
-        _write(path, repeating(pairs(count, 1), times))
         asked = list(pairs(EVALUATED, 2))
+        lines = spoilt(repeating(pairs(count, 1), times), [row["query"] for row in asked], planted)
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
         _write(dev / "queries.jsonl", ({"id": str(i), "text": row["query"]}
                                        for i, row in enumerate(asked)))  # fmt: skip
         _write(dev / "corpus.jsonl", ({"id": str(i), "text": row["positive"]}
@@ -238,13 +287,15 @@ def many(count: int, times: int) -> dict[str, Any]:
         (dev / "qrels.tsv").write_text("".join(f"{i}\t{i}\t1\n" for i in range(EVALUATED)))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start, used = time.perf_counter(), time.process_time()
-        report = check(configuration(str(path), dev, []))
+        report = check(configuration(str(path), dev, []), dropped)
+        listed = Counter(row["reason"] for row in read_dicts(dropped))
     seconds, used = time.perf_counter() - start, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if report["pairs"] + sum(report["dropped"].values()) != report["read"]:
+    if report["pairs"] + listed.total() != count or listed != Counter(report["dropped"]):
         raise SystemExit("rows are missing")
     return {
-        "pairs": count, "times": times, "kept": report["pairs"], "dropped": report["dropped"],
+        "pairs": count, "times": times, "planted": planted, "kept": report["pairs"],
+        "dropped": report["dropped"],
         "findings": {each["name"]: each["count"] for each in report["findings"]},
         "seconds": round(seconds, 1), "cpu_seconds": round(used, 1),
         "pairs_per_second": round(count / seconds), "pairs_per_cpu_second": round(count / used),

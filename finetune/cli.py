@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", type=Path, help="file for the same, for programs")
     check.add_argument("--dropped", type=Path,
                        help="file for the rows left out, with reasons; near duplicates go to a "
-                            "second one beside it")  # fmt: skip
+                            "second one beside it; default: beside the page")  # fmt: skip
     check.set_defaults(run=_check)
     split = commands.add_parser("split", help="make a dev folder of pairs, or of documents")
     split.add_argument("words", nargs="*", metavar="data|key=value",
@@ -222,10 +222,12 @@ def _check(arguments: argparse.Namespace) -> int:
     check_outputs(html=arguments.html, json=arguments.json, dropped=arguments.dropped)
     data, overrides = checking.named("check", arguments.words)
     config = checking.configuration(data, arguments.dev, overrides)
-    report = checking.check(config, arguments.dropped)
+    page = arguments.html
+    beside_page = page and page.with_name(f"{page.stem}-dropped.jsonl")
+    report = checking.check(config, arguments.dropped or beside_page)
     show(checked.terminal(report))
-    if arguments.html:
-        arguments.html.write_text(checked.render(report), encoding="utf-8")
+    if page:
+        page.write_text(checked.render(report), encoding="utf-8")
     if arguments.json:
         write_json(arguments.json, report)
     return DONE

@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from operator import attrgetter, itemgetter
+from operator import attrgetter, eq, itemgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
@@ -30,7 +30,17 @@ _BLOCK = 1_000  # rows that are read at a time where all are
 
 
 class Lazy(Sequence[Item], Generic[Item]):
-    """A sequence whose items are made as they are asked for, by place or by slice."""
+    """A sequence whose items are made as they are asked for, by place or by slice.
+
+    It equals any sequence of the same items.
+    """
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(map(eq, self, other))
 
     @abstractmethod
     def _at(self, place: int) -> Item:
@@ -88,15 +98,20 @@ class Spilled(Lazy[Item]):
     In memory are eight bytes a row. The file lies where temporary files do (``TMPDIR``).
 
     Args:
-        kind: A dataclass of two fields or more, whose values are texts, numbers and tuples of them.
+        kind: ``str``, or a dataclass of two fields or more, whose values are texts, numbers and
+            tuples of them.
         items: The first of them.
     """
 
     def __init__(self, kind: type[Item], items: Iterable[Item] = ()) -> None:
         self._make = kind
-        self._values = attrgetter(*(each.name for each in dataclasses.fields(kind)))  # type: ignore[arg-type]
+        self._values = _alone if kind is str else attrgetter(*_fields(kind))
         self._file = tempfile.TemporaryFile(prefix="finetune-")  # noqa: SIM115 (open as long as this is)
         self._ends = array("q", [0])
+        self.extend(items)
+
+    def extend(self, items: Iterable[Item]) -> None:
+        """Add rows."""
         for item in items:
             self.append(item)
 
@@ -123,6 +138,14 @@ class Spilled(Lazy[Item]):
         content = os.pread(self._file.fileno(), ends[-1] - ends[0], ends[0])
         rows = (content[start - ends[0] : end - ends[0]] for start, end in pairwise(ends))
         return [self._make(*marshal.loads(row)) for row in rows]
+
+
+def _alone(text: Any) -> tuple[Any]:
+    return (text,)
+
+
+def _fields(kind: Any) -> Iterator[str]:
+    return (each.name for each in dataclasses.fields(kind))
 
 
 class Chosen(Lazy[Item]):

@@ -16,7 +16,7 @@ from finetune import model as models
 from finetune import pipeline
 from finetune.config.choices import Precision
 from finetune.config.compose import compose
-from finetune.data.beir import read_sts
+from finetune.data import sts
 from finetune.records import Scored, read_dicts
 from finetune.sets import half
 from finetune.stage import plan
@@ -43,7 +43,7 @@ def rows(scored):
 
 @pytest.fixture(scope="module")
 def select(scored):
-    whole = read_sts(scored / "dev")
+    whole = sts.read(scored / "dev")
     return whole.only({pair.id for pair in whole.pairs if half(pair.id) == "select"})
 
 
@@ -82,7 +82,7 @@ def test_training_put_the_pairs_that_it_never_saw_in_order(finished):
 
 def test_the_scores_are_those_of_other_libraries(finished, scored):
     run_dir, report, _ = finished
-    pairs = [pair for pair in read_sts(scored / "dev").pairs if half(pair.id) == "report"]
+    pairs = [pair for pair in sts.read(scored / "dev").pairs if half(pair.id) == "report"]
     model = SentenceTransformer(str(run_dir / "model"), device="cpu")
     a, b = (
         model.encode(texts, prompt_name="query", normalize_embeddings=True)

@@ -39,6 +39,7 @@ def test_spilled_rows_are_read_while_others_are_appended():
     assert [found[place] for place in (-1, np.int64(1))] == [PAIRS[2], PAIRS[1]]
     assert found[999:1001] == expected[999:1001] and found[::-500] == expected[::-500]
     assert found[9:3] == [] and list(Spilled(Mined)) == []
+    assert Spilled(str, ["问", "答"]) == ["问", "答"] != Spilled(str, ["问"])
     with pytest.raises(IndexError):
         found[1401]
 

@@ -19,7 +19,7 @@ from finetune.config.choices import BadRows, Hub, Kind, Source
 from finetune.config.compose import compose, known_keys
 from finetune.config.ranges import GENERATORS
 from finetune.config.writing import read_prompt
-from finetune.data import beir
+from finetune.data import beir, sts
 from finetune.data.documents import read_documents
 from finetune.data.prepare import prepare
 from finetune.data.terms import read_dictionary
@@ -198,7 +198,7 @@ def test_names_of_no_file(source):
         read_pairs(source, {}, BadRows.stop)
 
 
-@pytest.mark.parametrize("read", [beir.kind, beir.read_folder, beir.read_sts])
+@pytest.mark.parametrize("read", [beir.kind, beir.read_folder, sts.read])
 @pytest.mark.parametrize("name", ["gone", "a\0b", "~nobody/a", "x" * 5000, "x" * 5000 + ".jsonl"])
 def test_names_of_no_folder(read, name):
     with pytest.raises(UserError, match="no such (folder|file)"):
@@ -211,7 +211,7 @@ def test_folders(tmp_path, files, phrase, parts):
         (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         if beir.kind(tmp_path) == "sts":
-            beir.read_sts(tmp_path)
+            sts.read(tmp_path)
         else:
             beir.read_folder(tmp_path)
     check(caught.value, phrase, parts)

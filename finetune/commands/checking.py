@@ -1,7 +1,7 @@
 """``finetune check``: all that is looked at before training, alone and without torch."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from finetune.config.compose import choices, compose, kind_asked
 from finetune.data import contamination, lengths, tokens
 from finetune.data.card import read_card
 from finetune.data.findings import Finding
+from finetune.data.generate import by_rule
+from finetune.data.load import holds_documents
 from finetune.data.loaded import Loaded, Texts
 from finetune.data.prepare import inspect, load, load_train, select_sources, summarise
 from finetune.errors import UserError
@@ -47,7 +49,8 @@ def configuration(
     """Compose what is checked, or split.
 
     Args:
-        data: A file, folder or hub id of pairs, or the name of a domain.
+        data: A file, folder or hub id of pairs, a folder of documents, of which pairs are made as
+            ``recipes=documents`` does, or the name of a domain.
         dev: Its evaluation folder.
         overrides: ``key=value``, as for a run; rows that cannot be used are dropped and shown
             unless they say otherwise.
@@ -66,13 +69,16 @@ def configuration(
     if data is not None and data in choices("domain") and not Path(data).exists():
         line.append(f"domain={data}")
     elif data is not None:
-        line += ["domain=custom", f"domain.train={_quoted(data)}"]
+        holds = "documents" if holds_documents(data) else "train"
+        line += ["domain=custom", f"domain.{holds}={_quoted(data)}"]
     if dev is not None:
         line.append(f"domain.dev={_quoted(str(dev))}")
     words = [*line, *overrides]
-    config = compose([f"recipes={_RECIPES[kind_asked(words)]}", *words])
+    named = {word.partition("=")[0] for word in words}
+    made = "domain.documents" in named and "domain.train" not in named
+    config = compose([f"recipes={'documents' if made else _RECIPES[kind_asked(words)]}", *words])
     domain = config.domain
-    if domain.source is Source.files and domain.train is None:
+    if domain.source is Source.files and domain.train is None and not made:
         raise UserError(nothing)
     if asked := unplaced(config):
         raise UserError(*asked)
@@ -94,6 +100,9 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     domain = config.domain
     evaluated = domain.source is not Source.files or domain.dev is not None
     everything = (load if evaluated else load_train)(domain, config.check)
+    if domain.documents is not None and domain.train is None:
+        pairs = by_rule(config.generate, domain.documents, config.limit, config.seed)
+        everything = replace(everything, pairs=pairs)
     selected = select_sources(everything, domain.sources)
     near = dropped.with_stem(f"{dropped.stem}-near") if dropped else None
     loaded, found = inspect(selected, config.check, config.model, near)
@@ -104,8 +113,8 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
                "model.max_length": config.model.max_length}  # fmt: skip
     counted = lengths.count(texts, tokenizer, otherwise, windows.values())
     found += lengths.too_long(loaded, counted, windows)
-    named = {"training": texts}
-    by_script = tokens.report(tokenizer, named, config.model.max_length) if tokenizer else None
+    by_script = tokens.report(tokenizer, {"training": texts, **_asked(loaded)},
+                              config.model.max_length) if tokenizer else None  # fmt: skip
     sample = texts[:: max(1, len(texts) // _SAMPLE)]
     given = "traditional" if is_traditional(*sample) else "simplified"
     found += tokens.findings(by_script, given) if by_script else []
@@ -116,7 +125,7 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     if tokenizer is None:
         found.append(lengths.not_at_hand(config.model, len(texts)))
     return {
-        "data": domain.train or domain.name,
+        "data": domain.train or str(domain.documents or domain.name),
         "base": config.model.name,
         "evaluated": evaluated,
         "searched": config.paths.data and str(config.paths.data),
@@ -124,9 +133,19 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
         "tokens_per_character": {"value": round(counted.per_character, 3), "known": counted.known},
         "tokens": by_script["rows"] if by_script else [],
         "dropped_rows": _dropped(loaded),
+        "dropped_file": dropped and dropped.name,
         "findings": [asdict(each) for each in found],
-        "gain": gains.expected(len(loaded.pairs)),
+        "gain": gains.expected(len(loaded.pairs), domain.kind),
     }
+
+
+def _asked(loaded: Loaded) -> dict[str, list[str]]:
+    """What the evaluation asks and searches, by what it is called."""
+    found: dict[str, dict[str, None]] = {"queries": {}, "passages": {}}
+    for each in (*loaded.select, *loaded.report):
+        for kind, text in each.prompted:
+            found["queries" if kind == "query" else "passages"].setdefault(text)
+    return {name: list(texts) for name, texts in found.items() if texts}
 
 
 def _contamination(config: Config, loaded: Loaded) -> Iterator[Finding]:
@@ -137,9 +156,7 @@ def _contamination(config: Config, loaded: Loaded) -> Iterator[Finding]:
     card = read_card(path).contamination.get(config.model.name) if path else None
     yield from contamination.by_name(sets, config.model, card)
     if config.paths.data is not None:
-        domain = config.domain
-        own = [path for path in (domain.dev, domain.test) if path]
-        own += [Path(domain.train).expanduser().parent] if domain.train else []
+        own = contamination.own(config.domain)
         yield from contamination.by_text(sets, config.paths.data, own, config.model)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.config.choices import Kind
 from finetune.records import read_json
 
 MEASURED = Path(__file__).with_name("gains.json")
@@ -17,13 +18,16 @@ _NOTICED, _PRODUCTION = 5_000, 50_000
 Points = Sequence[Mapping[str, Any]]
 
 
-def expected(pairs: int, points: Points | None = None) -> str:
+def expected(pairs: int, kind: Kind, points: Points | None = None) -> str:
     """Say what this many pairs may bring.
 
     Args:
         pairs: How many there are.
+        kind: What they are; of scored pairs no gain is known.
         points: What was measured; None reads `MEASURED`.
     """
+    if kind is Kind.scored:
+        return "What so many scored pairs may bring was not measured."
     measured = "; ".join(_measured(pairs, read_json(MEASURED) if points is None else points))
     return f"{_rule(pairs)} Measured here, by domain: {measured}." if measured else _rule(pairs)
 

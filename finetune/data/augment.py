@@ -9,6 +9,7 @@ negatives of its original. Which rows have one, and of which kind, follows from 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ from finetune.config.choices import Leak
 from finetune.data import leaks
 from finetune.data.folding import folded
 from finetune.data.typos import Change
+from finetune.disk import Spilled
 from finetune.progress import bar
 from finetune.records import AnyRow, Dropped, Mined, Pair, Scored, normalised, tally
 from finetune.sets import AnySet
@@ -79,6 +81,8 @@ def augment(
         near: Of near-equal queries, as for `finetune.data.near.alike`.
     """
     weights = {kind: weight for kind, weight in settings.weights.items() if kind in changes}
+    if settings.switched > 0 and settings.terms is None:
+        log.info("switched: no such copies, for which augment.terms=<file> names the terms")
     with bar("augment", len(rows)) as progress:
         tried = [_tried(row, settings.share, weights, changes, seed)
                  for row in _counting(rows, progress)]  # fmt: skip
@@ -86,8 +90,9 @@ def augment(
     wrong = {**_collisions(copies, rows), **_leaks(copies, sets, leak, near)}
     kept = {copy.of.id: copy for copy in copies if copy.row.id not in wrong}
     dropped = [_dropped(copy.row, *wrong[copy.row.id]) for copy in copies if copy.row.id in wrong]
-    made = [each for row in rows
-            for each in ((row, kept[row.id].row) if row.id in kept else (row,))]  # fmt: skip
+    both = (each for row in rows
+            for each in ((row, kept[row.id].row) if row.id in kept else (row,)))  # fmt: skip
+    made = Spilled(type(rows[0]), both) if rows else ()
     counts = {
         "rows": len(rows),
         "copies": len(kept),
@@ -96,7 +101,7 @@ def augment(
         "dropped": tally(each.reason for each in dropped),
     }
     log.info("%s copies of %s rows: %s", f"{len(kept):,}", f"{len(rows):,}", counts["by kind"])
-    return Augmented(made, [*known, *_answers(list(kept.values()), [*rows, *known])], dropped,
+    return Augmented(made, [*known, *_answers(list(kept.values()), chain(rows, known))], dropped,
                      counts)  # fmt: skip
 
 
@@ -168,7 +173,7 @@ def _plain(row: AnyRow) -> Pair | Scored:
     return Pair(row.id, row.query, row.positive, row.source) if isinstance(row, Mined) else row
 
 
-def _answers(copies: Sequence[Copy], rows: Sequence[AnyRow]) -> Iterator[Pair]:
+def _answers(copies: Sequence[Copy], rows: Iterable[AnyRow]) -> Iterator[Pair]:
     """Yield what answers a copy beside its positive: what answers its original, and that itself.
 
     Without it, another positive of the same question would be a negative of its copy.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from finetune.config import Model
+from finetune.config import Domain, Model
 from finetune.data.findings import Example, Finding, short
 from finetune.data.folding import folded
 from finetune.data.lines import ending
@@ -102,6 +102,12 @@ def by_text(
             f"Correct them, or call their column of questions {' or '.join(_FIELDS)}.",
             tuple(unread[:_SHOWN]),
         )  # fmt: skip
+
+
+def own(domain: Domain) -> list[Path]:
+    """The folders of a domain itself, in which it is no news that its questions stand."""
+    found = [path for path in (domain.dev, domain.test) if path]
+    return found + ([Path(domain.train).expanduser().parent] if domain.train else [])
 
 
 def plain(name: str) -> str:

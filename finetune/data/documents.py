@@ -1,5 +1,6 @@
 """Read documents (Markdown, text, JSON Lines, lines of text) and cut them into passages."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,8 @@ from finetune.data.lines import ending, existing, objects, text_lines
 from finetune.data.problems import Problems, printable
 from finetune.errors import UserError
 from finetune.records import Passage
+
+log = logging.getLogger(__name__)
 
 READABLE = (".md", ".markdown", ".txt")
 _EXPECTED = (
@@ -60,15 +63,24 @@ def from_texts(texts: Sequence[str]) -> list[Passage]:
 
 
 def _folder(folder: Path, problems: Problems) -> Iterator[Passage]:
+    others: Counter[str] = Counter()
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in inside.parts)  # no part of a step's key
-        if not hidden and path.is_file() and ending(path) in READABLE:
+        if hidden or not path.is_file():
+            continue
+        if ending(path) not in READABLE:
+            others[printable(ending(path)) or "without an ending"] += 1
+        else:
             lines = [_seen(line) for _, line in text_lines(path, problems)]
             name = printable(str(inside))
             sections = _sections(_seen(path.stem), lines, markdown=ending(path) != ".txt")
             for number, (title, heading, text) in enumerate(sections):
                 yield Passage(f"{name}#{number}", title, heading, text)
+    if others:
+        counts = ", ".join(f"{count:,} {end}" for end, count in others.most_common())
+        log.warning("%s: %s files are not read (%s); save as text what they should give",
+                    printable(str(folder)), f"{others.total():,}", counts)  # fmt: skip
 
 
 def _seen(text: str) -> str:

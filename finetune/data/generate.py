@@ -55,29 +55,46 @@ def generate(
     """
     own = list(read_jsonl(data / "train.jsonl", Pair))
     passages = _passages(domain, halves.select, own)
-    weights = {name: getattr(settings, name) for name in GENERATORS}
-    most = max(_RULED, sum(weight > 0 for weight in weights.values()))
-    most += writing.writer.queries if writing else 0
-    count = min(each for each in (settings.pairs, limit, len(passages) * most) if each)
-    pairs, told = _make(passages, weights, count, seed, writing)
+    pairs, told = _make(passages, settings, limit, seed, writing)
     loaded = Loaded(pairs, (), report=(*halves.select, *halves.report))
     found = made.look(loaded, check, model, out)
     if not found.pairs:
-        raise UserError(_nothing_made(weights, passages, told))
+        raise UserError(_nothing_made(_weights(settings), passages, told))
     counts = sorted(Counter(pair.source.removeprefix("generated-") for pair in found.pairs).items())
     log.info("%s pairs made from %s passages: %s", f"{len(found.pairs):,}", f"{len(passages):,}",
              ", ".join(f"{count:,} {source}" for source, count in counts))  # fmt: skip
     return made.write(found, own, data, settings.use, "generate.use", out, told)
 
 
+def by_rule(settings: Generate, source: Path, limit: int | None, seed: int) -> list[Pair]:
+    """Make the pairs of documents that need no endpoint, as they are before they are checked.
+
+    Raises:
+        UserError: When the documents cannot be read, or give no pair.
+    """
+    passages = documents.read_documents(source)
+    pairs, told = _make(passages, settings, limit, seed, None)
+    if not pairs:
+        raise UserError(_nothing_made(_weights(settings), passages, told))
+    return pairs
+
+
+def _weights(settings: Generate) -> dict[str, float]:
+    return {name: getattr(settings, name) for name in GENERATORS}
+
+
 def _make(
     passages: Sequence[Passage],
-    weights: Mapping[str, float],
-    count: int,
+    settings: Generate,
+    limit: int | None,
     seed: int,
     writing: Writing | None,
 ) -> tuple[list[Pair], dict[str, Any]]:
     """Make pairs by rule, and have others written; say what came of the latter."""
+    weights = _weights(settings)
+    most = max(_RULED, sum(weight > 0 for weight in weights.values()))
+    most += writing.writer.queries if writing else 0
+    count = min(each for each in (settings.pairs, limit, len(passages) * most) if each)
     if writing is None:
         return synthesize(passages, weights, count, seed), {}
     asked = wanted(count, writing.writer.share, sum(weights.values()))

@@ -17,6 +17,7 @@ from finetune.hub import is_commit
 
 log = logging.getLogger(__name__)
 
+_JUDGED = ("query-id", "corpus-id", "score")  # columns of judgements
 FORM = "owner/name[@revision][:[subset/]split]"
 _ID = re.compile(
     r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?"
@@ -64,7 +65,7 @@ def pinned(source: str) -> str:
     try:
         commit = hub.commit(match["id"], match["revision"], "dataset")
     except OSError as error:
-        raise _unreachable(source, error) from error
+        raise _unreachable(source, error, match["subset"], match["split"] or "train") from error
     _, colon, rows = source.partition(":")
     found = f"{match['id']}@{commit}{colon}{rows}"
     if match["revision"] is None:
@@ -77,6 +78,9 @@ def pinned(source: str) -> str:
 def open_hub(source: str) -> Table:
     """Download a split (``train`` unless named), or find it in the local cache.
 
+    Rows of ``query-id``, ``corpus-id`` and ``score`` are judgements, as mteb keeps sets: each
+    becomes a row with the texts, which stand in the subsets ``queries`` and ``corpus``.
+
     Raises:
         UserError: When ``datasets`` is not installed, or the split cannot be had.
     """
@@ -88,12 +92,47 @@ def open_hub(source: str) -> Table:
             "%s: licence: %s; pairs: %s; flaws: %s; contamination: %s (%s)",
             source, known.licence_line, known.pairs, known.flaws, known.contamination, path,
         )  # fmt: skip
-    content = _load(source, match)
+    content = _load(source, match, match["subset"], match["split"] or "train")
+    if set(_JUDGED) <= set(content.column_names):
+        return _judgements(source, match, content)
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
         yield from enumerate(content.select_columns(list(wanted)), 1)
 
     return Table(source, match["id"].split("/")[1], tuple(content.column_names), rows)
+
+
+def _judgements(source: str, match: re.Match[str], content: Any) -> Table:
+    """Judgements with the texts that they are of; judgements of 0 are no pairs."""
+    split = match["split"] or "train"
+    queries, corpus = (_Known(_load(source, match, name, split, or_only=True))
+                       for name in ("queries", "corpus"))  # fmt: skip
+
+    def rows(wanted: Collection[str]) -> Iterator[Row]:
+        for number, row in enumerate(content.select_columns(list(_JUDGED)), 1):
+            query, document = (str(row[name]) for name in _JUDGED[:2])
+            yield number, {
+                "query": queries[query], "positive": corpus[document],
+                "id": f"{query} {document}", "label": int(row[_JUDGED[2]] > 0),
+            }  # fmt: skip
+
+    name = match["id"].split("/")[1]
+    return Table(source, name, ("query", "positive", "id", "label"), rows)
+
+
+class _Known:
+    """The texts of a subset by id, in its file until they are asked for; of others None."""
+
+    def __init__(self, content: Any) -> None:
+        key = "_id" if "_id" in content.column_names else "id"
+        self._content = content
+        self._places = {str(each): place for place, each in enumerate(content[key])}
+
+    def __getitem__(self, key: str) -> str | None:
+        if key not in self._places:
+            return None
+        row = self._content[self._places[key]]
+        return f"{row['title']} {row['text']}" if row.get("title") else row["text"]
 
 
 def _matched(source: str) -> re.Match[str]:
@@ -107,7 +146,10 @@ def _matched(source: str) -> re.Match[str]:
     return match
 
 
-def _load(source: str, match: re.Match[str]) -> Any:
+def _load(
+    source: str, match: re.Match[str], subset: str | None, split: str, *, or_only: bool = False
+) -> Any:
+    """Load a split of a subset; ``or_only``: where it has only one, that."""
     from datasets import load_dataset_builder
     from datasets.exceptions import DatasetsError
     from datasets.packaged_modules.cache.cache import Cache
@@ -115,31 +157,34 @@ def _load(source: str, match: re.Match[str]) -> Any:
 
     name, commit = match["id"], match["revision"]
     try:
-        builder = load_dataset_builder(name, match["subset"], revision=commit)
+        builder = load_dataset_builder(name, subset, revision=commit)
         if isinstance(builder, Cache) and builder.hash != commit:
             # Without the hub, the library takes what came last, whichever commit was asked for.
             builder = Cache(repo_id=name, dataset_name=builder.dataset_name, hash=commit,
                             config_name=builder.config.name)  # fmt: skip
-        if isinstance(builder, Cache) and not match["subset"]:
+        if isinstance(builder, Cache) and not subset:
             # Which one the data set means where none is named, the cache does not know.
             log.warning("%s: taken from the cache is its subset %s", source, builder.config.name)
         builder.download_and_prepare()
-        return builder.as_dataset(split=match["split"] or "train")
+        splits = list(builder.info.splits or ())
+        return builder.as_dataset(split=splits[0] if or_only and len(splits) == 1 else split)
     # Unreachable and unknown names are OSErrors, unknown splits and subsets ValueErrors, scripts
     # RuntimeErrors.
     except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
-        raise _unreachable(source, error) from error
+        raise _unreachable(source, error, subset, split) from error
 
 
-def _unreachable(source: str, error: Exception) -> UserError:
+def _unreachable(
+    source: str, error: Exception, named: str | None = None, split: str = "train"
+) -> UserError:
     match = _matched(source)
-    subset = f"subset {match['subset']!r}, " if match["subset"] else ""
+    subset = f"subset {named!r}, " if named else ""
     owner = match["id"].split("/")[0]
     said = reason(error, lines=2).rstrip(".")  # the second has the choices
     near = meant(owner, (name for name in names(Path()) if Path(name).is_dir()), "")
     return UserError(
         f"{source}: no such file here{near and f' ({near})'}, and {subset}split "
-        f"{match['split'] or 'train'!r} of the data set {match['id']} (revision "
+        f"{split!r} of the data set {match['id']} (revision "
         f"{match['revision'] or 'newest'}) is neither in the local cache nor to be had from the "
         f"hub: {said}. Ways out: correct the path or the id ({FORM}); connect to the "
         "network; set HF_ENDPOINT to a mirror; or download the Parquet file elsewhere and name it: "

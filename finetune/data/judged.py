@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from finetune.data.beir import judgements, texts
-from finetune.data.problems import Problems, printable, shown
+from finetune.data.beir import judgements, texts, unknown
+from finetune.data.problems import Problems, printable
 from finetune.data.tables import Row, Table
+from finetune.records import Dropped
 
 # In this order: BEIR keeps the judgements of its splits in a folder of their own.
 _QRELS = ("qrels/train.tsv", "qrels.tsv")
@@ -30,15 +31,15 @@ def open_judged(folder: Path, problems: Problems) -> Table:
     corpus = texts(folder, "corpus.jsonl", problems, changed)
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
-        for place, query, document, score in judgements(path, problems):
-            for key, known, name in ((query, queries, "queries"), (document, corpus, "corpus")):
-                if key not in known:
-                    problems.add(
-                        f"{place}: id {shown(key)} is not in {name}.jsonl; expected an id that "
-                        "is: correct it, or delete the line"
-                    )
-            if query in queries and document in corpus:
-                yield int(place.rpartition(":")[2]), {
+        for line, query, document, score in judgements(path, problems):
+            said = [unknown(key, kind) for key, known, kind in
+                    ((query, queries, "queries"), (document, corpus, "corpus"))
+                    if key not in known]  # fmt: skip
+            if said:
+                row = Dropped("unknown id", printable(str(path)), line, f"{query} {document}")
+                problems.refuse(row, *said)
+            else:
+                yield line, {
                     "query": queries[query], "positive": corpus[document],
                     "id": f"{query} {document}", "label": int(score > 0),
                 }  # fmt: skip

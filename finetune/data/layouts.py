@@ -3,7 +3,8 @@
 ==========================================  ======================================================
 layout                                      becomes
 ==========================================  ======================================================
-``query``, ``pos``, ``neg`` (lists)         a pair for each of ``pos``; ``neg`` are its negatives
+``query``, ``pos``, ``neg`` (lists)         a pair for each of ``pos`` (as of any positive that is
+                                            a list); ``neg`` are its negatives
 ``anchor`` or ``query``, ``positive``,      a pair; the negatives may stand in several columns
 ``negative`` or ``negative_1``, …           and in lists
 ``sentence1``, ``sentence2`` (or            a pair where the label is 1; where it is 0, a pair that
@@ -51,17 +52,18 @@ def recognise(
     if {"query", "pos"} <= there and "positive" not in there:
         found = {"query": "query", "positive": "pos"}
         may_have = "neg" in there or table.ragged
-        return _expanded(table), found | ({"negatives": "neg"} if may_have else {})
+        table = _rows(table, lambda row: {**row, "pos": _list(row.get("pos"))}, {})
+        return table, found | ({"negatives": "neg"} if may_have else {})
     query = "anchor" if "anchor" in there and "query" not in there else "query"
     negatives = [name for name in table.columns if _NEGATIVE.fullmatch(name)]
     if negatives and {query, "positive"} <= there and "negatives" not in there:
-        table = _rows(table, lambda row: [_gathered(row, negatives)], {"negatives": negatives})
+        table = _rows(table, lambda row: _gathered(row, negatives), {"negatives": negatives})
     return table, ({"query": query, "positive": "positive"} if query == "anchor" else columns)
 
 
 def _rows(
     table: Table,
-    change: Callable[[Mapping[str, Any]], list[dict[str, Any]]],
+    change: Callable[[Mapping[str, Any]], dict[str, Any]],
     made_from: Mapping[str, Collection[str]],
 ) -> Table:
     """A table whose rows are changed; a column may be made from several of the file's."""
@@ -69,8 +71,7 @@ def _rows(
     def rows(wanted: Collection[str]) -> Iterator[Row]:
         needed = {name for column in wanted for name in made_from.get(column, [column])}
         for number, row in table.rows(sorted(needed & set(table.columns))):
-            for each in change(row):
-                yield number, each
+            yield number, change(row)
 
     columns = tuple(dict.fromkeys([*table.columns, *made_from]))
     return dataclasses.replace(table, columns=columns, rows=rows)
@@ -80,23 +81,6 @@ def _gathered(row: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """The row with its negatives in one list; empty cells and lists are none."""
     cells = [row[name] for name in names if row.get(name) not in (None, "", [])]
     return {**row, "negatives": [text for cell in cells for text in _list(cell)]}
-
-
-def _expanded(table: Table) -> Table:
-    """A row for each positive; ids are those of the row with a number behind."""
-    places = iter(range(1 << 62))
-
-    def change(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        positives = _list(row.get("pos"))
-        number = row.get("id") or f"{table.stem}-{next(places) + 1}"
-        if len(positives) == 1:
-            return [{**row, "id": str(number), "pos": positives[0]}]
-        return [
-            {**row, "id": f"{number}-{index}", "pos": positive}
-            for index, positive in enumerate(positives, 1)
-        ]
-
-    return _rows(table, change, {"id": ["id"]})
 
 
 def _list(value: Any) -> list[Any]:

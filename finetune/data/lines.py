@@ -7,16 +7,26 @@ nothing but white space are no rows.
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from finetune.data.problems import Problems, listed, meant, printable, shown, type_name
+from finetune.data.problems import (
+    Problems,
+    excerpt,
+    listed,
+    meant,
+    printable,
+    shown,
+    type_name,
+)
 from finetune.errors import UserError
+from finetune.records import Dropped, tally
 
 # Of a crowded folder not every name is looked at for the nearest.
 _MOST_NAMES = 1000
+NOT_UTF8 = "not UTF-8"  # why a row is dropped
 _BOM = b"\xef\xbb\xbf"
 _MAGIC = {b"PAR1": "Parquet", b"PK\x03\x04": "a ZIP or Excel file", b"\x1f\x8b": "gzip",
           b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # fmt: skip
@@ -68,34 +78,49 @@ def objects(path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any
         if isinstance(content, dict):
             yield number, content
         else:
-            problems.add(
-                f"{name}:{number}: found {type_name(content)} ({shown(content)}); expected an "
-                'object, {"name": "value", …}: correct the line, or delete it'
+            problems.refuse(
+                Dropped("not an object", name, number, shown(content)),
+                f"found {type_name(content)} ({shown(content)}); expected an object, "
+                '{"name": "value", …}: correct the line, or delete it',
             )
 
 
 def text_lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
     """Yield the numbered lines of a UTF-8 file, line ends kept; ``.gz`` is unpacked."""
     name = printable(str(path))
+    for number, line, problem in decoded(path):
+        if problem:
+            problems.refuse(Dropped(NOT_UTF8, name, number, excerpt(line)), problem)
+        else:
+            yield number, line
+
+
+def decoded(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Yield number, text and what is wrong of each line: bytes that are not UTF-8 become �."""
     for number, raw in enumerate(_raw_lines(path), 1):
         if number == 1:
-            _check_magic(name, raw)
+            _check_magic(printable(str(path)), raw)
             raw = raw.removeprefix(_BOM)
         try:
-            line = raw.decode("utf-8")
+            yield number, raw.decode("utf-8"), ""
         except UnicodeDecodeError as error:
-            problems.add(
-                f"{name}:{number}: byte 0x{raw[error.start]:02x} at {error.start + 1} is not "
-                "UTF-8; expected a UTF-8 file: for a Chinese Windows file convert it with "
-                "iconv -f GB18030 -t UTF-8"
+            problem = (
+                f"byte 0x{raw[error.start]:02x} at {error.start + 1} is not UTF-8; expected a "
+                "UTF-8 file: for a Chinese Windows file convert it with iconv -f GB18030 -t UTF-8"
             )
-            continue
-        yield number, line
+            yield number, raw.decode("utf-8", "replace"), problem
 
 
-def empty(name: str) -> UserError:
-    """The error of a source without rows."""
-    return UserError(f"{name}: is empty; expected at least one row: name another file")
+def empty(name: str, dropped: Sequence[Dropped] = ()) -> UserError:
+    """The error of a source without rows, or of one whose rows were all dropped."""
+    if not dropped:
+        return UserError(f"{name}: is empty; expected at least one row: name another file")
+    reasons = tally(row.reason for row in dropped)
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    return UserError(
+        f"{name}: none of {len(dropped):,} rows can be used ({counts}); expected UTF-8 text, for "
+        "JSON one object a line: correct the file, or name another"
+    )
 
 
 def reason(error: BaseException, lines: int = 1) -> str:
@@ -141,9 +166,10 @@ def _json_lines(path: Path, problems: Problems) -> Iterator[tuple[int, Any]]:
         try:
             content = json.loads(line)
         except (ValueError, RecursionError) as error:
-            problems.add(
-                f"{name}:{number}: not JSON ({_why(error)}): {shown(line.strip())}; expected one "
-                "object a line: correct the line, or delete it"
+            problems.refuse(
+                Dropped("not JSON", name, number, excerpt(line.strip())),
+                f"not JSON ({_why(error)}): {shown(line.strip())}; expected one object a line: "
+                "correct the line, or delete it",
             )
             continue
         yield number, content
@@ -164,8 +190,14 @@ def _is_array(path: Path) -> bool:
 
 
 def _array(path: Path, problems: Problems) -> Iterator[tuple[int, Any]]:
+    broken = Problems()  # of a file that is one value no line can be dropped
+    text = "".join(line for _, line in text_lines(path, broken))
+    if broken.count:
+        for problem in broken.first:
+            problems.add(problem)
+        return
     try:
-        content = json.loads("".join(line for _, line in text_lines(path, problems)))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         problems.add(
             f"{printable(str(path))}: not JSON ({_why(error)}); expected an array of objects, or "

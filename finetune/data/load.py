@@ -16,8 +16,10 @@ from finetune.data.loaded import Loaded
 from finetune.data.problems import Problems, listed, meant, printable, shown
 from finetune.data.rows import FORMS, Collector, Form
 from finetune.data.tables import Table, open_table
+from finetune.disk import Spilled
 from finetune.errors import UserError, nearest
 from finetune.progress import bar
+from finetune.records import Dropped
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +51,11 @@ def load_pairs(
         UserError: With every problem found.
     """
     form = FORMS[kind]
-    problems = Problems()
+    dropped = Spilled(Dropped)
+    problems = Problems(dropped if bad_rows is BadRows.drop else None)
     table, laid_out = layouts.recognise(_open(source, problems), columns, kind)
     found = _resolve(form, laid_out, table, problems, f"{setting}.columns")
-    collector = Collector(form, table, found, bad_rows, duplicates, problems)
+    collector = Collector(form, table, found, duplicates, problems, dropped)
     with bar(f"read {table.name}", None) as progress:
         for number, row in table.rows(sorted(set(found.values()))):
             collector.add(number, row)
@@ -63,17 +66,13 @@ def load_pairs(
     collector.check()
     _warn_of_misspelt(table, f"{setting}.columns", form, found, collector.found)
     if not collector.read:
-        raise empty(table.name)
-    log.info(
-        "%s: %s rows, %s pairs, %s dropped",
-        table.name,
-        f"{collector.read:,}",
-        f"{len(collector.pairs):,}",
-        f"{len(collector.dropped):,}",
-    )
+        raise empty(table.name, dropped)
+    pairs = collector.pairs
+    log.info("%s: %s rows, %s pairs, %s dropped", table.name, f"{len(pairs) + len(dropped):,}",
+             f"{len(pairs):,}", f"{len(dropped):,}")  # fmt: skip
     return Loaded(
-        collector.pairs,
-        collector.dropped,
+        pairs,
+        dropped,
         origin=table.name,
         lines=collector.lines,
         changed=collector.changed,

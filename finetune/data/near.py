@@ -2,19 +2,24 @@
 
 Two texts are near duplicates when they share most of their bigrams and differ in nothing but words
 that carry no content (的, 请问, 怎么 for 如何), a doubled character or two that changed places. A
-number, a negation or a content word makes another text: 第15条 is not 第16条, however alike.
+number, a negation or a content word makes another text: 第15条 is not 第16条, however alike. In a
+short question such words are many of its bigrams (花呗怎么还款, 花呗如何还款): where all others are
+the same, fewer need be shared.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.data.clean import fingerprint
 from finetune.data.folding import folded
 
 Codes = NDArray[np.uint32]
+Band = TypeVar("Band")
 
 # The probability that two texts that share a share s of their bigrams fall into one bucket of some
 # band is 1 - (1 - s^4)^16: 0.99 at 0.7, 0.997 at 0.74.
@@ -22,6 +27,8 @@ _BANDS, _ROWS = 16, 4
 _NEIGHBOURS = 8  # of a bucket that a text is compared with: keeps time linear where many look alike
 _CHUNK = 20_000  # texts at a time
 _SLACK = 0.15  # the signatures' estimate is off by so much at most (2.7 standard deviations)
+_FEWER = 0.3  # so much less need be shared by texts with the same content
+_CONTENT = 4  # characters of it, from which on it tells what a text is about
 
 # Among them is what stopwords-iso lists and says nothing of what is asked (谁, 各 and 只有 do).
 # No numeral and no negation stands here by itself.
@@ -61,7 +68,12 @@ def alike(a: str, b: str, least: float) -> bool:
         b: Another.
         least: Jaccard index of their bigrams, from which on they may be.
     """
-    return a == b or (_jaccard(a, b) >= least and _says_the_same(a, b))
+    if a == b:
+        return True
+    shared = _jaccard(a, b)
+    if shared >= least:
+        return _says_the_same(a, b)
+    return shared >= least - _FEWER and len(content(a)) >= _CONTENT and content(a) == content(b)
 
 
 def content(text: str) -> str:
@@ -81,14 +93,15 @@ def within(
     """
     signatures = _signatures(texts)
     looked: set[int] = set()
-    for band in _bands(signatures):
-        progress(len(texts) // _BANDS)
+    for floor, band in _floored(least, _contents(texts), _bands(signatures)):
+        progress(len(texts) // (1 + _BANDS))
         order = np.argsort(band, kind="stable")
         ranked = band[order]
         for step in range(1, min(_NEIGHBOURS, len(texts) - 1) + 1):
             same = ranked[:-step] == ranked[step:]
             pairs = order[:-step][same], order[step:][same]
-            yield from _verified(texts, texts, (signatures, signatures), pairs, least, looked)
+            both = signatures, signatures
+            yield from _verified(texts, texts, both, pairs, least, floor, looked)
 
 
 def between(texts: Sequence[str], others: Sequence[str], least: float) -> Iterator[tuple[int, int]]:
@@ -103,7 +116,9 @@ def between(texts: Sequence[str], others: Sequence[str], least: float) -> Iterat
         return
     signatures, known = _signatures(texts), _signatures(others)
     looked: set[int] = set()
-    for band, known_band in zip(_bands(signatures), _bands(known), strict=True):
+    contents = _contents(texts), _contents(others, apart=True)
+    bands = zip(_bands(signatures), _bands(known), strict=True)
+    for floor, (band, known_band) in _floored(least, contents, bands):
         order = np.argsort(known_band, kind="stable")
         ranked = known_band[order]
         start = np.searchsorted(ranked, band)
@@ -111,7 +126,8 @@ def between(texts: Sequence[str], others: Sequence[str], least: float) -> Iterat
             place = np.minimum(start + step, len(others) - 1)
             same = (ranked[place] == band) & (start + step < len(others))
             pairs = np.flatnonzero(same), order[place[same]]
-            yield from _verified(texts, others, (signatures, known), pairs, least, looked)
+            both = signatures, known
+            yield from _verified(texts, others, both, pairs, least, floor, looked)
 
 
 def _verified(
@@ -120,18 +136,43 @@ def _verified(
     signatures: tuple[Codes, Codes],
     pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
     least: float,
+    floor: float,
     looked: set[int],
 ) -> Iterator[tuple[int, int]]:
-    """Yield the pairs that are near duplicates and were not looked at before."""
+    """Yield the pairs that are near duplicates and were not looked at before.
+
+    ``floor`` is the index that their signatures must show to be looked at.
+    """
     for start in range(0, len(pairs[0]), _CHUNK):
         left, right = (each[start : start + _CHUNK] for each in pairs)
         shared = (signatures[0][left] == signatures[1][right]).mean(axis=1)
-        for index in np.flatnonzero(shared >= least - _SLACK).tolist():
+        for index in np.flatnonzero(shared >= floor).tolist():
             i, j = int(left[index]), int(right[index])
             if i * len(others) + j not in looked:
                 looked.add(i * len(others) + j)
                 if alike(texts[i], others[j], least):
                     yield i, j
+
+
+def _floored(least: float, contents: Band, bands: Iterable[Band]) -> Iterator[tuple[float, Band]]:
+    """What to look for near duplicates in, each with what their signatures must show."""
+    yield least - _FEWER - _SLACK, contents
+    for band in bands:
+        yield least - _SLACK, band
+
+
+def _contents(texts: Sequence[str], *, apart: bool = False) -> NDArray[np.uint64]:
+    """What texts with the same content share; those with too little of it share nothing.
+
+    ``apart`` sets them apart from those of another call too.
+    """
+    found = np.arange(len(texts), dtype=np.uint64)
+    if apart:
+        found = ~found
+    for place, words in enumerate(map(content, texts)):
+        if len(words) >= _CONTENT:
+            found[place] = int.from_bytes(fingerprint(words)[:8], "little")
+    return found
 
 
 def _signatures(texts: Sequence[str]) -> Codes:

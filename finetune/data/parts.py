@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetune.config.choices import Kind
-from finetune.data import beir, clean, reranking
+from finetune.data import beir, clean, reranking, sts
 from finetune.errors import UserError
 from finetune.records import Question
 from finetune.sets import AnySet, EvaluationSet, Halves, ScoredSet, half, write_set
@@ -25,7 +25,7 @@ Splits = Mapping[str, AnySet]
 
 
 def read(folder: Path, kind: Kind) -> Splits:
-    """Read what a folder holds: the ``test`` and ``dev`` splits of a similarity set, or ``test``.
+    """Read what a folder holds: its ``test`` and ``dev`` splits, or one of them.
 
     Raises:
         UserError: With every problem found; a folder of the other shape.
@@ -33,8 +33,8 @@ def read(folder: Path, kind: Kind) -> Splits:
     if kind is Kind.pairs and beir.kind(folder) == "reranking":
         return {"test": reranking.read_folder(folder)}
     if kind is Kind.pairs:
-        return {"test": beir.read_folder(folder)}
-    return {split: beir.read_sts(folder, split) for split in beir.splits(folder)}
+        return beir.read_splits(folder)
+    return {split: sts.read(folder, split) for split in sts.splits(folder)}
 
 
 def part(splits: Splits, name: str) -> AnySet:

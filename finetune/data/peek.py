@@ -11,9 +11,10 @@ from typing import Any
 
 from finetune.config import Domain
 from finetune.config.choices import Kind, Source
-from finetune.data.beir import kind, splits
+from finetune.data.beir import kind
 from finetune.data.lines import existing, objects
 from finetune.data.problems import Problems
+from finetune.data.sts import splits
 from finetune.data.tables import open_table
 from finetune.errors import UserError
 from finetune.records import Pair, read_dicts, read_json

@@ -6,11 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.disk import Spilled
 from finetune.errors import UserError
+from finetune.records import Dropped
 
 # Problems told in words; the rest are counted. More lines than this nobody reads.
 SHOWN = 20
 _LISTED = 12
+# Characters of a dropped row's first text that are kept; file and line lead to the rest.
+_DROPPED_TEXT = 200
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
@@ -21,17 +25,35 @@ _KINDS = {type(None): "nothing", bool: "true or false", int: "a number", float: 
 
 
 class Problems:
-    """The problems of one source: the first `SHOWN` in words, the others counted."""
+    """The problems of one source: the first `SHOWN` in words, the others counted.
 
-    def __init__(self) -> None:
+    Args:
+        dropped: Where rows that cannot be used are put, if they do not end the run.
+
+    Attributes:
+        refused: Whether one of them is of a row that might have been dropped.
+    """
+
+    def __init__(self, dropped: list[Dropped] | Spilled[Dropped] | None = None) -> None:
         self.first: list[str] = []
         self.count = 0
+        self.dropped = dropped
+        self.refused = False
 
     def add(self, problem: str) -> None:
         """Keep one problem: place, value found, expectation, fix."""
         self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(problem)
+
+    def refuse(self, row: Dropped, *problems: str) -> None:
+        """Drop a row that cannot be used; where none may be dropped, keep what is wrong with it."""
+        if self.dropped is not None:
+            self.dropped.append(row)
+            return
+        self.refused = True
+        for problem in problems:
+            self.add(f"{row.source}:{row.line}: {problem}")
 
     def include(self, error: UserError) -> None:
         """Keep the problems of an error, and go on."""
@@ -50,6 +72,15 @@ class Problems:
         if self.count:
             more = self.count - len(self.first)
             raise UserError(*self.first, *([f"and {more:,} more"] if more else []), *advice)
+
+    def check_rows(self) -> None:
+        """As `check`; where rows might have been dropped, say by which setting.
+
+        Raises:
+            UserError: As of `check`.
+        """
+        way_out = "or set check.bad_rows=drop to leave such rows out and count them"
+        self.check(*([way_out] if self.refused else []))
 
 
 @dataclass(frozen=True)
@@ -73,6 +104,11 @@ def shown(value: Any) -> str:
 def printable(text: str) -> str:
     """Text for one line of any terminal or file: lone surrogates and control characters escaped."""
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text, as a dropped row keeps it."""
+    return printable(text[:_DROPPED_TEXT])
 
 
 def type_name(value: Any) -> str:

@@ -12,7 +12,7 @@ from finetune.data import clean, leaks
 from finetune.data.clean import BadRow, fingerprint
 from finetune.data.folding import folded
 from finetune.data.lines import empty, ending, existing, text_lines
-from finetune.data.problems import Problems, listed, printable, shown
+from finetune.data.problems import Problems, excerpt, listed, printable, shown
 from finetune.data.tables import READABLE, Row, Table, open_table
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 COLUMNS = ("text", "query")
 DUPLICATE = "duplicate"
 ANSWERED = "asked by a training pair"
-_SHOWN = 200  # characters of a dropped query that are kept
 
 
 @dataclass(frozen=True)
@@ -49,33 +48,27 @@ def read_queries(
     Raises:
         UserError: With every problem found; when no query is left.
     """
-    problems = Problems()
+    dropped: list[Dropped] = []
+    problems = Problems(dropped if check.bad_rows is BadRows.drop else None)
     table, column = _open(path, problems)
     seen = {fingerprint(folded(pair.query)): (ANSWERED, pair.id) for pair in pairs}
     kept: list[Pair] = []
-    dropped: list[Dropped] = []
-
-    def drop(reason: str, line: int, text: object, collided_with: str = "") -> None:
-        told = printable(text[:_SHOWN]) if isinstance(text, str) else shown(text)
-        dropped.append(Dropped(reason, table.name, line, told, collided_with))
-
     for line, row in table.rows([column]):
+        given = row.get(column)
         try:
-            text = clean.text(column, row.get(column), Counter())
+            text = clean.text(column, given, Counter())
         except BadRow as error:
-            if check.bad_rows is BadRows.stop:
-                problems.add(f"{table.name}:{line}: {error}")
-            else:
-                drop(error.reason, line, row.get(column))
+            told = excerpt(given) if isinstance(given, str) else shown(given)
+            problems.refuse(Dropped(error.reason, table.name, line, told), str(error))
             continue
         mark = fingerprint(folded(text))
         if mark in seen:
             reason, place = seen[mark]
-            drop(reason, line, text, place)
+            dropped.append(Dropped(reason, table.name, line, excerpt(text), place))
             continue
         seen[mark] = DUPLICATE, f"{table.name}:{line}"
         kept.append(Pair(str(line), text, "", table.stem))
-    problems.check("or set check.bad_rows=drop to leave such rows out and count them")
+    problems.check_rows()
     if not kept and not dropped:
         raise empty(table.name)
     suspects = leaks.find(kept, sets, check.near)
@@ -83,7 +76,8 @@ def read_queries(
     for each in kept:
         reason, place = suspects.get(each.id, ("", ""))
         if reason in leaks.DROPPED[check.leak]:
-            drop(reason, int(each.id), each.query, place)
+            told = excerpt(each.query)
+            dropped.append(Dropped(reason, table.name, int(each.id), told, place))
         else:
             queries.append(Query(each.query, table.name, int(each.id)))
     if not queries:

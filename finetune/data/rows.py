@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.config.choices import BadRows, Duplicates, Kind
+from finetune.config.choices import Duplicates, Kind
 from finetune.data import clean, folding
 from finetune.data.clean import BadRow
 from finetune.data.loaded import sides
-from finetune.data.problems import Problems, listed, printable, shown, type_name
+from finetune.data.problems import Problems, excerpt, listed, shown, type_name
 from finetune.data.tables import Table
 from finetune.disk import Spilled
 from finetune.records import Dropped, Pair, Scored
 
-# Characters of a dropped row's first text that are kept; file and line lead to the rest.
-_DROPPED_TEXT = 200
 # Why a row is no pair of its own, by the form in which it equals an earlier one.
 DUPLICATE = {
     Duplicates.exact: "duplicate",
@@ -55,15 +53,16 @@ class Form:
 
 
 class Collector:
-    """The pairs of one source: rows given to `add` = pairs + dropped, unless `check` raises.
+    """The pairs of one source: its rows = pairs + dropped, unless `check` raises.
 
     Args:
         form: What its rows hold.
         table: The source.
         columns: Its column for each of the form's fields that it has.
-        bad_rows: Whether rows that cannot be used end the run or are dropped.
         duplicates: How alike pairs are dropped as one.
-        problems: Where problems of the file were and will be collected.
+        problems: Where problems of the file were and will be collected, and whether rows that
+            cannot be used are among them or dropped.
+        dropped: Where dropped rows were and will be put.
     """
 
     def __init__(
@@ -71,37 +70,43 @@ class Collector:
         form: Form,
         table: Table,
         columns: Mapping[str, str],
-        bad_rows: BadRows,
         duplicates: Duplicates,
         problems: Problems,
+        dropped: Spilled[Dropped],
     ) -> None:
         self.form = form
         self.table = table
         self.columns = columns
-        self.bad_rows = bad_rows
         self.duplicates = duplicates
         self.problems = problems
         self.read = 0
         self.pairs: Spilled[Pair | Scored] = Spilled(form.kind)
-        self.dropped = Spilled(Dropped)
+        self.dropped = dropped
         self.found = set() if table.ragged else set(columns)
         self.lines: dict[str, int] = {}
         self.changed: Counter[str] = Counter()
         self._seen: dict[bytes, int] = {}  # place in `pairs` of the first of its kind
         self._refuted: dict[bytes, int] = {}  # line of the first that is labelled 0
-        self._refused = False
 
     def add(self, line: int, row: Mapping[str, Any]) -> None:
-        """Keep, drop or refuse one row."""
+        """Keep, drop or refuse one row; one with a list of positives is a row for each."""
+        column = self.columns[self.form.required[1]]
+        several = row.get(column)
+        if self.form.kind is Pair and isinstance(several, list) and several:
+            for number, each in enumerate(several, 1):
+                self._add(line, {**row, column: each}, f"-{number}" if len(several) > 1 else "")
+        else:
+            self._add(line, row)
+
+    def _add(self, line: int, row: Mapping[str, Any], suffix: str = "") -> None:
         self.read += 1
         required = [self.columns[name] for name in self.form.required]
-        missing = [column for column in required if column not in row]
-        for column in missing:
-            self.problems.add(
-                f"{self.table.name}:{line}: no {shown(column)}; found {listed(row)}; expected it "
-                "in every row: add it, or delete the row"
-            )
-        if missing:
+        if missing := [column for column in required if column not in row]:
+            self._refuse(line, row, [
+                BadRow("no column", f"no {shown(column)}; found {listed(row)}; expected it in "
+                       "every row: add it, or delete the row")
+                for column in missing
+            ])  # fmt: skip
             return
         values, bad = self._values(row)
         same = [] if bad else [clean.comparable(values[name]) for name in self.form.required[:2]]
@@ -113,7 +118,7 @@ class Collector:
         if bad:
             self._refuse(line, row, bad)
             return
-        name = values.get("id", f"{self.table.stem}-{line}")
+        name = values.get("id", f"{self.table.stem}-{line}") + suffix
         pair = self.form.make(name, values.get("source", self.table.stem), values)
         if values.get("label") == 0:
             self._refuted.setdefault(self._mark(pair, Duplicates.script), line)
@@ -136,8 +141,7 @@ class Collector:
         Raises:
             UserError: With every problem found.
         """
-        way_out = "or set check.bad_rows=drop to leave such rows out and count them"
-        self.problems.check(*([way_out] if self._refused else []))
+        self.problems.check_rows()
         if self._refuted:
             pairs, self.pairs = self.pairs, Spilled(self.form.kind)
             for pair in pairs:
@@ -148,7 +152,7 @@ class Collector:
         if other is None:
             self.pairs.append(pair)
             return
-        line, text = self.lines.pop(pair.id), printable(sides(pair)[0][:_DROPPED_TEXT])
+        line, text = self.lines.pop(pair.id), excerpt(sides(pair)[0])
         place = f"{self.table.name}:{other}"
         self.dropped.append(Dropped(CONFLICT, self.table.name, line, text, place))
 
@@ -188,19 +192,19 @@ class Collector:
     def _refuse(
         self, line: int, row: Mapping[str, Any], bad: list[BadRow], collided_with: str = ""
     ) -> None:
-        if self.bad_rows is BadRows.drop:
-            self._drop(bad[0].reason, line, row, collided_with)
-            return
-        self._refused = True
-        for error in bad:
-            self.problems.add(f"{self.table.name}:{line}: {error}")
+        self.problems.refuse(self._dropped(bad[0].reason, line, row, collided_with), *map(str, bad))
 
     def _drop(
         self, reason: str, line: int, row: Mapping[str, Any], collided_with: str = ""
     ) -> None:
-        first = row[self.columns[self.form.required[0]]]
-        text = printable(first[:_DROPPED_TEXT]) if isinstance(first, str) else shown(first)
-        self.dropped.append(Dropped(reason, self.table.name, line, text, collided_with))
+        self.dropped.append(self._dropped(reason, line, row, collided_with))
+
+    def _dropped(
+        self, reason: str, line: int, row: Mapping[str, Any], collided_with: str
+    ) -> Dropped:
+        first = row.get(self.columns[self.form.required[0]])
+        text = excerpt(first) if isinstance(first, str) else shown(first)
+        return Dropped(reason, self.table.name, line, text, collided_with)
 
 
 def _negatives(column: str, value: Any, changed: Counter[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from finetune.data.clean import comparable
 from finetune.data.terms import around, read_dictionary, swapped
+from finetune.disk import Spilled
 from finetune.inference.script import Convert, converter, is_traditional
 from finetune.records import AnyRow, Pair, Scored
 from finetune.script import BACK, BOTH, KEEP, OpenCC, is_mixed, share
@@ -129,8 +130,8 @@ def rewrite(
     """
     first = converter(encode)
     counts = Counter({"rows": 0, "converted": 0, CROSSED: 0, "unchanged": 0, NO_RETURN: 0})
-    made: list[AnyRow] = []
-    answers: list[Pair] = []
+    made: Spilled[AnyRow] | None = None
+    answers = Spilled(Pair)
     lost: list[Mapping[str, str]] = []
     for row in (_converted(row, first) for row in rows):
         counts["rows"] += 1
@@ -144,11 +145,13 @@ def rewrite(
         across = crossed if broken is None else 0.0
         other = row if stays else _other(row, script, way, across, seed, counts)
         versions = [row, other] if script == BOTH and other != row else [other]
-        made += versions
-        answers += _answers(row, versions, way, script, crossed)
+        if made is None:
+            made = Spilled(type(row))
+        made.extend(versions)
+        answers.extend(_answers(row, versions, way, script, crossed))
     for pair in (_converted(pair, first) for pair in known):
-        answers += _answers(pair, [], scripts.way(script, pair), script, crossed)
-    return Rewritten(made, answers, dict(counts), lost)
+        answers.extend(_answers(pair, [], scripts.way(script, pair), script, crossed))
+    return Rewritten(() if made is None else made, answers, dict(counts), lost)
 
 
 def convert_set(each: AnySet, convert: Convert, *, queries_alone: bool = False) -> AnySet:

@@ -4,13 +4,14 @@ import csv
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from finetune.data.lines import empty, ending, existing, objects, reason, text_lines
-from finetune.data.problems import Problems, listed, printable, shown
+from finetune.data.lines import NOT_UTF8, decoded, empty, ending, existing, objects, reason
+from finetune.data.problems import Problems, excerpt, listed, printable, shown
 from finetune.errors import UserError
+from finetune.records import Dropped
 
 Row = tuple[int, Mapping[str, Any]]
 
@@ -69,7 +70,7 @@ def _json_table(path: Path, problems: Problems) -> Table:
     first = next(rows, None)
     if first is None:
         problems.check()
-        raise empty(printable(str(path)))
+        raise empty(printable(str(path)), problems.dropped or ())
     return Table(
         printable(str(path)),
         _stem(path),
@@ -81,9 +82,9 @@ def _json_table(path: Path, problems: Problems) -> Table:
 
 def _csv_table(path: Path, delimiter: str, problems: Problems) -> Table:
     name = printable(str(path))
-    records = _records(path, delimiter, problems)
-    _, header = next(records, (0, []))
-    problems.check()
+    at_start = Problems()  # without its header no row can be read
+    _, header = next(_records(path, delimiter, at_start), (0, []))
+    at_start.check()
     if not header:
         raise empty(name)
     twice = [column for column, count in Counter(header).items() if count > 1]
@@ -91,26 +92,29 @@ def _csv_table(path: Path, delimiter: str, problems: Problems) -> Table:
         raise UserError(f"{name}:1: column {shown(twice[0])} is there twice; rename one of them")
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
-        for number, cells in records:
+        for number, cells in islice(_records(path, delimiter, problems), 1, None):
             if len(cells) == len(header):
                 yield number, dict(zip(header, cells, strict=True))
             else:
-                problems.add(
-                    f"{name}:{number}: has {len(cells)} cell(s), {shown(cells)}; expected "
-                    f"{len(header)} ({listed(header)}): quote cells that hold the separator"
+                problems.refuse(
+                    Dropped("another number of cells", name, number, excerpt(cells[0])),
+                    f"has {len(cells)} cell(s), {shown(cells)}; expected {len(header)} "
+                    f"({listed(header)}): quote cells that hold the separator",
                 )
 
     return Table(name, _stem(path), tuple(header), rows)
 
 
 def _records(path: Path, delimiter: str, problems: Problems) -> Iterator[tuple[int, list[str]]]:
-    """Yield each record with the line it starts on."""
-    fed = 0
+    """Yield each record with the line it starts on, but for those that are not UTF-8."""
+    name, fed = printable(str(path)), 0
+    broken: list[tuple[int, str]] = []  # lines of the record that are not UTF-8
 
     def feed() -> Iterator[str]:
         nonlocal fed
-        for number, line in text_lines(path, problems):
-            fed = number
+        for fed, line, problem in decoded(path):  # noqa: B007 (where the next record starts)
+            if problem:
+                broken.append((fed, problem))
             yield line
 
     reader = csv.reader(feed(), delimiter=delimiter, strict=True)
@@ -122,12 +126,16 @@ def _records(path: Path, delimiter: str, problems: Problems) -> Iterator[tuple[i
             return
         except csv.Error as error:
             problems.add(
-                f"{printable(str(path))}:{start}: not readable as {ending(path)[1:].upper()} "
+                f"{name}:{start}: not readable as {ending(path)[1:].upper()} "
                 f"({error}); expected cells in double quotes where they hold quotes, separators or "
                 'line ends, and a quote inside doubled (""): correct the row, the rest was not read'
             )
             return
-        if len(cells) > 1 or "".join(cells).strip():
+        if broken:
+            line, problem = broken[0]
+            broken.clear()
+            problems.refuse(Dropped(NOT_UTF8, name, line, excerpt("".join(cells))), problem)
+        elif len(cells) > 1 or "".join(cells).strip():
             yield start, cells
 
 

@@ -67,7 +67,7 @@ def _facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     for row in report["tokens"]:
         yield (
-            f"tokens a character, in {row['script'].capitalize()}",
+            f"tokens a character of {row['set']}, in {row['script'].capitalize()}",
             f"{row['tokens_per_character']:.2f}, {100 * row['unknown']:.3f} % of them unknown; "
             f"{100 * row['cut']:.1f} % of texts longer than the model reads",
         )

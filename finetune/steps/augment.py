@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from finetune import disk
 from finetune.config import Config
 from finetune.records import (
     ROWS,
     read_json,
-    read_jsonl,
     read_known,
     write_json,
     write_jsonl,
@@ -57,7 +57,7 @@ def applied(planned: Sequence[Step], config: Config) -> list[Step]:
             name = beside(step.name, "augment")
             rows = "mined" if step.settings["mined"] else config.domain.kind.value
             read = {"pairs": inputs["pairs"], **evaluated}
-            made.append(Step(name, augment, 2, _settings(config, rows), read, files))
+            made.append(Step(name, augment, 3, _settings(config, rows), read, files))
             inputs["pairs"] = name
         if step.name == "report":
             inputs["augment"] = "augment"
@@ -76,7 +76,7 @@ def augment(settings: Settings, inputs: Inputs, out: Path) -> None:
     if own.terms:
         changes["switched"] = switched(read_terms(own.terms))
     result = with_copies(
-        list(read_jsonl(inputs["pairs"] / "train.jsonl", ROWS[settings["rows"]])),
+        disk.rows(inputs["pairs"] / "train.jsonl", ROWS[settings["rows"]]),
         read_known(inputs["pairs"]), own, changes,
         all_sets(inputs["sets"], inputs.get("general")),
         settings["seed"], leak=settings["leak"], near=settings["near"],

@@ -29,10 +29,11 @@ def steps_of(
         "sets", sets, 1,
         {"kind": domain.kind, "source": domain.source, "full": domain.full, "names": names},
         files=folders,
-        outside={"domain": domain, "check": config.check},
+        outside={"domain": domain, "check": config.check, "model": config.model,
+                 "searched": config.paths.data},
     )  # fmt: skip
     trained_on = Step(
-        "data", data, 12,
+        "data", data, 13,
         {"domain": domain, "check": config.check, "limit": config.limit,
          "seed": 0 if config.limit is None else config.seed},  # which draws a limit's pairs
         {"sets": "sets"},
@@ -43,9 +44,13 @@ def steps_of(
 
 
 def sets(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Read what evaluates the domain: what selects, and what reports."""
+    """Read what evaluates the domain: what selects, and what reports.
+
+    Says in the log which other sets under ``paths.data`` ask the same.
+    """
+    from finetune.data import contamination
     from finetune.data.parts import write_halves
-    from finetune.data.prepare import load, questions
+    from finetune.data.prepare import load, questions, tell_found
 
     try:
         found = questions(settings["domain"])
@@ -53,6 +58,10 @@ def sets(settings: Settings, inputs: Inputs, out: Path) -> None:
         load(settings["domain"], settings["check"])  # tells what is wrong with the pairs too
         raise
     write_halves(out, found)
+    if settings["searched"] is not None:
+        own = contamination.own(settings["domain"])
+        every = (*found.select, *found.report)
+        tell_found(list(contamination.by_text(every, settings["searched"], own, settings["model"])))
 
 
 def data(settings: Settings, inputs: Inputs, out: Path) -> None:

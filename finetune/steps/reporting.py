@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.config import Model
 from finetune.config.writing import cost
+from finetune.disk import Spilled
 from finetune.records import read_json
 from finetune.script import KEEP
 from finetune.sets import AnySet, only_set, read_sets
@@ -84,7 +85,7 @@ def cut(settings: Settings, inputs: Inputs) -> dict[str, Any]:
     """How many of the domain's texts training cuts, what of their tokens, and by which setting."""
     from finetune.data import lengths, tokens
 
-    texts = list(tokens.domain_texts([inputs["data"]]))
+    texts = Spilled(str, tokens.domain_texts([inputs["data"]]))
     found = lengths.cut(texts, _tokenizer(inputs), 1.0, settings["model"], settings["max_length"])
     return {"texts": found.texts, "of": found.of, "share of tokens": found.tokens,
             "setting to raise": found.setting}  # fmt: skip
@@ -106,9 +107,11 @@ def tokens_of(inputs: Inputs, sets: Sequence[AnySet], window: int, domain: str) 
     from finetune.data import tokens
 
     tokenizer = _tokenizer(inputs)
-    texts = {f"{domain}, training": list(tokens.domain_texts([inputs["data"]]))}
+    texts: dict[str, Sequence[str]] = {
+        f"{domain}, training": Spilled(str, tokens.domain_texts([inputs["data"]]))
+    }
     if "mixed" in inputs:
-        texts |= {path.parent.name: list(tokens.domain_texts([path.parent]))
+        texts |= {path.parent.name: Spilled(str, tokens.domain_texts([path.parent]))
                   for path in sorted(inputs["mixed"].glob("*/train.jsonl"))}  # fmt: skip
     for each in sets:
         for prompt, name in (("query", "queries"), ("passage", "passages")):

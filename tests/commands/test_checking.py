@@ -83,7 +83,21 @@ def test_all_near_duplicates_are_written_beside_the_dropped_rows(files):
                       for n in range(10)]  # fmt: skip
     assert "<code>dropped-near.jsonl</code>" in (files / "a.html").read_text("utf-8")
     main(["check", str(files / "pairs.jsonl"), "--html", str(files / "b.html")])
-    assert "near.jsonl" not in (files / "b.html").read_text("utf-8")
+    assert "<code>b-dropped-near.jsonl</code>" in (files / "b.html").read_text("utf-8")
+
+
+def test_rows_that_cannot_be_read_are_on_the_page_and_in_the_file_beside_it(files, capsys):
+    with (files / "pairs.jsonl").open("ab") as file:
+        file.write(b"{oops\n" + "退押金\n".encode("gbk"))
+    assert main(["check", str(files / "pairs.jsonl"), "--html", str(files / "b.html")]) == 0
+    page = (files / "b.html").read_text("utf-8")
+    assert "47 rows = 43 pairs + 4 dropped" in page and "<code>b-dropped.jsonl</code>" in page
+    assert "not JSON" in page and "not UTF-8" in page and "pairs.jsonl:46" in page
+    dropped = list(read_dicts(files / "b-dropped.jsonl"))
+    assert [(row["reason"], row["line"]) for row in dropped][-2:] == [
+        ("not JSON", 46), ("not UTF-8", 47),
+    ]  # fmt: skip
+    assert "dropped: not JSON" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("leak", "pairs"), [("default", 42), ("strict", 41), ("off", 43)])
@@ -106,6 +120,23 @@ def test_the_page_is_whole_and_escapes_what_it_shows(files):
 
 def test_a_data_set_may_have_a_name_that_no_card_has(files):
     assert run(files, "domain.name=faq")["pairs"] == 42
+
+
+def test_documents_are_checked_by_the_pairs_that_are_made_of_them(files, capsys):
+    manuals = files / "manuals"
+    manuals.mkdir()
+    text = "# 退货\n\n## 怎样申请退货？\n\n签收后七天内可以申请退货，退款在三天内退回。\n"
+    (manuals / "退货.md").write_text(text, "utf-8")
+    line = ["check", str(manuals), "--dev", str(files / "dev"), "--json", str(files / "c.json")]
+    assert main([*line, "generate.question=2"]) == 0
+    report = read_json(files / "c.json")
+    assert report["data"] == str(manuals) and report["pairs"] == report["read"] > 0
+    assert all(name.startswith("generated-") for name in report["sources"])
+    assert main(["check", "domain=custom", f"domain.documents={manuals}"]) == 0
+    assert "rows can be trained on" in capsys.readouterr().out
+    (manuals / "退货.md").write_text("短\n", "utf-8")
+    assert main([*line, "generate.title=0"]) == 2
+    assert "no pair made from 1 passages" in capsys.readouterr().err
 
 
 def test_without_an_evaluation_folder(files, capsys):
@@ -180,13 +211,18 @@ def test_texts_near_the_window_are_tokenized(tiny_model):
 def test_characters_that_the_tokenizer_does_not_know(files, tiny_model):
     lines(files / "pairs.jsonl", [*ROWS, {"query": "龘离婚", "positive": "财产"}])
     report = run(files, "model=custom", f"model.path={tiny_model}")
-    assert [row["script"] for row in report["tokens"]] == ["simplified", "traditional"]
+    assert [(row["set"], row["script"]) for row in report["tokens"]] == [
+        (name, script) for name in ("training", "queries", "passages")
+        for script in ("simplified", "traditional")
+    ]  # fmt: skip
     found = {each["name"].rsplit(" ", 1)[-1]: each for each in report["findings"]
              if "does not know" in each["name"]}  # fmt: skip
     assert "龘" in found["Simplified"]["meaning"] and "離" in found["Traditional"]["meaning"]
     assert found["Simplified"]["warning"] and not found["Traditional"]["warning"]
     page = checked.render(report)
-    assert "tokens a character, in Traditional" in page and "encode.add_characters" in page
+    assert (
+        "tokens a character of queries, in Traditional" in page and "encode.add_characters" in page
+    )
     assert "% of them unknown; 0.0 % of texts longer than the model reads" in page
 
 
@@ -213,7 +249,7 @@ def test_the_starters_tokenizer_is_made_from_its_package(files):
     tokenizer = lengths.tokenizer_of(STARTER)
     tokens = sum(len(tokenizer.encode(text).ids) - 2 for text in texts)  # less <s> and </s>
     report = run(files)
-    assert report["base"] == "starter" and len(report["tokens"]) == 2
+    assert report["base"] == "starter" and len(report["tokens"]) == 6
     assert report["tokens_per_character"] == {
         "value": round(tokens / sum(map(len, texts)), 3), "known": lengths.MEASURED,
     }  # fmt: skip

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from finetune.commands import gains
+from finetune.config.choices import Kind
 from finetune.records import read_json
 
 CURVE = Path(__file__).parents[2] / "benchmarks/results/curve/points.json"
@@ -18,7 +19,7 @@ POINTS = [
     ("pairs", "said"), [(10, "4,990 short of the first"), (5_000, "between"), (50_000, "both")]
 )
 def test_the_gain_to_expect_is_a_rule_of_thumb_where_nothing_was_measured(pairs, said):
-    told = gains.expected(pairs, [])
+    told = gains.expected(pairs, Kind.pairs, [])
     assert said in told and "not measured here" in told and "Measured" not in told
 
 
@@ -33,8 +34,12 @@ def test_the_gain_to_expect_is_a_rule_of_thumb_where_nothing_was_measured(pairs,
     ],
 )  # fmt: skip
 def test_measured_gains_stand_behind_it_of_the_next_fewer_and_more_pairs(pairs, legal):
-    told = gains.expected(pairs, POINTS)
+    told = gains.expected(pairs, Kind.pairs, POINTS)
     assert f"Measured here, by domain: {legal} +10.0 points" in told and "Rule of thumb" in told
+
+
+def test_of_scored_pairs_no_gain_in_ranking_is_told():
+    assert "NDCG" not in gains.expected(9_000, Kind.scored, POINTS)
 
 
 def test_what_is_told_is_what_the_benchmark_measured():

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from reading import read_pairs
 
 from finetune.config.choices import BadRows, Kind
-from finetune.data import beir
+from finetune.data import beir, sts
 from finetune.data.documents import read_documents
 from finetune.errors import UserError
 from finetune.records import write_jsonl
@@ -90,6 +90,21 @@ def test_rows_in_are_rows_kept_and_rows_dropped(tmp_path, rows):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     assert check(path, BadRows.drop) == len(rows)
+
+
+@settings(FILES, max_examples=200)
+@given(
+    lines=st.lists(
+        st.binary(min_size=1, max_size=12) | LIKELY.map(lambda r: json.dumps(r).encode())
+    )
+)
+def test_lines_in_are_rows_kept_and_rows_dropped(tmp_path, lines):
+    lines = [line for line in (each.replace(b"\n", b"") for each in lines) if line.strip()]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join([b'{"query": "1", "positive": "2"}', *lines]))
+    # Bytes that are no UTF-8 are no white space; some that are stand for nothing but it.
+    blank = [line for line in lines if not line.decode("utf-8", "replace").strip()]
+    assert check(path, BadRows.drop) == 1 + len(lines) - len(blank)
 
 
 def workbook(rows) -> bytes:
@@ -224,7 +239,7 @@ def test_what_is_read_can_be_written_and_read_again(tmp_path, texts):
 def test_any_similarity_file(tmp_path, raw):
     (tmp_path / "test.jsonl").write_bytes(raw)
     try:
-        rows = beir.read_sts(tmp_path).pairs
+        rows = sts.read(tmp_path).pairs
     except UserError as error:
         str(error).encode("utf-8")
     else:

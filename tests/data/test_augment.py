@@ -151,4 +151,4 @@ def test_of_scored_pairs_the_first_text_is_changed_and_the_score_stays():
 @pytest.mark.parametrize("rows", [[], ROWS[:3]])
 def test_no_share_is_no_copy(rows):
     found = augmented(rows, settings(0.0, deletion=1))
-    assert found.rows == rows and found.known == [] and found.counts["copies"] == 0
+    assert list(found.rows) == rows and found.known == [] and found.counts["copies"] == 0

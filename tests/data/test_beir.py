@@ -3,7 +3,8 @@ import logging
 
 import pytest
 
-from finetune.data import beir
+from finetune.config.choices import Kind
+from finetune.data import beir, parts, sts
 from finetune.errors import UserError
 
 CORPUS = '{"_id": "c1", "title": "合同法", "text": "第一条"}\n{"id": 2, "text": " 第二条 "}\n'
@@ -36,6 +37,39 @@ def test_packed_files_and_no_header(tmp_path):
         text = path.read_text(encoding="utf-8").removeprefix("query-id\tcorpus-id\tscore\n")
         (packed / f"{path.name}.gz").write_bytes(gzip.compress(text.encode()))
     assert beir.read_folder(packed) == plain
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["test"], {"test": {"q1"}}),
+        (["dev", "test"], {"test": {"q1"}, "dev": {"q2"}}),
+        (["dev", "train"], {"dev": {"q2"}}),
+        (["../qrels", "test"], {"test": {"q1"}}),
+    ],
+)
+def test_a_download_of_beir_is_read_as_it_is(tmp_path, caplog, files, found):
+    folder(tmp_path, qrels=None)
+    (tmp_path / "qrels").mkdir()
+    lines = {"test": "q1\tc1\t1\n", "dev": "q2\t2\t1\n", "train": "q1\t2\t1\n"}
+    for name in files:
+        text = lines.get(name, lines["test"])
+        (tmp_path / "qrels" / f"{name}.tsv").write_text(text, encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        splits = parts.read(tmp_path, Kind.pairs)
+    assert {name: set(each.queries) for name, each in splits.items()} == found
+    assert len({id(each.corpus) for each in splits.values()}) == 1  # held once
+    assert ("no relevant passage" in caplog.text) == (files[0] == "../qrels")
+    assert beir.read_folder(tmp_path) == next(iter(splits.values()))
+
+
+def test_what_a_split_of_beir_judges_0_alone_is_left_out(tmp_path, caplog):
+    folder(tmp_path, qrels=None)
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/test.tsv").write_text("q1\tc1\t1\nq2\tc1\t0\n", encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        assert set(beir.read_folder(tmp_path).queries) == {"q1"}
+    assert "1 queries have no relevant passage in qrels/test.tsv" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -80,39 +114,39 @@ def test_a_file_that_is_there_twice(tmp_path):
         beir.read_folder(tmp_path)
 
 
-def sts(tmp_path, *rows, name="test.jsonl"):
+def write_sts(tmp_path, *rows, name="test.jsonl"):
     (tmp_path / name).write_text("\n".join(rows), encoding="utf-8")
     return tmp_path
 
 
 def test_labels_and_scores(tmp_path):
     a, b = '{"sentence1": "甲", "sentence2": "乙", ', '{"sentence1": "丙", "sentence2": "丙", '
-    rows = beir.read_sts(sts(tmp_path, a + '"label": 0}', b + '"label": 1}')).pairs
+    rows = sts.read(write_sts(tmp_path, a + '"label": 0}', b + '"label": 1}')).pairs
     assert [(row.a, row.b, row.score) for row in rows] == [("甲", "乙", 0.0), ("丙", "丙", 1.0)]
     assert {row.source for row in rows} == {tmp_path.name}
-    rows = beir.read_sts(sts(tmp_path, a + '"score": 0.5}', b + '"score": 5}', name="x.jsonl")
+    rows = sts.read(write_sts(tmp_path, a + '"score": 0.5}', b + '"score": 5}', name="x.jsonl")
                          / "x.jsonl").pairs  # fmt: skip
     assert [row.score for row in rows] == [0.5, 5.0]
 
 
 def test_dev_is_read_where_there_is_no_test(tmp_path):
     row = '{"sentence1": "甲", "sentence2": "乙", "score": '
-    sts(tmp_path, row + "1}", row + "2}", name="dev.jsonl")
-    assert beir.splits(tmp_path) == ("dev",)
-    assert len(beir.read_sts(tmp_path).pairs) == 2
+    write_sts(tmp_path, row + "1}", row + "2}", name="dev.jsonl")
+    assert sts.splits(tmp_path) == ("dev",)
+    assert len(sts.read(tmp_path).pairs) == 2
 
 
 def test_each_split_is_read_by_name_packed_or_not(tmp_path):
     row = '{"sentence1": "甲", "sentence2": "乙", "score": '
-    sts(tmp_path, row + "1}", row + "2}", name="dev.jsonl")
+    write_sts(tmp_path, row + "1}", row + "2}", name="dev.jsonl")
     text = "\n".join(row + f"{n}}}" for n in range(3)).encode()
     (tmp_path / "test.jsonl.gz").write_bytes(gzip.compress(text))
-    assert beir.splits(tmp_path) == ("test", "dev")
-    found = {split: beir.read_sts(tmp_path, split) for split in beir.splits(tmp_path)}
+    assert sts.splits(tmp_path) == ("test", "dev")
+    found = {split: sts.read(tmp_path, split) for split in sts.splits(tmp_path)}
     assert [len(found[split].pairs) for split in ("test", "dev")] == [3, 2]
     assert {each.name for each in found.values()} == {tmp_path.name}
-    assert beir.read_sts(tmp_path) == found["test"]
-    assert beir.splits(tmp_path / "dev.jsonl") == ("test",)  # a file is what it is given for
+    assert sts.read(tmp_path) == found["test"]
+    assert sts.splits(tmp_path / "dev.jsonl") == ("test",)  # a file is what it is given for
 
 
 @pytest.mark.parametrize(
@@ -129,9 +163,9 @@ def test_each_split_is_read_by_name_packed_or_not(tmp_path):
     ],
 )
 def test_bad_scores(tmp_path, value, part):
-    sts(tmp_path, '{"sentence1": "甲", "sentence2": "乙", ' + value + "}")
+    write_sts(tmp_path, '{"sentence1": "甲", "sentence2": "乙", ' + value + "}")
     with pytest.raises(UserError) as caught:
-        beir.read_sts(tmp_path)
+        sts.read(tmp_path)
     assert part in str(caught.value)
 
 
@@ -139,12 +173,12 @@ def test_shapes(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
     assert beir.kind(folder(tmp_path / "a", corpus=None)) == "beir"
-    assert beir.kind(sts(tmp_path / "b", "")) == "sts"
+    assert beir.kind(write_sts(tmp_path / "b", "")) == "sts"
     with pytest.raises(UserError, match="holds nothing; expected a retrieval set"):
         beir.kind(tmp_path / "c")
     with pytest.raises(UserError, match="is a similarity set.*domain.kind=scored"):
         beir.read_folder(tmp_path / "b")
     with pytest.raises(UserError, match="is a retrieval set.*domain.kind=pairs"):
-        beir.read_sts(tmp_path / "a")
+        sts.read(tmp_path / "a")
     with pytest.raises(UserError, match="no such folder"):
         beir.read_folder(tmp_path / "none")

@@ -36,6 +36,14 @@ def test_texts_of_a_folder_are_cleaned_as_rows_are(tmp_path):
     ]
 
 
+def test_files_of_other_kinds_are_counted(tmp_path, caplog):
+    (tmp_path / "a.md").write_text("签收后七天内可以申请退货。", encoding="utf-8")
+    for name in ("b.docx", "c.docx", "d.pdf", "README", ".hidden"):
+        (tmp_path / name).write_bytes(b"x")
+    assert len(read_documents(tmp_path)) == 1
+    assert "4 files are not read (2 .docx, 1 without an ending, 1 .pdf)" in caplog.text
+
+
 def test_a_name_that_is_not_utf8_is_no_title(tmp_path):
     (tmp_path / os.fsdecode("退货.txt".encode("gb18030"))).write_text("正文", "utf-8")
     (passage,) = read_documents(tmp_path)

@@ -3,8 +3,10 @@
 import contextlib
 from pathlib import Path
 
+import pyarrow
 import pytest
 from hubs import NAME, put, served
+from pyarrow import parquet
 from reading import read_pairs
 
 from finetune import pipeline
@@ -15,6 +17,7 @@ from finetune.data import hub
 from finetune.data.hub import pinned
 from finetune.data.load import load_pairs
 from finetune.data.prepare import summarise
+from finetune.data.rows import LABEL_0
 from finetune.errors import UserError
 from finetune.hub import commit as commit_of
 from finetune.stage import plan
@@ -88,6 +91,35 @@ def test_what_the_data_set_does_not_have(connected, folder, rows, parts):
         answers(f"{NAME}@{commit}{rows}")
     for part in (NAME, *parts, "owner/name[@revision][:[subset/]split]"):
         assert part in str(caught.value)
+
+
+def test_judgements_of_beir_get_their_texts_from_the_other_subsets(connected, folder):
+    rows = {
+        "default": [("q1", "c1", 1), ("q1", "c2", 0), ("q2", "c2", 2), ("q3", "c1", 1)],
+        "queries": [("q1", "问一"), ("q2", "问二"), ("unasked", "问三")],
+        "corpus": [("c1", "条一", "法"), ("c2", "条二", "")],
+    }
+    names = {"default": ("query-id", "corpus-id", "score"), "queries": ("_id", "text"),
+             "corpus": ("_id", "text", "title")}  # fmt: skip
+    splits = {"default": "test", "queries": "queries", "corpus": "corpus"}
+    put(folder)
+    lines = ["---", "configs:"]
+    for name, split in splits.items():
+        table = [dict(zip(names[name], row, strict=True)) for row in rows[name]]
+        parquet.write_table(pyarrow.Table.from_pylist(table), folder / f"{name}.parquet")
+        lines += [f"- config_name: {name}", "  data_files:",
+                  f"  - {{split: {split}, path: {name}.parquet}}"]  # fmt: skip
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]), "utf-8")
+    with connected(OTHER):
+        loaded = load_pairs(f"{NAME}@{OTHER}:test", {}, BadRows.drop)
+        with pytest.raises(UserError, match="split 'train' of the data set"):
+            load_pairs(f"{NAME}@{OTHER}", {}, BadRows.drop)
+    assert [(pair.id, pair.query, pair.positive) for pair in loaded.pairs] == [
+        ("q1 c1", "问一", "法 条一"), ("q2 c2", "问二", "条二"),
+    ]  # fmt: skip
+    assert [(row.line, row.reason) for row in loaded.dropped] == [
+        (2, LABEL_0), (4, "empty text"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("revision", ["", "@main"])
@@ -170,7 +202,7 @@ def test_a_changed_data_set_has_other_keys(connected, folder, domain):
 
 def test_what_is_known_of_a_public_set_is_told(connected, monkeypatch, caplog):
     known = "e3dda5e115e487b39ec7e618c0c6a29137052a55"
-    monkeypatch.setattr(hub, "_load", lambda source, match: datasets.Dataset.from_list([]))
+    monkeypatch.setattr(hub, "_load", lambda *named: datasets.Dataset.from_list([]))
     with caplog.at_level("INFO", logger="finetune"), connected(None):
         hub.open_hub(f"C-MTEB/BQ@{known}")
     assert "licence: unknown (BQ: unknown (mteb: not specified" in caplog.text

@@ -2,8 +2,10 @@ import csv
 import json
 import zipfile
 
+import pyarrow
 import pytest
 from openpyxl import Workbook
+from pyarrow import parquet
 
 from finetune.config.choices import BadRows, Kind
 from finetune.data import rows as reasons
@@ -113,6 +115,21 @@ def test_columns_that_were_mapped_are_taken_at_their_word(tmp_path):
     rows = [{"anchor": "问", "positive": "答", "query": "别"}]
     loaded = load_pairs(jsonl(tmp_path / "a.jsonl", rows), {"query": "anchor"}, BadRows.stop)
     assert loaded.pairs[0].query == "问"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_list_of_positives_is_a_pair_for_each_whatever_its_column_is_called(tmp_path, name):
+    rows = [{"问题": "问", "passages": ["答一", "答二"]}, {"问题": "问二", "passages": ["答三"]}]
+    path = tmp_path / name
+    if name == "a.parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        jsonl(path, rows)
+    columns = {"query": "问题", "positive": "passages"}
+    pairs = load_pairs(str(path), columns, BadRows.stop).pairs
+    assert [(pair.id, pair.query, pair.positive) for pair in pairs] == [
+        ("a-1-1", "问", "答一"), ("a-1-2", "问", "答二"), ("a-2", "问二", "答三"),
+    ]  # fmt: skip
 
 
 def workbook(path, rows, sheets=1):

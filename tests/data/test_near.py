@@ -53,6 +53,41 @@ def test_texts_that_share_too_few_bigrams_are_apart():
     assert near.alike("押金", "押金", LEAST)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("离婚财产怎么分割", "离婚财产如何分割"),
+        ("被公司辞退怎么办", "被公司辞退咋办"),
+        ("蚂蚁借呗多久会到账", "蚂蚁借呗多久能到账"),
+        ("身份证过期了可以使用借呗吗", "身份证过期可以使用借呗么"),
+    ],
+)
+def test_short_questions_are_near_where_all_that_is_asked_is_the_same(first, second):
+    assert near.alike(first, second, LEAST) and not near.alike(first, second, 1.0)
+    others = [*texts(20), second]
+    assert list(near.between([first], others, LEAST)) == [(0, 20)]
+    assert list(near.within([first, *others], LEAST)) == [(0, 21)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("离婚财产怎么分割", "离婚孩子怎么分割"),
+        ("被公司辞退怎么办", "没被公司辞退怎么办"),
+        ("第15条怎么说", "第16条如何说"),
+        ("怎么离婚", "如何离婚"),  # too little to tell what is asked
+        ("关闭了花呗，还可以再开通吗", "关闭花呗能否再开通"),  # too little is shared
+    ],
+)
+def test_short_questions_are_apart_where_it_is_not(first, second):
+    assert not near.alike(first, second, LEAST)
+    assert list(near.between([first], [second], LEAST)) == []
+
+
+def test_what_says_too_little_meets_nothing_of_another_list():
+    assert list(near.between(["怎么办", "问"], ["如何", "问答"], LEAST)) == []
+
+
 def test_the_signatures_are_those_of_datasketch():
     """The same permutations and the same minima, for all texts at once."""
     texts = ["房东不退押金", "押", TEXT]

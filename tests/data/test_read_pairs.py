@@ -256,12 +256,57 @@ def test_a_refused_row_takes_no_other_with_it(tmp_path):
     ]
 
 
-def test_structural_problems_end_the_run_even_when_rows_may_be_dropped(tmp_path):
+def test_lines_that_are_no_rows_stop_the_run_or_are_dropped_each_with_its_reason(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"query": "问", "positive": "答"}\n{oops\n[1]\n{"query": ""}\n', "utf-8")
+    good = '{"query": "问", "positive": "答"}\n'
+    path.write_bytes(f'{good}{{oops\n[1]\n{{"query": "二"}}\n'.encode() + "退押金\n".encode("gbk"))
     with pytest.raises(UserError) as caught:
-        read_pairs(str(path), {}, BadRows.drop)
-    assert len(caught.value.problems) == 3  # all at once
+        read_pairs(str(path), {}, BadRows.stop)
+    assert len(caught.value.problems) == 5  # all at once, and the way out
+    assert "check.bad_rows=drop" in caught.value.problems[-1]
+    pairs, dropped = read_pairs(str(path), {}, BadRows.drop)
+    assert [pair.query for pair in pairs] == ["问"]
+    assert [(each.reason, each.line, each.text) for each in dropped] == [
+        ("not JSON", 2, "{oops"), ("not an object", 3, "[1]"), ("no column", 4, "二"),
+        ("not UTF-8", 5, "��Ѻ��\\n"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_broken_record_of_a_table_is_dropped_as_a_whole(tmp_path, end):
+    path = tmp_path / "a.csv"
+    lines = ["query,positive", '"问', '二",答二', "一格", "问,答"]
+    raw = [line.encode() for line in lines]
+    raw[2] = '退",答'.encode("gbk")
+    path.write_bytes(end.join(raw))
+    with pytest.raises(UserError) as caught:
+        read_pairs(str(path), {}, BadRows.stop)
+    first, second, _ = caught.value.problems
+    assert first.startswith(f"{path}:3: byte 0xcd at 1 is not UTF-8")
+    assert second.startswith(f"{path}:4: has 1 cell(s)")
+    pairs, dropped = read_pairs(str(path), {}, BadRows.drop)
+    assert [pair.query for pair in pairs] == ["问"]
+    assert [(d.reason, d.line) for d in dropped] == [
+        ("not UTF-8", 3), ("another number of cells", 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "part"),
+    [
+        ("a.csv", b'query,positive\n"a,b\nc,d\n', "a.csv:2: not readable as CSV"),
+        ("a.csv", "问,答\na,b\n".encode("gbk"), "a.csv:1: byte 0xce at 1 is not UTF-8"),
+        ("a.json", '[{"query": "退",\n"positive": "b"}]'.encode("gbk"), "a.json:1: byte"),
+        ("a.json", b'[{"query": "a"', "a.json: not JSON"),
+        ("a.jsonl", b"oops\n[]\n", r"none of 2 rows can be used \(1 not JSON, 1 not an object\)"),
+    ],
+)
+def test_a_file_that_cannot_be_read_ends_the_run_even_where_rows_may_be_dropped(
+    tmp_path, name, raw, part
+):
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(UserError, match=part):
+        read_pairs(str(tmp_path / name), {}, BadRows.drop)
 
 
 def test_twenty_problems_are_told_and_the_others_counted(tmp_path):

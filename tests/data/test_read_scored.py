@@ -133,7 +133,10 @@ def test_pairs_are_told_apart_by_the_order_of_their_texts(tmp_path):
     assert len(load_pairs(str(jsonl(tmp_path / "a.jsonl", rows)), {}, BadRows.stop).pairs) == 2
 
 
-def test_missing_keys_are_told_by_line(tmp_path):
+def test_missing_keys_are_told_by_line_or_dropped(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"a": "甲", "b": "乙", "score": 1}, {"a": "甲", "b": "丙"}])
     with pytest.raises(UserError, match="a.jsonl:2: no 'score'; found a, b; expected it in every"):
-        read(path, {}, BadRows.drop)
+        read(path, {})
+    pairs, dropped = read(path, {}, BadRows.drop)
+    assert len(pairs) == 1
+    assert [(row.reason, row.line, row.text) for row in dropped] == [("no column", 2, "甲")]

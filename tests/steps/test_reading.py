@@ -54,6 +54,15 @@ def test_other_pairs_encode_only_themselves(arguments, monkeypatch):
         assert text not in whole or (vector == whole[text]).all()
 
 
+def test_other_sets_on_disk_that_ask_the_same_are_told(arguments, domain, tmp_path, caplog):
+    asked = (Path(domain) / "dev/queries.jsonl").read_text("utf-8").splitlines()
+    other = tmp_path / "data/known/queries.jsonl"
+    other.parent.mkdir(parents=True)
+    other.write_text(asked[0] + "\n", "utf-8")
+    pipeline.run(compose(arguments("until=sets", f"paths.data={tmp_path}/data")))
+    assert "also in known: 1 of" in caplog.text
+
+
 def test_mistakes_in_both_are_told_together(arguments, domain, tmp_path):
     train, dev = tmp_path / "pairs.jsonl", tmp_path / "dev"
     train.write_text("oops\n", "utf-8")
