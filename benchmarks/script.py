@@ -2,10 +2,12 @@
 
 python benchmarks/script.py --data ../shared/data [--only mix-1] [--seeds 1]
 
-The starter is tuned on 4,000 legal pairs, all Simplified, in four ways: as they are (``keep``),
-half of them in Traditional (``mix``), with ``encode.script=t2s``, and with both. Each is measured
-on the report half of the legal questions in both scripts and crossed, and on ``traditional``,
-questions and passages that were written in Traditional: as they are, in Simplified, and crossed.
+The starter is tuned on 4,000 legal pairs, all Simplified, in five ways: as they are (``keep``),
+half of them in Traditional (``mix``), or of every second of these the query alone (``crossed``),
+with ``encode.script=t2s`` (``t2s``), and with that and half in Traditional (``mix-t2s``). Each is
+measured on the report half of the legal questions in both scripts and crossed, and on
+``traditional``, questions and passages that were written in Traditional: as they are, in
+Simplified, and crossed.
 
 Writes two JSON files a run to ``benchmarks/results/script/`` as it ends, and ``table.md``; what is
 there is not repeated, so a benchmark that was stopped goes on.
@@ -39,6 +41,7 @@ FOLDER = RESULTS / "script"
 WAYS = {
     "keep": ["evaluate.scripts=true"],
     "mix": ["script=mix:0.5"],
+    "crossed": ["script=mix:0.5", "opencc.crossed=0.5"],
     "t2s": ["encode.script=t2s"],
     "mix-t2s": ["script=mix:0.5", "encode.script=t2s"],
 }

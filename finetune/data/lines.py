@@ -90,7 +90,7 @@ def text_lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
     name = printable(str(path))
     for number, line, problem in decoded(path):
         if problem:
-            problems.refuse(Dropped(NOT_UTF8, name, number, excerpt(line)), problem)
+            problems.refuse(Dropped(NOT_UTF8, name, number, excerpt(line.strip())), problem)
         else:
             yield number, line
 
