@@ -164,7 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("tune", help="search for the best settings of a recipe")
     check = commands.add_parser("check", help="look at training data before training on it")
     check.add_argument("words", nargs="*", metavar="data|key=value",
-                       help="file, folder or hub id of pairs, or a domain; settings")  # fmt: skip
+                       help="file, folder or hub id of pairs, folder of documents, or a domain; "
+                            "settings")  # fmt: skip
     check.add_argument("--dev", type=Path, help="evaluation folder: leaks are looked for")
     check.add_argument("--html", type=Path, help="file for a page that shows each finding")
     check.add_argument("--json", type=Path, help="file for the same, for programs")
@@ -219,12 +220,12 @@ def _check(arguments: argparse.Namespace) -> int:
     from finetune.records import write_json
     from finetune.report import checked, show
 
-    check_outputs(html=arguments.html, json=arguments.json, dropped=arguments.dropped)
     data, overrides = checking.named("check", arguments.words)
-    config = checking.configuration(data, arguments.dev, overrides)
     page = arguments.html
-    beside_page = page and page.with_name(f"{page.stem}-dropped.jsonl")
-    report = checking.check(config, arguments.dropped or beside_page)
+    dropped = arguments.dropped or checking.beside(page, data)
+    check_outputs(html=page, json=arguments.json, dropped=dropped)
+    config = checking.configuration(data, arguments.dev, overrides)
+    report = checking.check(config, dropped)
     show(checked.terminal(report))
     if page:
         page.write_text(checked.render(report), encoding="utf-8")

@@ -75,7 +75,7 @@ def configuration(
         line.append(f"domain.dev={_quoted(str(dev))}")
     words = [*line, *overrides]
     named = {word.partition("=")[0] for word in words}
-    made = "domain.documents" in named and "domain.train" not in named
+    made = command == "check" and "domain.documents" in named and "domain.train" not in named
     config = compose([f"recipes={'documents' if made else _RECIPES[kind_asked(words)]}", *words])
     domain = config.domain
     if domain.source is Source.files and domain.train is None and not made:
@@ -83,6 +83,14 @@ def configuration(
     if asked := unplaced(config):
         raise UserError(*asked)
     return config
+
+
+def beside(page: Path | None, data: str | None) -> Path | None:
+    """The file for dropped rows beside a page: none beside a pipe, or where the data lies."""
+    if page is None or (page.exists() and not page.is_file()):
+        return None
+    file = page.with_name(f"{page.stem}-dropped.jsonl")
+    return None if data is not None and file.resolve() == Path(data).resolve() else file
 
 
 def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:

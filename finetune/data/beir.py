@@ -3,16 +3,16 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from finetune.data import clean
 from finetune.data.clean import BadRow
-from finetune.data.lines import empty, names, objects, reason, text_lines
-from finetune.data.problems import Problems, excerpt, listed, meant, printable, shown
+from finetune.data.lines import empty, names, objects, reason
+from finetune.data.problems import Problems, listed, meant, printable, shown
+from finetune.data.qrels import judgements, unknown
 from finetune.errors import UserError
-from finetune.records import Dropped
 from finetune.sets import EvaluationSet
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ SHAPES = (
     "set (test.jsonl or dev.jsonl with sentence1, sentence2 and label or score); each may be .gz"
 )
 _LINE_END = re.compile(r"[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-_INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
 
 Qrels = dict[str, dict[str, int]]
 
@@ -87,13 +86,26 @@ def read_splits(folder: Path) -> dict[str, EvaluationSet]:
         log.info("%s: %s in %s texts", name, what, f"{count:,}")
     found = {}
     for split, each in qrels.items():
-        judged = {query for query, row in each.items() if any(score > 0 for score in row.values())}
+        answered = {query for query, scores in each.items() if max(scores.values()) > 0}
         # Where there are several splits, the queries of all of them stand in one file.
-        unjudged = len(queries if files[split] == _FILES[2] else each) - len(judged)
+        unjudged = len(queries if files[split] == _FILES[2] else each) - len(answered)
         if unjudged:
             log.warning("%s: %s queries have no relevant passage in %s and are left out", name,
                         f"{unjudged:,}", files[split])  # fmt: skip
-        found[split] = EvaluationSet(name, queries, corpus, each).only(judged)
+        found[split] = EvaluationSet(name, queries, corpus, each).only(answered)
+    return found
+
+
+def judged(folder: Path) -> dict[str, set[str]]:
+    """The queries of each split that a passage answers, whatever else is wrong with the folder.
+
+    Raises:
+        UserError: Its judgements are not there.
+    """
+    found = {}
+    for split, file in _judged(folder).items():
+        rows = judgements(_find(folder, file), Problems())
+        found[split] = {query for _, query, _, score in rows if score > 0}
     return found
 
 
@@ -164,8 +176,7 @@ def texts(folder: Path, name: str, problems: Problems, changed: Counter[str]) ->
                 texts[key] = ""  # known to qrels.tsv even when the text is bad
                 texts[key] = _titled(row, changed)
             except BadRow as error:
-                problems.refuse(Dropped(error.reason, printable(str(path)), line,
-                                        shown(row.get("text"))), str(error))  # fmt: skip
+                problems.add(f"{printable(str(path))}:{line}: {error}")
         if not lines and problems.count == before:
             raise empty(printable(str(path)))
     except UserError as error:
@@ -207,42 +218,6 @@ def _qrels(
     return qrels
 
 
-def unknown(key: str, kind: str) -> str:
-    """Say that an id stands in no row of ``queries.jsonl`` or ``corpus.jsonl``."""
-    return (
-        f"id {shown(key)} is not in {kind}.jsonl; expected an id that is: correct it, or delete "
-        "the line"
-    )
-
-
-def judgements(path: Path, problems: Problems) -> Iterator[tuple[int, str, str, int]]:
-    """Yield line, query id, passage id and score of each line after the header, if it has one."""
-    name = printable(str(path))
-    first = True
-    for number, line in text_lines(path, problems):
-        cells = line.rstrip("\r\n").split("\t")
-        if not line.strip():
-            continue
-        header = first and len(cells) == 3 and cells[2].strip().lower() in ("score", "relevance")
-        first = False
-        if header:
-            continue
-        if len(cells) != 3:
-            problems.refuse(
-                Dropped("another number of cells", name, number, excerpt(line.rstrip())),
-                f"has {len(cells)} cell(s), {shown(line.rstrip())}; expected 3 with tabs between: "
-                "query id, passage id, score",
-            )
-        elif not _INTEGER.fullmatch(cells[2].strip()):
-            problems.refuse(
-                Dropped("bad score", name, number, excerpt(line.rstrip())),
-                f"score is {shown(cells[2])}; expected a whole number: 1 if the passage answers "
-                "the query, 0 if not",
-            )
-        else:
-            yield number, cells[0], cells[1], int(cells[2])
-
-
 def _id(row: Mapping[str, Any], lines: Mapping[str, int], changed: Counter[str]) -> str:
     """Return the id of a row, which must be new and fit into a line of ``qrels.tsv``."""
     value = row.get("id", row.get("_id"))
@@ -265,10 +240,10 @@ def _id(row: Mapping[str, Any], lines: Mapping[str, int], changed: Counter[str])
 
 
 def _titled(row: Mapping[str, Any], changed: Counter[str]) -> str:
-    body = text(row, "text", changed)
     if row.get("title") in (None, ""):
-        return body
-    return f"{clean.text('title', row['title'], changed)} {body}"
+        return text(row, "text", changed)
+    title = clean.text("title", row["title"], changed)
+    return title if row.get("text") == "" else f"{title} {text(row, 'text', changed)}"
 
 
 def text(row: Mapping[str, Any], field: str, changed: Counter[str]) -> str:

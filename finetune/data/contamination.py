@@ -50,7 +50,11 @@ def by_name(sets: Sequence[AnySet], model: Model, card: str | None) -> Iterator[
 
 
 def by_text(
-    sets: Sequence[AnySet], folder: Path, own: Sequence[Path], model: Model
+    sets: Sequence[AnySet],
+    folder: Path,
+    own: Sequence[Path],
+    model: Model,
+    most: int | None = None,
 ) -> Iterator[Finding]:
     """Yield sets on disk that ask what is evaluated, in either script; last, what was not read.
 
@@ -60,6 +64,7 @@ def by_text(
             lies in no folder.
         own: Folders of the domain itself, left out.
         model: The base; a set in its training is a warning.
+        most: Bytes of a file that is read.
     """
     asked = {
         folded(text): f"{each.name}: {key}"
@@ -76,6 +81,8 @@ def by_text(
         for path in files:
             place = path if path.parent == folder else path.parent
             try:
+                if most is not None and path.stat().st_size > most:
+                    raise UserError(f"{path}: over {most >> 20:,} MiB; finetune check reads it")
                 for text in _texts(path):
                     if (key := folded(text)) in asked:
                         found.setdefault(place, {})[key] = text

@@ -73,9 +73,10 @@ def by_rule(settings: Generate, source: Path, limit: int | None, seed: int) -> l
         UserError: When the documents cannot be read, or give no pair.
     """
     passages = documents.read_documents(source)
-    pairs, told = _make(passages, settings, limit, seed, None)
+    weights = _weights(settings)
+    pairs = _make(passages, settings, limit, seed, None)[0] if any(weights.values()) else []
     if not pairs:
-        raise UserError(_nothing_made(_weights(settings), passages, told))
+        raise UserError(_nothing_made(weights, passages, {}))
     return pairs
 
 

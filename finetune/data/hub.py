@@ -10,14 +10,17 @@ from typing import Any
 from finetune import hub
 from finetune.data import catalogue
 from finetune.data.lines import ending, names, reason
-from finetune.data.problems import meant
+from finetune.data.problems import Problems, excerpt, listed, meant
+from finetune.data.qrels import UNKNOWN_ID, unknown
 from finetune.data.tables import READABLE, Row, Table
 from finetune.errors import UserError
 from finetune.hub import is_commit
+from finetune.records import Dropped
 
 log = logging.getLogger(__name__)
 
 _JUDGED = ("query-id", "corpus-id", "score")  # columns of judgements
+_TEXTS = {"query", "positive", "anchor", "sentence1", "a"}  # columns of rows that bring their texts
 FORM = "owner/name[@revision][:[subset/]split]"
 _ID = re.compile(
     r"(?P<id>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?"
@@ -75,11 +78,12 @@ def pinned(source: str) -> str:
     return found
 
 
-def open_hub(source: str) -> Table:
+def open_hub(source: str, problems: Problems) -> Table:
     """Download a split (``train`` unless named), or find it in the local cache.
 
     Rows of ``query-id``, ``corpus-id`` and ``score`` are judgements, as mteb keeps sets: each
-    becomes a row with the texts, which stand in the subsets ``queries`` and ``corpus``.
+    becomes a row with the texts, which stand in the subsets ``queries`` and ``corpus``. What is
+    wrong with single ones goes to ``problems``.
 
     Raises:
         UserError: When ``datasets`` is not installed, or the split cannot be had.
@@ -93,8 +97,8 @@ def open_hub(source: str) -> Table:
             source, known.licence_line, known.pairs, known.flaws, known.contamination, path,
         )  # fmt: skip
     content = _load(source, match, match["subset"], match["split"] or "train")
-    if set(_JUDGED) <= set(content.column_names):
-        return _judgements(source, match, content)
+    if set(_JUDGED) <= set(content.column_names) and not _TEXTS & set(content.column_names):
+        return _judgements(source, match, content, problems)
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
         yield from enumerate(content.select_columns(list(wanted)), 1)
@@ -102,18 +106,28 @@ def open_hub(source: str) -> Table:
     return Table(source, match["id"].split("/")[1], tuple(content.column_names), rows)
 
 
-def _judgements(source: str, match: re.Match[str], content: Any) -> Table:
+def _judgements(source: str, match: re.Match[str], content: Any, problems: Problems) -> Table:
     """Judgements with the texts that they are of; judgements of 0 are no pairs."""
     split = match["split"] or "train"
-    queries, corpus = (_Known(_load(source, match, name, split, or_only=True))
-                       for name in ("queries", "corpus"))  # fmt: skip
+    queries, corpus = (
+        _Known(f"{source}, subset {name}", _load(source, match, name, split, or_only=True))
+        for name in ("queries", "corpus")
+    )
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
         for number, row in enumerate(content.select_columns(list(_JUDGED)), 1):
             query, document = (str(row[name]) for name in _JUDGED[:2])
+            said = [unknown(key, kind) for key, known, kind in
+                    ((query, queries, "queries"), (document, corpus, "corpus"))
+                    if key not in known]  # fmt: skip
+            if said:
+                told = excerpt(f"{query} {document}")
+                problems.refuse(Dropped(UNKNOWN_ID, source, number, told), *said)
+                continue
+            score = row[_JUDGED[2]]
             yield number, {
-                "query": queries[query], "positive": corpus[document],
-                "id": f"{query} {document}", "label": int(row[_JUDGED[2]] > 0),
+                "query": queries[query], "positive": corpus[document], "id": f"{query} {document}",
+                "label": int(score > 0) if isinstance(score, int | float) else str(score),
             }  # fmt: skip
 
     name = match["id"].split("/")[1]
@@ -121,18 +135,31 @@ def _judgements(source: str, match: re.Match[str], content: Any) -> Table:
 
 
 class _Known:
-    """The texts of a subset by id, in its file until they are asked for; of others None."""
+    """The texts of a subset by id, in its file until they are asked for.
 
-    def __init__(self, content: Any) -> None:
-        key = "_id" if "_id" in content.column_names else "id"
+    Raises:
+        UserError: It has no ids, or no texts.
+    """
+
+    def __init__(self, name: str, content: Any) -> None:
+        key = next((each for each in ("_id", "id") if each in content.column_names), None)
+        if key is None or "text" not in content.column_names:
+            raise UserError(
+                f"{name}: no column 'text' or 'id'; found {listed(content.column_names)}; expected "
+                "the texts of the judgements: name another data set, or download it and write "
+                "pairs of it"
+            )
         self._content = content
         self._places = {str(each): place for place, each in enumerate(content[key])}
 
-    def __getitem__(self, key: str) -> str | None:
-        if key not in self._places:
-            return None
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __getitem__(self, key: str) -> Any:
         row = self._content[self._places[key]]
-        return f"{row['title']} {row['text']}" if row.get("title") else row["text"]
+        if not row.get("title"):
+            return row["text"]
+        return f"{row['title']} {row['text']}" if row["text"] else row["title"]
 
 
 def _matched(source: str) -> re.Match[str]:

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from finetune.data.beir import judgements, texts, unknown
-from finetune.data.problems import Problems, printable
+from finetune.data.beir import texts
+from finetune.data.problems import Problems, excerpt, printable
+from finetune.data.qrels import UNKNOWN_ID, judgements, unknown
 from finetune.data.tables import Row, Table
 from finetune.records import Dropped
 
@@ -27,8 +28,10 @@ def open_judged(folder: Path, problems: Problems) -> Table:
     """
     path = _qrels(folder) or folder / _QRELS[-1]
     changed: Counter[str] = Counter()
-    queries = texts(folder, "queries.jsonl", problems, changed)
-    corpus = texts(folder, "corpus.jsonl", problems, changed)
+    wrong = Problems()  # of the texts; only judgements are rows that can be dropped
+    queries = texts(folder, "queries.jsonl", wrong, changed)
+    corpus = texts(folder, "corpus.jsonl", wrong, changed)
+    problems.take(wrong)
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
         for line, query, document, score in judgements(path, problems):
@@ -36,7 +39,8 @@ def open_judged(folder: Path, problems: Problems) -> Table:
                     ((query, queries, "queries"), (document, corpus, "corpus"))
                     if key not in known]  # fmt: skip
             if said:
-                row = Dropped("unknown id", printable(str(path)), line, f"{query} {document}")
+                told = excerpt(f"{query} {document}")
+                row = Dropped(UNKNOWN_ID, printable(str(path)), line, told)
                 problems.refuse(row, *said)
             else:
                 yield line, {

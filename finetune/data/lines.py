@@ -7,7 +7,7 @@ nothing but white space are no rows.
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
@@ -111,15 +111,15 @@ def decoded(path: Path) -> Iterator[tuple[int, str, str]]:
             yield number, raw.decode("utf-8", "replace"), problem
 
 
-def empty(name: str, dropped: Sequence[Dropped] = ()) -> UserError:
+def empty(name: str, problems: Problems | None = None) -> UserError:
     """The error of a source without rows, or of one whose rows were all dropped."""
-    if not dropped:
+    if problems is None or not problems.dropped:
         return UserError(f"{name}: is empty; expected at least one row: name another file")
-    reasons = tally(row.reason for row in dropped)
+    reasons = tally(row.reason for row in problems.dropped)
     counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
     return UserError(
-        f"{name}: none of {len(dropped):,} rows can be used ({counts}); expected UTF-8 text, for "
-        "JSON one object a line: correct the file, or name another"
+        f"{name}: none of {len(problems.dropped):,} rows can be used ({counts}); the first: "
+        f"{problems.example}"
     )
 
 
@@ -159,19 +159,25 @@ def _check_magic(name: str, start: bytes) -> None:
 
 
 def _json_lines(path: Path, problems: Problems) -> Iterator[tuple[int, Any]]:
-    name = printable(str(path))
+    name, first = printable(str(path)), True
     for number, line in text_lines(path, problems):
         if not line.strip():
             continue
         try:
             content = json.loads(line)
         except (ValueError, RecursionError) as error:
+            if first and line.lstrip().startswith("["):
+                problems.add(f"{name}: not JSON Lines: an array begins in it; expected one object "
+                             "a line: give the file the ending .json, or write it so")  # fmt: skip
+                return
             problems.refuse(
                 Dropped("not JSON", name, number, excerpt(line.strip())),
                 f"not JSON ({_why(error)}): {shown(line.strip())}; expected one object a line: "
                 "correct the line, or delete it",
             )
             continue
+        finally:
+            first = False
         yield number, content
 
 
@@ -186,15 +192,15 @@ def _why(error: ValueError | RecursionError) -> str:
 def _is_array(path: Path) -> bool:
     if ending(path) != ".json":
         return False
-    return next(_raw_lines(path), b"").removeprefix(_BOM).lstrip().startswith(b"[")
+    lines = (raw.removeprefix(_BOM).strip() for raw in _raw_lines(path))
+    return next(filter(None, lines), b"").startswith(b"[")
 
 
 def _array(path: Path, problems: Problems) -> Iterator[tuple[int, Any]]:
     broken = Problems()  # of a file that is one value no line can be dropped
     text = "".join(line for _, line in text_lines(path, broken))
+    problems.take(broken)
     if broken.count:
-        for problem in broken.first:
-            problems.add(problem)
         return
     try:
         content = json.loads(text)

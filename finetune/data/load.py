@@ -15,6 +15,7 @@ from finetune.data.lines import empty, ending, existing
 from finetune.data.loaded import Loaded
 from finetune.data.problems import Problems, listed, meant, printable, shown
 from finetune.data.rows import FORMS, Collector, Form
+from finetune.data.tables import READABLE as TABLES
 from finetune.data.tables import Table, open_table
 from finetune.disk import Spilled
 from finetune.errors import UserError, nearest
@@ -57,16 +58,16 @@ def load_pairs(
     found = _resolve(form, laid_out, table, problems, f"{setting}.columns")
     collector = Collector(form, table, found, duplicates, problems, dropped)
     with bar(f"read {table.name}", None) as progress:
-        for number, row in table.rows(sorted(set(found.values()))):
-            collector.add(number, row)
-            if collector.read % _CHUNK == 0:
+        for count, (line, row) in enumerate(table.rows(sorted(set(found.values()))), 1):
+            collector.add(line, row)
+            if count % _CHUNK == 0:
                 progress(_CHUNK)
     for name in sorted(columns.keys() - collector.found):
         problems.add(_no_column(table, f"{setting}.columns", name, columns[name], mapped=True))
     collector.check()
     _warn_of_misspelt(table, f"{setting}.columns", form, found, collector.found)
     if not collector.read:
-        raise empty(table.name, dropped)
+        raise empty(table.name, problems)
     pairs = collector.pairs
     log.info("%s: %s rows, %s pairs, %s dropped", table.name, f"{len(pairs) + len(dropped):,}",
              f"{len(pairs):,}", f"{len(dropped):,}")  # fmt: skip
@@ -95,10 +96,11 @@ def file_or_folder(source: str) -> Path:
 
 
 def holds_documents(source: str) -> bool:
-    """Say whether a folder holds files that documents are read from, and no judged pairs."""
+    """Say whether a folder holds files that documents are read from, and no tables."""
     try:
         files = islice(Path(source).expanduser().rglob("*"), _MOST_FILES)
-        return _judged_folder(source) is None and any(ending(each) in READABLE for each in files)
+        found = {ending(each) for each in files if each.is_file()}
+        return bool(found & {*READABLE}) and not found & {*TABLES}
     except (OSError, ValueError, RuntimeError):  # too long, NUL inside, no such home
         return False
 
@@ -124,7 +126,7 @@ def _judged_folder(source: str) -> Path | None:
 
 def _open(source: str, problems: Problems) -> Table:
     if is_hub_id(source):
-        return open_hub(source)
+        return open_hub(source, problems)
     path = file_or_folder(source)
     return open_judged(path, problems) if path.is_dir() else open_table(path, problems)
 

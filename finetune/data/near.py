@@ -29,6 +29,10 @@ _CHUNK = 20_000  # texts at a time
 _SLACK = 0.15  # the signatures' estimate is off by so much at most (2.7 standard deviations)
 _FEWER = 0.3  # so much less need be shared by texts with the same content
 _CONTENT = 4  # characters of it, from which on it tells what a text is about
+# Words without content that tell who does it to whom; one that is not said changes nothing, but for
+# those that tell doer from sufferer.
+_ROLES, _VOICE = re.compile("[我你他她它咱从到由向给对把被]"), "把被"
+_AS_ONE = str.maketrans("您将", "你把")
 
 # Among them is what stopwords-iso lists and says nothing of what is asked (谁, 各 and 只有 do).
 # No numeral and no negation stands here by itself.
@@ -66,14 +70,15 @@ def alike(a: str, b: str, least: float) -> bool:
     Args:
         a: A text.
         b: Another.
-        least: Jaccard index of their bigrams, from which on they may be.
+        least: Jaccard index of their bigrams, from which on they may be; where the content is the
+            same, 0.3 less will do.
     """
     if a == b:
         return True
     shared = _jaccard(a, b)
     if shared >= least:
         return _says_the_same(a, b)
-    return shared >= least - _FEWER and len(content(a)) >= _CONTENT and content(a) == content(b)
+    return shared >= _floor(least) and len(content(a)) >= _CONTENT and _same_content(a, b)
 
 
 def content(text: str) -> str:
@@ -116,7 +121,7 @@ def between(texts: Sequence[str], others: Sequence[str], least: float) -> Iterat
         return
     signatures, known = _signatures(texts), _signatures(others)
     looked: set[int] = set()
-    contents = _contents(texts), _contents(others, apart=True)
+    contents = _contents(texts), _contents(others)
     bands = zip(_bands(signatures), _bands(known), strict=True)
     for floor, (band, known_band) in _floored(least, contents, bands):
         order = np.argsort(known_band, kind="stable")
@@ -156,19 +161,14 @@ def _verified(
 
 def _floored(least: float, contents: Band, bands: Iterable[Band]) -> Iterator[tuple[float, Band]]:
     """What to look for near duplicates in, each with what their signatures must show."""
-    yield least - _FEWER - _SLACK, contents
+    yield _floor(least) - _SLACK, contents
     for band in bands:
         yield least - _SLACK, band
 
 
-def _contents(texts: Sequence[str], *, apart: bool = False) -> NDArray[np.uint64]:
-    """What texts with the same content share; those with too little of it share nothing.
-
-    ``apart`` sets them apart from those of another call too.
-    """
+def _contents(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """What texts with the same content share; those with too little of it have their place."""
     found = np.arange(len(texts), dtype=np.uint64)
-    if apart:
-        found = ~found
     for place, words in enumerate(map(content, texts)):
         if len(words) >= _CONTENT:
             found[place] = int.from_bytes(fingerprint(words)[:8], "little")
@@ -233,7 +233,23 @@ def _light() -> re.Pattern[str]:
 
 def _says_the_same(a: str, b: str) -> bool:
     """True when the content words, numbers and negations of two texts are the same, in order."""
-    return content(a) == content(b) or _slip(a, b) or _slip(content(a), content(b))
+    one, other = content(a), content(b)
+    return _slip(a, b) or (_same_content(a, b) if one == other else _slip(one, other))
+
+
+def _same_content(a: str, b: str) -> bool:
+    """True when the content is the same, and so is who does it to whom, where both say that."""
+    if content(a) != content(b):
+        return False
+    few, many = sorted((_ROLES.findall(each.translate(_AS_ONE)) for each in (a, b)), key=len)
+    voices = [[each for each in roles if each in _VOICE] for roles in (few, many)]
+    rest = iter(many)
+    return voices[0] == voices[1] and all(each in rest for each in few)
+
+
+def _floor(least: float) -> float:
+    """What texts with the same content must share; of 1, which asks for all bigrams, no less."""
+    return least if least >= 1 else least - _FEWER
 
 
 def _slip(a: str, b: str) -> bool:

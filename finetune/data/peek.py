@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune.config import Domain
 from finetune.config.choices import Kind, Source
-from finetune.data.beir import kind
+from finetune.data.beir import judged, kind
 from finetune.data.lines import existing, objects
 from finetune.data.problems import Problems
 from finetune.data.sts import splits
@@ -90,12 +90,15 @@ def look_at_set(folder: Path) -> Peek | None:
     """
     if kind(folder) != "beir":
         return None
-    corpus, queries = (existing(folder / name) for name in ("corpus.jsonl", "queries.jsonl"))
-    if max(path.stat().st_size for path in (corpus, queries)) > _CHEAP:
+    corpus = existing(folder / "corpus.jsonl")
+    if corpus.stat().st_size > _CHEAP:
         return None
-    ids = [str(row.get("id", row.get("_id"))) for _, row in objects(queries, Problems())]
-    halves = [half(each) for each in ids]
-    split = {part: halves.count(part) for part in ("select", "report")}
+    asked = judged(folder)
+    if len(asked) == 2:
+        split = {"select": len(asked["dev"]), "report": len(asked["test"])}
+    else:
+        halves = [half(each) for ids in asked.values() for each in ids]
+        split = {part: halves.count(part) for part in ("select", "report")}
     passages = Texts.of((str(row.get("text")),) for _, row in objects(corpus, Problems()))
     return Peek(Texts(0, ()), passages, split)
 

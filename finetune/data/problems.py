@@ -32,6 +32,7 @@ class Problems:
 
     Attributes:
         refused: Whether one of them is of a row that might have been dropped.
+        example: What was wrong with the first row that was dropped.
     """
 
     def __init__(self, dropped: list[Dropped] | Spilled[Dropped] | None = None) -> None:
@@ -39,6 +40,7 @@ class Problems:
         self.count = 0
         self.dropped = dropped
         self.refused = False
+        self.example = ""
 
     def add(self, problem: str) -> None:
         """Keep one problem: place, value found, expectation, fix."""
@@ -48,12 +50,19 @@ class Problems:
 
     def refuse(self, row: Dropped, *problems: str) -> None:
         """Drop a row that cannot be used; where none may be dropped, keep what is wrong with it."""
+        told = [f"{row.source}:{row.line}: {problem}" for problem in problems]
         if self.dropped is not None:
             self.dropped.append(row)
+            self.example = self.example or told[0]
             return
         self.refused = True
-        for problem in problems:
-            self.add(f"{row.source}:{row.line}: {problem}")
+        for each in told:
+            self.add(each)
+
+    def take(self, others: "Problems") -> None:
+        """Keep the problems of a part of the source."""
+        self.first += others.first[: SHOWN - len(self.first)]
+        self.count += others.count
 
     def include(self, error: UserError) -> None:
         """Keep the problems of an error, and go on."""

@@ -69,8 +69,8 @@ def read_queries(
         seen[mark] = DUPLICATE, f"{table.name}:{line}"
         kept.append(Pair(str(line), text, "", table.stem))
     problems.check_rows()
-    if not kept and not dropped:
-        raise empty(table.name)
+    if not kept and len(dropped) == sum(row.reason not in (DUPLICATE, ANSWERED) for row in dropped):
+        raise empty(table.name, problems)
     suspects = leaks.find(kept, sets, check.near)
     queries = []
     for each in kept:

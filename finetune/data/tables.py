@@ -18,6 +18,8 @@ Row = tuple[int, Mapping[str, Any]]
 # Characters of a cell: no text is as long, but what a quote that is not closed swallows is.
 csv.field_size_limit(10_000_000)
 
+_LOOKED_AT = 20  # rows of a JSON file whose columns are looked at
+
 READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 
 
@@ -28,7 +30,7 @@ class Table:
     Attributes:
         name: The source as messages name it.
         stem: What ids and the default source are made from.
-        columns: Its columns; for JSON those of the first row.
+        columns: Its columns; for JSON those of the first rows.
         rows: Yields the numbered rows; only the wanted columns are sure to be there.
         ragged: True where later rows may have other columns than the first.
     """
@@ -67,15 +69,15 @@ def open_table(path: Path, problems: Problems) -> Table:
 
 def _json_table(path: Path, problems: Problems) -> Table:
     rows = objects(path, problems)
-    first = next(rows, None)
-    if first is None:
+    first = list(islice(rows, _LOOKED_AT))
+    if not first:
         problems.check()
-        raise empty(printable(str(path)), problems.dropped or ())
+        raise empty(printable(str(path)), problems)
     return Table(
         printable(str(path)),
         _stem(path),
-        tuple(first[1]),
-        lambda wanted: chain([first], rows),
+        tuple(dict.fromkeys(column for _, row in first for column in row)),
+        lambda wanted: chain(first, rows),
         ragged=True,
     )
 
@@ -83,31 +85,54 @@ def _json_table(path: Path, problems: Problems) -> Table:
 def _csv_table(path: Path, delimiter: str, problems: Problems) -> Table:
     name = printable(str(path))
     at_start = Problems()  # without its header no row can be read
-    _, header = next(_records(path, delimiter, at_start), (0, []))
+    first = next(_records(path, delimiter, at_start), None)
+    if first is not None and first.problem:
+        at_start.add(f"{name}:{first.line}: {first.problem}")
     at_start.check()
-    if not header:
+    if first is None:
         raise empty(name)
+    header = first.cells
     twice = [column for column, count in Counter(header).items() if count > 1]
     if twice:
         raise UserError(f"{name}:1: column {shown(twice[0])} is there twice; rename one of them")
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
-        for number, cells in islice(_records(path, delimiter, problems), 1, None):
-            if len(cells) == len(header):
-                yield number, dict(zip(header, cells, strict=True))
-            else:
-                problems.refuse(
-                    Dropped("another number of cells", name, number, excerpt(cells[0])),
-                    f"has {len(cells)} cell(s), {shown(cells)}; expected {len(header)} "
-                    f"({listed(header)}): quote cells that hold the separator",
-                )
+        for each in islice(_records(path, delimiter, problems), 1, None):
+            what = f"has {len(each.cells)} cell(s), {shown(each.cells)}; expected {len(header)} "
+            what += f"({listed(header)}): quote cells that hold the separator"
+            told = excerpt("".join(each.cells))
+            if len(each.cells) == len(header) and not each.problem:
+                yield each.start, dict(zip(header, each.cells, strict=True))
+            elif len(each.cells) == len(header):
+                problems.refuse(Dropped(NOT_UTF8, name, each.line, told), each.problem)
+            elif each.lines == 1:
+                row = Dropped("another number of cells", name, each.start, told)
+                problems.refuse(row, each.problem or what)
+            else:  # many rows between a quote and the next are no row that may be dropped
+                last = each.start + each.lines - 1
+                problems.add(f"{name}:{each.start}: from here to line {last:,} it {what}, or "
+                             "close the quote")  # fmt: skip
 
     return Table(name, _stem(path), tuple(header), rows)
 
 
-def _records(path: Path, delimiter: str, problems: Problems) -> Iterator[tuple[int, list[str]]]:
-    """Yield each record with the line it starts on, but for those that are not UTF-8."""
-    name, fed = printable(str(path)), 0
+@dataclass(frozen=True)
+class _Record:
+    """A record of a CSV file: the line it starts on, and how many it takes.
+
+    ``problem`` is what is wrong with the encoding of one of them, ``line``.
+    """
+
+    start: int
+    lines: int
+    cells: list[str]
+    line: int
+    problem: str
+
+
+def _records(path: Path, delimiter: str, problems: Problems) -> Iterator[_Record]:
+    """Yield each record but the blank ones, and stop at what cannot be read on."""
+    fed = 0
     broken: list[tuple[int, str]] = []  # lines of the record that are not UTF-8
 
     def feed() -> Iterator[str]:
@@ -120,23 +145,20 @@ def _records(path: Path, delimiter: str, problems: Problems) -> Iterator[tuple[i
     reader = csv.reader(feed(), delimiter=delimiter, strict=True)
     while True:
         start = fed + 1
+        broken.clear()
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             problems.add(
-                f"{name}:{start}: not readable as {ending(path)[1:].upper()} "
+                f"{printable(str(path))}:{start}: not readable as {ending(path)[1:].upper()} "
                 f"({error}); expected cells in double quotes where they hold quotes, separators or "
                 'line ends, and a quote inside doubled (""): correct the row, the rest was not read'
             )
             return
-        if broken:
-            line, problem = broken[0]
-            broken.clear()
-            problems.refuse(Dropped(NOT_UTF8, name, line, excerpt("".join(cells))), problem)
-        elif len(cells) > 1 or "".join(cells).strip():
-            yield start, cells
+        if len(cells) > 1 or "".join(cells).strip():
+            yield _Record(start, fed - start + 1, cells, *(broken or [(start, "")])[0])
 
 
 def _parquet_table(path: Path) -> Table:

@@ -12,6 +12,8 @@ from finetune.errors import UserError
 from finetune.sets import read_halves
 from finetune.stage import Inputs, Settings, Step
 
+_SEARCHED = 1 << 30  # bytes of a file beside the domain's that a run reads
+
 
 def steps_of(
     config: Config, folders: Mapping[str, Path], pairs: Mapping[str, Path]
@@ -61,7 +63,9 @@ def sets(settings: Settings, inputs: Inputs, out: Path) -> None:
     if settings["searched"] is not None:
         own = contamination.own(settings["domain"])
         every = (*found.select, *found.report)
-        tell_found(list(contamination.by_text(every, settings["searched"], own, settings["model"])))
+        tell_found(list(contamination.by_text(
+            every, settings["searched"], own, settings["model"], _SEARCHED
+        )))  # fmt: skip
 
 
 def data(settings: Settings, inputs: Inputs, out: Path) -> None:

@@ -17,6 +17,7 @@ from finetune.config.choices import Hub
 from finetune.config.compose import ROOT, compose
 from finetune.data import contamination, lengths
 from finetune.data.leaks import GOLD, LEAK
+from finetune.data.synthesize import GENERATORS
 from finetune.errors import UserError
 from finetune.records import read_dicts, read_json
 from finetune.report import checked
@@ -122,6 +123,13 @@ def test_a_data_set_may_have_a_name_that_no_card_has(files):
     assert run(files, "domain.name=faq")["pairs"] == 42
 
 
+def test_dropped_rows_go_beside_a_page_that_is_a_file_and_never_over_the_data(tmp_path):
+    page = tmp_path / "a.html"
+    assert checking.beside(page, "pairs.jsonl") == tmp_path / "a-dropped.jsonl"
+    assert checking.beside(page, str(tmp_path / "a-dropped.jsonl")) is None
+    assert checking.beside(Path("/dev/null"), None) is checking.beside(None, None) is None
+
+
 def test_documents_are_checked_by_the_pairs_that_are_made_of_them(files, capsys):
     manuals = files / "manuals"
     manuals.mkdir()
@@ -134,6 +142,12 @@ def test_documents_are_checked_by_the_pairs_that_are_made_of_them(files, capsys)
     assert all(name.startswith("generated-") for name in report["sources"])
     assert main(["check", "domain=custom", f"domain.documents={manuals}"]) == 0
     assert "rows can be trained on" in capsys.readouterr().out
+    assert main(["check", str(manuals), *(f"generate.{name}=0" for name in GENERATORS),
+                 "writer.url=http://localhost:9/v1", "writer.model=m"]) == 2  # fmt: skip
+    assert "no generator has a weight" in capsys.readouterr().err
+    (manuals / "train.jsonl").write_text("{}\n", "utf-8")  # then the documents stand beside data
+    assert main(line) == 2 and "is a folder; name the file in it" in capsys.readouterr().err
+    (manuals / "train.jsonl").unlink()
     (manuals / "退货.md").write_text("短\n", "utf-8")
     assert main([*line, "generate.title=0"]) == 2
     assert "no pair made from 1 passages" in capsys.readouterr().err

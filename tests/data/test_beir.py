@@ -29,6 +29,11 @@ def test_both_spellings_of_ids_titles_and_unjudged_queries(tmp_path, caplog):
     assert "1 queries have no relevant passage" in caplog.text
 
 
+def test_a_title_may_be_all_there_is(tmp_path):
+    corpus = '{"_id": "c1", "title": "合同法", "text": ""}\n{"id": 2, "text": "第二条"}\n'
+    assert beir.read_folder(folder(tmp_path, corpus=corpus)).corpus["c1"] == "合同法"
+
+
 def test_packed_files_and_no_header(tmp_path):
     plain = beir.read_folder(folder(tmp_path))
     packed = tmp_path / tmp_path.name
@@ -61,6 +66,7 @@ def test_a_download_of_beir_is_read_as_it_is(tmp_path, caplog, files, found):
     assert len({id(each.corpus) for each in splits.values()}) == 1  # held once
     assert ("no relevant passage" in caplog.text) == (files[0] == "../qrels")
     assert beir.read_folder(tmp_path) == next(iter(splits.values()))
+    assert beir.judged(tmp_path) == found
 
 
 def test_what_a_split_of_beir_judges_0_alone_is_left_out(tmp_path, caplog):

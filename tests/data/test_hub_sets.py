@@ -17,6 +17,7 @@ from finetune.data import hub
 from finetune.data.hub import pinned
 from finetune.data.load import load_pairs
 from finetune.data.prepare import summarise
+from finetune.data.problems import Problems
 from finetune.data.rows import LABEL_0
 from finetune.errors import UserError
 from finetune.hub import commit as commit_of
@@ -118,7 +119,7 @@ def test_judgements_of_beir_get_their_texts_from_the_other_subsets(connected, fo
         ("q1 c1", "问一", "法 条一"), ("q2 c2", "问二", "条二"),
     ]  # fmt: skip
     assert [(row.line, row.reason) for row in loaded.dropped] == [
-        (2, LABEL_0), (4, "empty text"),
+        (2, LABEL_0), (4, "unknown id"),
     ]  # fmt: skip
 
 
@@ -204,7 +205,7 @@ def test_what_is_known_of_a_public_set_is_told(connected, monkeypatch, caplog):
     known = "e3dda5e115e487b39ec7e618c0c6a29137052a55"
     monkeypatch.setattr(hub, "_load", lambda *named: datasets.Dataset.from_list([]))
     with caplog.at_level("INFO", logger="finetune"), connected(None):
-        hub.open_hub(f"C-MTEB/BQ@{known}")
+        hub.open_hub(f"C-MTEB/BQ@{known}", Problems())
     assert "licence: unknown (BQ: unknown (mteb: not specified" in caplog.text
     assert "contamination: in the training of m3e-small" in caplog.text
     caplog.clear()

@@ -45,6 +45,12 @@ def test_every_row_is_a_query_or_dropped_with_its_line_and_reason(tmp_path):
     assert [row.line for row in dropped] == [3, 4]
 
 
+def test_a_log_of_which_no_line_can_be_read_is_told_as_that(tmp_path):
+    (tmp_path / "log.txt").write_bytes("押金\n工资\n".encode("gbk"))
+    with pytest.raises(UserError, match=r"none of 2 rows can be used \(2 not UTF-8\); the first"):
+        read(tmp_path / "log.txt", bad_rows=BadRows.drop)
+
+
 @pytest.mark.parametrize("column", ["text", "query"])
 def test_rows_have_a_text_or_a_query(column, tmp_path):
     write_jsonl(tmp_path / "log.jsonl", [{column: "离婚财产"}, {column: "商品质量"}])

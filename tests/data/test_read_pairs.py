@@ -266,10 +266,25 @@ def test_lines_that_are_no_rows_stop_the_run_or_are_dropped_each_with_its_reason
     assert "check.bad_rows=drop" in caught.value.problems[-1]
     pairs, dropped = read_pairs(str(path), {}, BadRows.drop)
     assert [pair.query for pair in pairs] == ["问"]
+    dropped = sorted(dropped, key=lambda each: each.line)
     assert [(each.reason, each.line, each.text) for each in dropped] == [
         ("not JSON", 2, "{oops"), ("not an object", 3, "[1]"), ("no column", 4, "二"),
         ("not UTF-8", 5, "��Ѻ��"),
     ]  # fmt: skip
+
+
+def test_a_first_row_without_a_column_is_dropped_as_any_other(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"version": 1}, *ROWS])
+    pairs, dropped = read_pairs(path, {}, BadRows.drop)
+    assert len(pairs) == len(ROWS)
+    assert [(each.reason, each.line, each.text) for each in dropped] == [("no column", 1, "null")]
+    with pytest.raises(UserError, match="a.jsonl:1: no 'query'; found version"):
+        read_pairs(path, {}, BadRows.stop)
+
+
+def test_an_array_may_begin_after_a_blank_line(tmp_path):
+    (tmp_path / "a.json").write_text("\n" + json.dumps(ROWS, indent=1), encoding="utf-8")
+    assert len(read_pairs(str(tmp_path / "a.json"), {}, BadRows.drop)[0]) == len(ROWS)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
@@ -298,6 +313,8 @@ def test_a_broken_record_of_a_table_is_dropped_as_a_whole(tmp_path, end):
         ("a.csv", "问,答\na,b\n".encode("gbk"), "a.csv:1: byte 0xce at 1 is not UTF-8"),
         ("a.json", '[{"query": "退",\n"positive": "b"}]'.encode("gbk"), "a.json:1: byte"),
         ("a.json", b'[{"query": "a"', "a.json: not JSON"),
+        ("a.jsonl", b'\n[\n{"query": "a", "positive": "b"}\n]\n', "not JSON Lines: an array"),
+        ("a.csv", b'query,positive\n"a,b\nc,d\n",e,f\ng,h\n', "from here to line 4 it has 3 cell"),
         ("a.jsonl", b"oops\n[]\n", r"none of 2 rows can be used \(1 not JSON, 1 not an object\)"),
     ],
 )
@@ -405,10 +422,14 @@ def test_a_folder_of_documents_is_told_as_one(here):
     Path("data/set/qrels.tsv").unlink()
     with pytest.raises(UserError, match=r"name the file in it \(of a data set of the hub"):
         read_pairs("data/set", {}, BadRows.stop)
-    Path("data/set/in/a.md").touch()
-    with pytest.raises(UserError) as caught:
+    Path("data/set/in/a.md").touch()  # beside tables it is none of the documents
+    with pytest.raises(UserError, match=r"name the file in it \(of a data set of the hub"):
         read_pairs("data/set", {}, BadRows.stop)
-    line = "recipes=documents domain=custom domain.documents=data/set domain.dev=<folder>"
+    Path("data/manuals/in").mkdir(parents=True)
+    Path("data/manuals/in/a.md").touch()
+    with pytest.raises(UserError) as caught:
+        read_pairs("data/manuals", {}, BadRows.stop)
+    line = "recipes=documents domain=custom domain.documents=data/manuals domain.dev=<folder>"
     assert str(caught.value).endswith(f"train with {line}, without domain.train")
 
 
