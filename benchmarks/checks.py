@@ -37,6 +37,7 @@ KINDS = {"exact": 100, "punctuation": 100, "script": 100, "near": 200}
 EVALUATED = 1_000
 REPEATED = 20  # every so many pairs, one with the answer of the pair before it
 FAULTY = 50  # every so many rows, one with a fault of the next kind
+LEFT = {"near duplicates": 0.05}  # share that may be left, by the bar; of other faults none
 LONG = 200_000, 10  # pairs, and how often an answer says everything
 
 WHO = (
@@ -294,7 +295,9 @@ def many(count: int, times: int) -> dict[str, Any]:
     if report["pairs"] + listed.total() != count or listed != Counter(report["dropped"]):
         raise SystemExit("rows are missing")
     told = listed + Counter({each["name"]: each["count"] for each in report["findings"]})
-    if missed := planted - told:
+    missed = {name: count for name, count in (planted - told).items()
+              if count > LEFT.get(name, 0) * planted[name]}  # fmt: skip
+    if missed:
         raise SystemExit(f"planted and not found: {missed}")
     return {
         "pairs": count, "times": times, "planted": planted, "kept": report["pairs"],
