@@ -10,6 +10,7 @@ from benchmarking import benchmark, made_up
 
 from finetune import pipeline
 from finetune.commands import gains
+from finetune.config.choices import Kind
 from finetune.config.compose import choices, compose
 from finetune.sets import EvaluationSet
 
@@ -157,7 +158,9 @@ def test_the_learning_curve_is_told_from_what_is_kept(tmp_path, monkeypatch, cap
     points = json.loads((curve.FOLDER / "points.json").read_text("utf-8"))
     gain = {"gain": 0.02, "low": 0.01, "high": 0.03}
     assert points == [{"domain": "legal", "pairs": pairs, **gain} for pairs in (500, 10_313)]
-    assert "legal +2.0 points NDCG@10 [+1.0, +3.0] with 500 pairs" in gains.expected(10, points)
+    assert "legal +2.0 points NDCG@10 [+1.0, +3.0] with 500 pairs" in gains.expected(
+        10, Kind.pairs, points
+    )
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def configuration(
 
 def beside(page: Path | None, data: str | None) -> Path | None:
     """The file for dropped rows beside a page: none beside a pipe, or where the data lies."""
-    if page is None or (page.exists() and not page.is_file()):
+    if page is None or not page.parent.is_dir() or (page.exists() and not page.is_file()):
         return None
     file = page.with_name(f"{page.stem}-dropped.jsonl")
     return None if data is not None and file.resolve() == Path(data).resolve() else file

@@ -166,7 +166,8 @@ def _json_lines(path: Path, problems: Problems) -> Iterator[tuple[int, Any]]:
         try:
             content = json.loads(line)
         except (ValueError, RecursionError) as error:
-            if first and line.lstrip().startswith("["):
+            array = isinstance(error, json.JSONDecodeError) and line.lstrip().startswith("[")
+            if first and array:
                 problems.add(f"{name}: not JSON Lines: an array begins in it; expected one object "
                              "a line: give the file the ending .json, or write it so")  # fmt: skip
                 return

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def test_other_sets_on_disk_that_ask_the_same_are_told(arguments, domain, tmp_pa
     other = tmp_path / "data/known/queries.jsonl"
     other.parent.mkdir(parents=True)
     other.write_text(asked[0] + "\n", "utf-8")
-    pipeline.run(compose(arguments("until=sets", f"paths.data={tmp_path}/data")))
+    with caplog.at_level(logging.INFO, logger="finetune"):
+        pipeline.run(compose(arguments("until=sets", f"paths.data={tmp_path}/data")))
     assert "also in known: 1 of" in caplog.text
 
 
