@@ -297,6 +297,8 @@ def test_sets_that_the_base_was_trained_on(tmp_path):
     for name in ("bq", "other"):
         (tmp_path / name).mkdir()
         lines(tmp_path / name / "test.jsonl", [{"sentence1": "問題一？", "sentence2": "x"}])
+    (large,) = contamination.by_text(asked, tmp_path, [tmp_path / "other"], model, most=10)
+    assert "not looked for" in large.name and "finetune check reads it" in large.examples[0].text
     found = list(contamination.by_text(asked, tmp_path, [tmp_path / "other"], model))
     assert [(each.name, each.count, each.warning) for each in found] == [("also in bq", 1, True)]
     parquet.write_table(

@@ -49,6 +49,11 @@ def test_numbers_negations_and_content_words_do(old, new):
     assert not near.alike(TEXT, changed(old, new), LEAST)
 
 
+def test_of_least_1_all_bigrams_count():
+    assert near._jaccard(TEXT, changed("请问", "")) > LEAST
+    assert not near.alike(TEXT, changed("请问", ""), 1.0)
+
+
 def test_texts_that_share_too_few_bigrams_are_apart():
     assert not near.alike("押金", "请问押金可以要求退还吗现在", LEAST)
     assert near.alike("押金", "押金", LEAST)

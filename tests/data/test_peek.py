@@ -146,3 +146,12 @@ def test_scored_pairs_after_the_data_step(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", rows * 3)
     found = look_at(tmp_path, tmp_path / "sets")
     assert found.rows.count == 3 and found.passages == Texts(2, (("report",), ("乙",)))
+
+
+def test_of_a_download_of_beir_the_queries_of_its_splits_are_counted(tmp_path):
+    write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "c", "text": "条"}])
+    write_jsonl(tmp_path / "queries.jsonl", [{"_id": f"q{n}", "text": f"问{n}"} for n in range(9)])
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/dev.tsv").write_text("q1\tc\t1\nq2\tc\t0\n", "utf-8")
+    (tmp_path / "qrels/test.tsv").write_text("q3\tc\t1\nq4\tc\t1\n", "utf-8")
+    assert peek.look_at_set(tmp_path).queries == {"select": 1, "report": 2}
