@@ -19,12 +19,18 @@ class UserError(Exception):
         self.problems = problems
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Say which valid name is meant, or list them all."""
+def nearest(name: str, known: Sequence[str], told: Sequence[str] = ()) -> str:
+    """Say which valid name is meant, or list them all.
+
+    Args:
+        name: What was given.
+        known: The valid names.
+        told: What to list instead, where all are too many to read.
+    """
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "choose from: " + ", ".join(known)
+    return "choose from: " + ", ".join(told or known)
 
 
 def first_line(error: Exception) -> str:

@@ -354,6 +354,8 @@ def test_a_prompt(tmp_path, prompt, phrase):
         (["recipes=ful"], "unknown recipe", ["did you mean 'full'?"]),
         (["recipes=full", "domain=leagl"], "unknown domain", ["did you mean 'legal'?"]),
         (["recipes=full", "train.epoch=3"], "unknown key", ["did you mean 'train.epochs'?"]),
+        (["recipes=full", "batch=3"], "unknown key", ["did you mean 'train.batch_size'?"]),
+        (["recipes=full", "plan=true"], "unknown key", ["choose from: recipe, seed"]),
         (["recipes=full", "a b"], "write key=value", ["a b"]),
         (
             ["recipes=cosent", "domain=legal"],

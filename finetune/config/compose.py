@@ -267,8 +267,14 @@ def _override_problems(override: Override) -> Iterator[str]:
     if key in keys or key.startswith("hydra") or _in_open_part(key):
         return
     part = key.split(".")[0]
-    near = [known for known in keys if known.startswith(f"{part}.")] or [*keys, *GROUPS]
-    yield f"{override.input_line}: unknown key {key!r}; {nearest(key, near)}"
+    inside = [known for known in keys if known.startswith(f"{part}.")]
+    # A key whose part was left out, as `batch` for train.batch_size.
+    ends = {} if inside else {known.rpartition(".")[2]: known for known in keys}
+    meant = [known for end, known in ends.items() if end.startswith(key)]
+    firsts = [*dict.fromkeys([*(known.split(".")[0] for known in keys), *GROUPS])]
+    told = f"did you mean {meant[0]!r}?" if meant else nearest(
+        key, inside or [*keys, *GROUPS], inside or firsts)  # fmt: skip
+    yield f"{override.input_line}: unknown key {key!r}; {told}"
 
 
 def _in_open_part(key: str) -> bool:
