@@ -101,13 +101,14 @@ class Scored:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that was left out: why, where it came from, and what it collided with."""
+    """A row that was left out: why, where it came from, what it collided with, what is wrong."""
 
     reason: str
     source: str
     line: int
     text: str
     collided_with: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)

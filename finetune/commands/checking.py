@@ -9,7 +9,7 @@ from finetune.commands import gains
 from finetune.config import Config
 from finetune.config.choices import Kind, Source
 from finetune.config.compose import choices, compose, kind_asked
-from finetune.data import contamination, lengths, tokens
+from finetune.data import contamination, drops, lengths, tokens
 from finetune.data.card import read_card
 from finetune.data.findings import Finding
 from finetune.data.generate import by_rule
@@ -98,8 +98,9 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
 
     Args:
         config: What is checked.
-        dropped: File for the dropped rows, with reason, source line and what they collided with.
-            Beside it, under its name with ``-near`` behind, goes one for the near duplicates.
+        dropped: File for the dropped rows, with reason, source line and what is wrong with
+            them or they collided with. Beside it, under its name with ``-near`` behind, goes one
+            for the near duplicates.
 
     Raises:
         UserError: With every problem that ends a run.
@@ -127,6 +128,7 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     given = "traditional" if is_traditional(*sample) else "simplified"
     found += tokens.findings(by_script, given) if by_script else []
     found += _contamination(config, loaded)
+    found += drops.look(loaded)
     if dropped is not None:
         write_jsonl(dropped, loaded.dropped)
     found.sort(key=lambda each: (not each.warning, -each.count / each.of))
@@ -175,7 +177,8 @@ def _dropped(loaded: Loaded) -> dict[str, list[dict[str, str]]]:
         shown = rows.setdefault(each.reason, [])
         if len(shown) < _EXAMPLES:
             place = f"{each.source}:{each.line}" if each.line else each.source
-            shown.append({"place": place, "text": each.text, "other": each.collided_with})
+            shown.append({"place": place, "text": each.text,
+                          "other": each.problem or each.collided_with})  # fmt: skip
     return rows
 
 

@@ -112,14 +112,15 @@ def decoded(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def empty(name: str, problems: Problems | None = None) -> UserError:
-    """The error of a source without rows, or of one whose rows were all dropped."""
+    """The error of a source without rows, or of one that has none left and had unusable ones."""
     if problems is None or not problems.dropped:
         return UserError(f"{name}: is empty; expected at least one row: name another file")
     reasons = tally(row.reason for row in problems.dropped)
     counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
     return UserError(
         f"{name}: none of {len(problems.dropped):,} rows can be used ({counts}); the first: "
-        f"{problems.example}"
+        f"{problems.examples[0]}",
+        *problems.examples[1:],
     )
 
 

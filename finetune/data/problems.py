@@ -3,7 +3,7 @@
 import difflib
 import reprlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.disk import Spilled
@@ -13,6 +13,7 @@ from finetune.records import Dropped
 # Problems told in words; the rest are counted. More lines than this nobody reads.
 SHOWN = 20
 _LISTED = 12
+_EXAMPLES = 3  # of what is wrong with dropped rows
 # Characters of a dropped row's first text that are kept; file and line lead to the rest.
 _DROPPED_TEXT = 200
 
@@ -32,7 +33,7 @@ class Problems:
 
     Attributes:
         refused: Whether one of them is of a row that might have been dropped.
-        example: What was wrong with the first row that was dropped.
+        examples: What was wrong with the first rows that were dropped.
     """
 
     def __init__(self, dropped: list[Dropped] | Spilled[Dropped] | None = None) -> None:
@@ -40,7 +41,7 @@ class Problems:
         self.count = 0
         self.dropped = dropped
         self.refused = False
-        self.example = ""
+        self.examples: list[str] = []
 
     def add(self, problem: str) -> None:
         """Keep one problem: place, value found, expectation, fix."""
@@ -52,8 +53,8 @@ class Problems:
         """Drop a row that cannot be used; where none may be dropped, keep what is wrong with it."""
         told = [f"{row.source}:{row.line}: {problem}" for problem in problems]
         if self.dropped is not None:
-            self.dropped.append(row)
-            self.example = self.example or told[0]
+            self.dropped.append(replace(row, problem="; ".join(problems)))
+            self.examples += told[: _EXAMPLES - len(self.examples)]
             return
         self.refused = True
         for each in told:

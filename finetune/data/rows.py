@@ -21,6 +21,7 @@ DUPLICATE = {
     Duplicates.punctuation: "duplicate but for punctuation, case or width",
     Duplicates.script: "duplicate but for the script",
 }
+IDENTICAL = "identical sides"
 OTHER_SCORE = "another score for the same texts"
 LABEL_0 = "label 0: not a pair"
 CONFLICT = "conflicting labels"
@@ -112,7 +113,7 @@ class Collector:
         same = [] if bad else [clean.comparable(values[name]) for name in self.form.required[:2]]
         if not (bad or self.form.symmetric) and same[0] == same[1]:
             # It teaches nothing, and is nobody's mistake.
-            self._drop("identical sides", line, row)
+            self._drop(IDENTICAL, line, row)
             return
         bad = bad or list(self.form.wrong(values, same[1]))
         if bad:

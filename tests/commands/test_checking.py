@@ -101,6 +101,36 @@ def test_rows_that_cannot_be_read_are_on_the_page_and_in_the_file_beside_it(file
     assert "dropped: not JSON" in capsys.readouterr().out
 
 
+def test_rows_that_cannot_be_used_are_things_to_do_with_value_and_fix(tmp_path, capsys):
+    bad = [{"sentence1": f"甲{n}", "sentence2": "乙", "score": score}
+           for n, score in enumerate((4.8, "2", True, "5分"))]  # fmt: skip
+    good = {"sentence1": "押金退吗", "sentence2": "退", "score": 1}
+    lines(tmp_path / "pairs.jsonl", [good, *bad])
+    page = tmp_path / "a.html"
+    assert main(["check", str(tmp_path / "pairs.jsonl"), "--html", str(page)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "pairs.jsonl:2: score is 4.8; expected 1" in shown and "domain.kind=scored" in shown
+    assert "1 of 5 rows can be trained on; 1 thing to do" in shown
+    assert page.read_text("utf-8").count("score is &#39;5分&#39;; expected") == 2
+    dropped = list(read_dicts(tmp_path / "a-dropped.jsonl"))
+    assert [row["problem"].split(";")[0] for row in dropped] == [
+        "score is 4.8", "score is '2'", "score is true", "score is '5分'",
+    ]  # fmt: skip
+    lines(tmp_path / "pairs.jsonl", bad)
+    assert main(["check", str(tmp_path / "pairs.jsonl")]) == 2
+    told = capsys.readouterr().err
+    assert "none of 4 rows can be used (4 bad label); the first" in told
+    assert "score is 4.8" in told and "pairs.jsonl:3: score is true" in told
+
+
+def test_many_drops_are_a_thing_to_do(files):
+    lines(files / "pairs.jsonl", [{"query": f"评测{c}", "positive": c} for c in "一二三四五六"]
+          + ROWS[:1])  # fmt: skip
+    (found,) = [each for each in run(files)["findings"] if each["warning"]]
+    assert (found["name"], found["count"], found["of"]) == ("dropped as leaks", 6, 7)
+    assert "finetune split" in found["fix"]
+
+
 @pytest.mark.parametrize(("leak", "pairs"), [("default", 42), ("strict", 41), ("off", 43)])
 def test_how_strict_leaks_are_taken(files, leak, pairs):
     report = run(files, f"check.leak={leak}")
