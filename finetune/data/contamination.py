@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.config import Domain, Model
+from finetune.data.catalogue import FOLDER, read_catalogue
 from finetune.data.findings import Example, Finding, short
 from finetune.data.folding import folded
 from finetune.data.lines import ending
@@ -25,7 +26,7 @@ _TOO_GOOD = "Its scores there are too good, before and after tuning."
 
 
 def by_name(sets: Sequence[AnySet], model: Model, card: str | None) -> Iterator[Finding]:
-    """Yield evaluation sets whose public namesake the base was trained on.
+    """Yield evaluation sets whose public namesake the base was, or may have been, trained on.
 
     Args:
         sets: What selects and reports.
@@ -39,6 +40,10 @@ def by_name(sets: Sequence[AnySet], model: Model, card: str | None) -> Iterator[
         if plain(each.name) in seen:
             yield Finding(f"{each.name}: in the training of {model.name}", count, count,
                           "queries", True, _TOO_GOOD, fix)  # fmt: skip
+            continue
+        for public, sentence in _catalogued(each.name, model.name).items():
+            yield Finding(f"{each.name}: public card of {public} on {model.name}", count, count,
+                          "queries", True, f"{sentence}.", fix)  # fmt: skip
     total = sum(len(each.questions) for each in sets)
     if card is not None:
         yield Finding(f"data card on {model.name}", total, total, "queries", True, card, fix)
@@ -119,8 +124,25 @@ def own(domain: Domain) -> list[Path]:
 
 def plain(name: str) -> str:
     """A set's name without what its copies add: ``DuRetrieval`` and ``du`` are one."""
-    letters = re.sub(r"[\W_]+", "", name.casefold())
+    letters = _letters(name)
     return _SUFFIX.sub("", letters) or letters
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _catalogued(name: str, model: str) -> dict[str, str]:
+    """What the catalogues say of public sets of this name, by set, where they name the model.
+
+    Not by the plain name: a folder ``medical`` of one's own is not MedicalRetrieval.
+    """
+    named = re.compile(rf"(?<![\w-]){re.escape(model)}(?![\w-])")
+    return {
+        each.name: each.contamination
+        for path in sorted(FOLDER.glob("*.md")) for each in read_catalogue(path).sets
+        if _letters(each.name) == _letters(name) and named.search(each.contamination)
+    }  # fmt: skip
 
 
 def _may_ask(path: Path) -> bool:

@@ -351,6 +351,24 @@ def test_sets_that_the_base_was_trained_on(tmp_path):
     assert contamination.plain("DuRetrieval") == contamination.plain("du")
 
 
+@pytest.mark.parametrize(
+    ("name", "model", "sentence"),
+    [
+        ("CmedqaRetrieval", "bge-base-zh", "cMedQA2, of which it is made, in the training of"),
+        ("T2Ranking", "bge-m3", "in the training of bge-small-zh"),
+        ("T2Ranking", "m3e-base", None),
+        ("CovidRetrieval", "bge-base-zh", None),
+        ("medical", "bge-large-zh", None),  # as a folder of one's own may be called
+    ],
+)
+def test_sets_that_public_cards_say_the_base_was_trained_on(name, model, sentence):
+    asked = (EvaluationSet(name, {"1": "问题一"}, {}, {}),)
+    model = replace(STARTER, name=model, trained_on=["NQ"])
+    found = list(contamination.by_name(asked, model, None))
+    assert len(found) == (sentence is not None)
+    assert all(each.warning and each.meaning.startswith(sentence) for each in found)
+
+
 def test_a_base_of_which_nothing_is_known(tmp_path):
     model = checking.configuration("statutes", None, ["model=gte-base-zh"]).model
     asked = (EvaluationSet("x", {"1": "问"}, {}, {}),)
