@@ -157,6 +157,14 @@ def _check_magic(name: str, start: bytes) -> None:
                 f"{name}: looks like {what}, which its name does not say; expected UTF-8 text: "
                 "give the file its right ending, or save it as UTF-8"
             )
+    # Of UTF-16 every second byte is NUL in ASCII: the later one in UTF-16LE.
+    zeros = [place % 2 for place, byte in enumerate(start) if byte == 0]
+    if len(set(zeros)) == 1 and len(zeros) > max(1, len(start) // 10):
+        encoding = ("UTF-16BE", "UTF-16LE")[zeros[0]]
+        raise UserError(
+            f"{name}: looks like UTF-16 without its mark; expected UTF-8 text: iconv -f "
+            f"{encoding} -t UTF-8 old > new"
+        )
 
 
 def _json_lines(path: Path, problems: Problems) -> Iterator[tuple[int, Any]]:
