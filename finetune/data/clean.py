@@ -76,7 +76,7 @@ def text(field: str, value: Any, changed: Counter[str]) -> str:
 
 
 def number(field: str, value: Any) -> float:
-    """Return the number, which in a CSV file is text.
+    """Return the number, which in a CSV file is text; ``95%``, as Excel shows one, is 0.95.
 
     Args:
         field: Its name in messages.
@@ -85,8 +85,8 @@ def number(field: str, value: Any) -> float:
     Raises:
         BadRow: When it is no finite number.
     """
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        value = float(value)
+    if isinstance(value, str) and _NUMBER.fullmatch(bare := value.strip().removesuffix("%")):
+        value = float(bare) / (100 if value.strip() != bare else 1)
     if type(value) not in (int, float) or not abs(value) < _LARGEST:  # NaN fails this too
         raise BadRow(
             "bad score",

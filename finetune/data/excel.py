@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import re
 import zipfile
 import zlib
 from collections import Counter
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 # belong a TypeError, a text that is not there a LookupError, encryption a RuntimeError.
 _BROKEN = (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, RuntimeError,
            OSError, EOFError, SyntaxError)  # fmt: skip
+_PERCENT = re.compile(r"(?:0\.(0+)|0)%")  # a format, and its decimals
 _NOT_COMPUTED = "a formula without a result, which Excel adds when it saves the file"
 
 
@@ -130,6 +132,12 @@ def _value(cell: Any) -> str | NoValue | None:
         return NoValue(value if isinstance(value, str) else "=…", _NOT_COMPUTED)
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, datetime.datetime):
+        return value.isoformat(" ").removesuffix(" 00:00:00")
+    if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
+    if percent := _PERCENT.search(cell.number_format):
+        return f"{value:.{len(percent[1] or '')}%}"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

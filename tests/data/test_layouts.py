@@ -1,4 +1,5 @@
 import csv
+import datetime
 import json
 import zipfile
 
@@ -9,6 +10,7 @@ from pyarrow import parquet
 
 from finetune.config.choices import BadRows, Kind
 from finetune.data import rows as reasons
+from finetune.data.clean import number
 from finetune.data.load import load_pairs
 from finetune.errors import UserError
 
@@ -153,6 +155,23 @@ def test_excel(tmp_path, caplog):
     assert [(p.query, p.positive) for p in loaded.pairs] == [("问一", "答一"), ("110", "2.5")]
     assert list(loaded.lines.values()) == [2, 4]
     assert "only the first sheet, 'Sheet', is read" in caplog.text
+
+
+def test_excels_dates_percentages_and_truth_are_read_as_it_shows_them(tmp_path):
+    book, moment = Workbook(), datetime.datetime(2024, 5, 1)
+    values = [
+        ("2024-05-01", moment, "yyyy-mm-dd"), ("2024-05-01 13:30:00", moment.replace(hour=13,
+         minute=30), "yyyy-mm-dd hh:mm"), ("15%", 0.15, "0%"), ("12.50%", 0.125, "0.00%"),
+        ("TRUE", True, "General"), ("0.15", 0.15, "General"),
+    ]  # fmt: skip
+    book.active.append(["query", "positive"])
+    for row, (shown, value, form) in enumerate(values, 2):
+        book.active.append([f"问{shown}", value])
+        book.active.cell(row, 2).number_format = form
+    book.save(tmp_path / "a.xlsx")
+    loaded = read(str(tmp_path / "a.xlsx"))
+    assert [pair.positive for pair in loaded.pairs] == [shown for shown, *_ in values]
+    assert number("score", "12.50%") == 0.125
 
 
 def test_an_empty_cell_of_excel_is_named_by_its_row(tmp_path):
