@@ -187,7 +187,7 @@ def _broken(loaded: Loaded, rows: Sequence[int]) -> Finding:
     return Finding(
         "broken encoding", len(rows), 2 * len(loaded.pairs), "texts", True,
         "They were read in another encoding than they were written in: � and 锟斤拷 stand for what "
-        "could not be read, æŠ¼é‡‘ and 鎶奸噾 for 押金.",
+        "could not be read, æŠ¼é‡‘, 鎶奸噾 and Ñº½ð for 押金.",
         "Export them again from their source, read in its own encoding (often GB18030 or UTF-8); "
         "leave out what stays broken.", _shown(loaded, rows),
     )  # fmt: skip

@@ -34,8 +34,11 @@ _BROKEN = re.compile(
 )
 # One of these is in all of them. The last, of ，。的一是, are in most UTF-8 that was read as GBK.
 _SUSPECT = re.compile("[\ufffd锟烫屯\xe3-\xe9\xef锛銆鐨涓鏄]")
+# GB18030 that was read as Latin-1: two characters for each Chinese one, and ASCII.
+_PAIRED = re.compile("(?:[\x00-\x7f]|[\xa1-\xfe]{2})+")
 _COMMON_HAN = re.compile("[\u4e00-\u9fff]")
 _READ_AS_GBK = 0.25  # characters of Chinese for each of the text; of other texts there are none
+_FEW_WORDS = 8  # letters; with no more a text has a name in it, and is in no language
 
 _PLANES = 0x30000  # no character beyond is one of compatibility
 # The space, the ellipsis, the yen sign and the punctuation of ASCII as Chinese has them.
@@ -88,9 +91,10 @@ class Counts:
 
     @property
     def english(self) -> NDArray[np.bool_]:
-        """Texts with more than three Latin letters for each other one: words for words, most."""
+        """Texts of Latin words, with more than three letters for each other one: most, in words."""
         latin = self.of(Kind.latin)
-        return latin > 3 * (self.by_kind[:, Kind.han :].sum(axis=1) - latin)
+        others = self.by_kind[:, Kind.han :].sum(axis=1) - latin
+        return (latin > _FEW_WORDS) & (latin > 3 * others)
 
 
 def has_html(text: str) -> bool:
@@ -102,8 +106,13 @@ def is_broken(text: str) -> bool:
     """True for a text that was read in another encoding than it was written in.
 
     It holds what stands for bytes that could not be read (U+FFFD, 锟斤拷, 烫烫烫), or is UTF-8 that
-    was read as Latin-1 (æŠ¼é‡‘ for 押金) or, but for some short texts, GBK (鎶奸噾).
+    was read as Latin-1 (æŠ¼é‡‘ for 押金) or, but for some short texts, GBK (鎶奸噾), or is GB18030
+    that was read as Latin-1 (Ñº½ð).
     """
+    if not text.isascii() and _PAIRED.fullmatch(text):
+        meant = text.encode("latin-1").decode("gb18030", "ignore")
+        if len(_COMMON_HAN.findall(meant)) > 1:
+            return True
     if _SUSPECT.search(text) is None:
         return False
     if _BROKEN.search(text):

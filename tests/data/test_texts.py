@@ -13,6 +13,11 @@ def test_characters_are_counted_by_kind():
     assert counts.length.tolist() == [5, 0, 5]
 
 
+def test_a_text_of_a_letter_or_a_name_is_not_english():
+    said = ["T", "iPhone", "A/B 12", "What is the deposit?"]
+    assert texts.count(said).english.tolist() == [False, False, False, True]
+
+
 def test_a_text_is_in_a_script_that_its_characters_tell():
     counts = texts.count(
         ["头发", "頭髮", "头髮", "皇后", "iPhone 手机问题", "take it or leave it 好"]
@@ -44,7 +49,10 @@ def test_what_is_no_html(text):
         ("æŠ¼é‡‘", True),  # 押金 in UTF-8, read as Windows does
         ("答：æ\x8a¼é\x87\x91", True),  # and as Latin-1
         ("房东不退押金".encode().decode("gb18030", "ignore"), True),
+        ("押金怎么退？ 3天".encode("gb18030").decode("latin-1"), True),
+        ("Ñº½ð", True),
         ("", False),
+        ("T恤 naïve, Ñandú ½ «é»", False),
         ("“café”… Nestlé’s São Paulo été", False),
         ("锛子，涓涓细流，在屯里屯着，烫", False),
     ],
