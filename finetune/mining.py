@@ -13,7 +13,6 @@ cross-encoder, where one is given, reads query and text together and leaves out 
 as good as the positive.
 """
 
-import dataclasses
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -239,28 +238,9 @@ def _both(text: str) -> tuple[int, int]:
     return asked, asked if bare is text else number(normalised(bare))
 
 
-def without_known(rows: Sequence[AnyRow], answers: Lookup) -> Iterator[AnyRow]:
-    """Take known answers out of the rows' negatives; give all rows as many as the poorest has.
-
-    Training takes a column for each negative, so that rows must have equally many. Scored pairs
-    have none.
-
-    Args:
-        rows: Of one kind; gone through twice.
-        answers: As `known_answers` gives them.
-    """
-    fewest = min((len(_unknown(row, answers)) for row in rows), default=0)
-    for row in rows:
-        kept = _unknown(row, answers)[:fewest]
-        yield row if isinstance(row, Scored) else dataclasses.replace(row, negatives=kept)
-
-
-def _unknown(row: AnyRow, answers: Lookup) -> tuple[str, ...]:
-    """The negatives of a row that are not known to answer its query."""
-    if isinstance(row, Scored) or not row.negatives:
-        return ()
-    known = set(answers[number(normalised(row.query))].tolist())
-    return tuple(each for each in row.negatives if number(passage(each)) not in known)
+def usual(counts: Sequence[int]) -> int:
+    """How many negatives training takes of every row: as many as half of them have, or more."""
+    return sorted(counts, reverse=True)[(len(counts) - 1) // 2] if counts else 0
 
 
 def summary(audits: Iterable[Audit], negatives: int) -> dict[str, int]:

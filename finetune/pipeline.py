@@ -126,7 +126,7 @@ def steps_of(config: Config) -> list[Step]:
         {"model": "base", "pairs": "generate", "select": "pool"}, resumes=True, outside=outside,
     )  # fmt: skip
     train = Step(
-        "train", steps.train, 6, _train_settings(config, mined=mined) | encoding | mix,
+        "train", steps.train, 7, _train_settings(config, mined=mined) | encoding | mix,
         {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"} | mixed,
         resumes=True, outside=outside,
     )  # fmt: skip

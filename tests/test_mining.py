@@ -4,8 +4,9 @@ import pytest
 from finetune import mining
 from finetune.disk import number
 from finetune.judging import Filter
-from finetune.mining import Pool, known_answers, mine, summary, without_known
+from finetune.mining import Pool, known_answers, mine, summary, usual
 from finetune.records import Mined, Pair, normalised
+from finetune.training.negatives import without_known
 
 
 def at(*degrees):
@@ -45,7 +46,7 @@ def test_a_positive_under_another_name_of_its_law_is_no_negative():
     assert mined.negatives == ("工资",)
     assert [reason for *_, reason in audit.dropped] == ["known positive"] * 2
     row = Mined("1", pair.query, pair.positive, (texts[1], "工资"), (0.9, 0.8, 0.7), "law")
-    (kept,) = without_known([row], known_answers([pair]))
+    (kept,) = without_known([row], known_answers([pair]), seed=0)
     assert kept.negatives == ("工资",)
 
 
@@ -144,17 +145,8 @@ def test_what_answers_a_text():
     assert answering(pairs, "别的") == set()
 
 
-def test_negatives_that_answer_the_query_are_taken_out_and_the_poorest_row_sets_the_number():
-    pairs = [
-        Pair("1", "问", "答", "s", ("甲", "别，答", "乙")),
-        Pair("2", "问", "别答", "s", ("丙", "丁")),
-        Pair("3", "另", "三", "s", ("戊", "己", "庚")),
-    ]
-    rows = list(without_known(pairs, known_answers(pairs)))
-    assert [row.negatives for row in rows] == [("甲", "乙"), ("丙", "丁"), ("戊", "己")]
-    assert [row.id for row in rows] == ["1", "2", "3"]
-    bare = list(without_known([*pairs, Pair("4", "无", "有", "s")], known_answers(pairs)))
-    assert [row.negatives for row in bare] == [()] * 4
+def test_of_every_row_as_many_are_taken_as_half_of_the_rows_have():
+    assert [usual(each) for each in ([], [3], [3, 2, 2], [8, 0], [8, 0, 0])] == [0, 3, 2, 8, 0]
 
 
 # --- the cross-encoder ---

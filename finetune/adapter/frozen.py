@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
-from transformers import BertModel, RobertaModel, XLMRobertaModel
+from transformers import BertModel, PreTrainedTokenizerBase, RobertaModel, XLMRobertaModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from finetune.adapter import is_trained
@@ -87,16 +87,16 @@ class Lower(nn.Module):
     Args:
         model: BERT-like; its embeddings and lower layers move in here.
         count: How many layers.
-        pad: Token id of padding, which stands on the right only.
+        end: Token id that ends every text; what stands behind is padding, whichever its id.
         kept: Outputs known already.
     """
 
-    def __init__(self, model: Any, count: int, pad: int, kept: Activations) -> None:
+    def __init__(self, model: Any, count: int, end: int, kept: Activations) -> None:
         super().__init__()
         self.embeddings = model.embeddings
         self.layers = nn.ModuleList(model.encoder.layer[:count])
         self.config = model.config
-        self.pad = pad
+        self.end = end
         self.kept = kept
         self.computed = 0  # texts that had to be computed in a forward pass
         model.embeddings = self
@@ -129,7 +129,7 @@ class Lower(nn.Module):
     @torch.no_grad()
     def compute(self, input_ids: Tensor) -> Tensor:
         """Run the embeddings and the layers: ``[batch, sequence, hidden]``."""
-        lengths = _lengths(input_ids, self.pad)
+        lengths = _lengths(input_ids, self.end)
         mask = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
         hidden = self.embeddings(input_ids=input_ids)
         bias = create_bidirectional_mask(self.config, hidden, mask)
@@ -147,7 +147,7 @@ class Lower(nn.Module):
     def _texts(self, input_ids: Tensor) -> list[Tensor]:
         """Each row's token ids, on the CPU, without padding."""
         ids = input_ids.cpu()
-        lengths = _lengths(ids, self.pad).tolist()
+        lengths = _lengths(ids, self.end).tolist()
         return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 
 
@@ -169,10 +169,16 @@ def obstacle(model: SentenceTransformer, count: int) -> str | None:
     if model[0].can_flatten_inputs:
         return "flash attention joins the texts of a batch"
     # `Lower` sees token ids only: all that is padding must be told from them.
-    ends = tokenizer("")["input_ids"][-1:]
-    if tokenizer.padding_side != "right" or ends in ([], [tokenizer.pad_token_id]):
+    end = end_of(tokenizer)
+    if tokenizer.padding_side != "right" or end in (None, 0, tokenizer.pad_token_id):
         return "its tokenizer does not end a text with a token of its own and pad on the right"
     return None
+
+
+def end_of(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token id that a tokenizer ends texts with; None where it ends them with their own."""
+    found: list[int] = tokenizer("")["input_ids"]
+    return found[-1] if found else None
 
 
 def remember(
@@ -201,10 +207,13 @@ def remember(
             progress(len(rows))
 
 
-def _lengths(input_ids: Tensor, pad: int) -> Tensor:
-    """Tokens of each row up to its last that is not padding."""
+def _lengths(input_ids: Tensor, end: int) -> Tensor:
+    """Tokens of each row up to the one that ends its text.
+
+    Not up to padding: joining columns of other widths, the library pads with 0, whatever the model.
+    """
     positions = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-    return ((input_ids != pad) * positions).amax(dim=1)
+    return ((input_ids == end) * positions).amax(dim=1)
 
 
 def _key(ids: Tensor) -> bytes:

@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from sentence_transformers import SentenceTransformer
 
 from finetune.adapter import Finish, Reads
-from finetune.adapter.frozen import Activations, Lower, obstacle, remember
+from finetune.adapter.frozen import Activations, Lower, end_of, obstacle, remember
 from finetune.errors import UserError, first_line
 from finetune.records import read_json, write_json
 
@@ -102,7 +102,9 @@ class Lora:
             reads.folder, inner.config.hidden_size, reads.autocast or inner.dtype,
             int(self.cache_gb * 1e9),
         )  # fmt: skip
-        lower = Lower(inner, frozen, model.tokenizer.pad_token_id, kept)
+        end = end_of(model.tokenizer)
+        assert end is not None  # else there were an obstacle
+        lower = Lower(inner, frozen, end, kept)
         remember(model, lower, reads.guard, reads.autocast)
         if reads.epochs > 1:
             remember(model, lower, reads.rows, reads.autocast)

@@ -13,6 +13,7 @@ from finetune.data.leaks import DROPPED, Suspects
 from finetune.data.loaded import Loaded, sides
 from finetune.data.multilingual import ADVISED
 from finetune.data.problems import printable
+from finetune.mining import usual
 from finetune.records import Pair, Scored, write_jsonl
 
 _EXAMPLES = 8  # shown of each finding
@@ -282,15 +283,11 @@ def _boilerplate(loaded: Loaded, grouped: groups.Grouped, check: Check) -> Findi
 
 
 def _negatives(loaded: Loaded) -> Finding:
-    given = (len(pair.negatives) for pair in loaded.pairs if isinstance(pair, Pair))
-    having = [count for count in given if count]
-    every = len(having) == len(loaded.pairs)
+    given = [len(pair.negatives) for pair in loaded.pairs if isinstance(pair, Pair)]
     return Finding(
-        "given negatives", len(having), len(loaded.pairs), "pairs", False,
+        "given negatives", sum(count > 0 for count in given), len(loaded.pairs), "pairs", False,
         "Recipes that mine find negatives of their own and do not train on these; the others use "
-        "as many as the pair with the fewest has"
-        + (f": {min(having)}." if every else
-           ", which is none: not every pair has some."),
+        f"as many as half of the pairs have: {usual(given)}.",
         "recipes=full with negatives in every row, or recipes=contrastive, which mines.",
     )  # fmt: skip
 

@@ -32,6 +32,7 @@ from finetune.data.peek import (
 from finetune.errors import UserError
 from finetune.evaluation.guard import FEWEST_TEXTS, guard_texts
 from finetune.machine.geometry import STARTER, Geometry
+from finetune.mining import usual
 from finetune.records import read_json
 from finetune.stage import Planned, Step
 
@@ -89,8 +90,9 @@ class Facts:
             return None
         if "texts" in step.settings:
             return self._lessons(step, texts)
-        columns = min(map(len, texts.sample))  # training takes the negatives that all rows have
-        lengths = np.stack([self.lengths([row[i] for row in texts.sample])
+        columns = usual([len(row) for row in texts.sample])
+        # Rows with fewer texts are filled up with others' negatives.
+        lengths = np.stack([self.lengths([row[min(i, len(row) - 1)] for row in texts.sample])
                             for i in range(columns)], 1)  # fmt: skip
         made = self._maker(step)
         if not made.cached and "mine" in made.step.settings:

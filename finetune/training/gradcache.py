@@ -8,6 +8,7 @@ and repeats the forward pass; loss and gradients are those of the whole batch.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from finetune.config.choices import Precision
 from finetune.errors import UserError
 from finetune.machine import estimate, hardware, processes
 from finetune.machine.geometry import Geometry
+from finetune.mining import usual
 from finetune.records import AnyRow, read_json, read_known
 from finetune.sets import only_set
 from finetune.training import losses, memory
@@ -116,7 +118,7 @@ def _free(device: str) -> int | None:
 def _widths(rows: Sequence[AnyRow], model: Path, max_length: int) -> list[int]:
     """Tokens of the longest text of each column, in a sample that is spread over the rows."""
     sample = [row.prompted for row in rows[:: -(-len(rows) // _SAMPLE)]]
-    columns = list(zip(*sample, strict=False))  # training takes the negatives that all rows have
+    columns = list(zip_longest(*sample, fillvalue=("", "")))[: usual([len(row) for row in sample])]
     file = model / "tokenizer.json"
     if not file.is_file():
         return [max_length] * len(columns)

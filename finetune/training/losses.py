@@ -1,9 +1,11 @@
 """Losses, built from their configuration nodes: nested ones too, in chunks where memory asks."""
 
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from hydra.utils import get_class
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import (
@@ -11,6 +13,7 @@ from sentence_transformers.sentence_transformer.losses import (
     MatryoshkaLoss,
     MultipleNegativesRankingLoss,
 )
+from sentence_transformers.util import cos_sim, pairwise_cos_sim
 from sentence_transformers.util.distributed import all_gather
 from torch import Tensor, nn
 
@@ -24,6 +27,24 @@ _CACHED = {MultipleNegativesRankingLoss: Chunked}
 _WRAPPERS = (MatryoshkaLoss,)
 
 Node = Mapping[str, Any]
+Similarity = Callable[[Tensor, Tensor], Tensor]
+
+
+def _in_fp32(similarity: Similarity) -> Similarity:
+    """Compute a similarity in fp32 under autocast.
+
+    bf16 tells cosines from .5 to 1 apart in steps of .0039: at a scale of 50, a logit's by 0.2.
+    """
+
+    @functools.wraps(similarity)
+    def compute(one: Tensor, other: Tensor) -> Tensor:
+        with torch.autocast(one.device.type, enabled=False):
+            return similarity(one.float(), other.float())
+
+    return compute
+
+
+_EXACT = {each: _in_fp32(each) for each in (cos_sim, pairwise_cos_sim)}
 
 
 class GatheredCoSENT(CoSENTLoss):
@@ -61,11 +82,15 @@ def build(node: Node, model: SentenceTransformer, chunk: int | None = None) -> n
         key: build(value, model, pieces) if is_node(value) else value
         for key, value in node.items() if not key.startswith("_")
     }  # fmt: skip
+    expected = inspect.signature(target).parameters
+    if "similarity_fct" in expected and "similarity_fct" not in parameters:
+        default = expected["similarity_fct"].default
+        parameters["similarity_fct"] = _EXACT.get(default, default)
     if pieces is not None and target in _CACHED:
         return _CACHED[target](model=model, mini_batch_size=pieces, **parameters)
     if "matryoshka_dims" in parameters:
         parameters |= _with_whole(parameters, model)
-    if "model" in inspect.signature(target).parameters:
+    if "model" in expected:
         parameters["model"] = model
     return target(**parameters)
 

@@ -24,9 +24,10 @@ from finetune.config.choices import Kind
 from finetune.disk import Lazy, Lookup, number
 from finetune.errors import UserError
 from finetune.machine import processes
-from finetune.mining import known_answers, without_known
+from finetune.mining import known_answers
 from finetune.records import AnyRow, Mined, Pair, Scored, normalised, passage
 from finetune.training.batching import BucketSampler
+from finetune.training.negatives import without_known
 
 _ROWS = 10_000  # written at once
 
@@ -126,11 +127,11 @@ def examples(
 
     Args:
         parts: The domain's own set, then those mixed with it. Of their rows' negatives, as many
-            are used as the poorest row of the set has.
+            are used as half of the set's rows have.
         others: Pairs that are not trained on, whose positives are no negatives all the same.
         prompts: The model's own, by name.
         batch_size: Rows in a batch.
-        seed: Of the batches.
+        seed: Of the batches, and of what fills up rows with fewer negatives.
         folder: Gets the columns as files, which must stay as long as the examples are used.
 
     Raises:
@@ -146,7 +147,7 @@ def examples(
                 "processes; start fewer processes, or add pairs"
             )
         traits = _Traits()
-        rows = map(traits.noted, without_known(part.rows, known))
+        rows = map(traits.noted, without_known(part.rows, known, seed))
         file = folder / f"{part.name}-{processes.rank()}.arrow"
         datasets[part.name] = _dataset(rows, file)
         samplers.append(traits.sampler(known, batch_size, seed))

@@ -59,8 +59,8 @@ def train(
 
     Args:
         base: Folder of the model to start from.
-        rows: Training rows (of their negatives, as many are used as the poorest has), or examples
-            that are ready.
+        rows: Training rows (of their negatives, as many are used as half of them have), or
+            examples that are ready.
         select: Queries of the select half on a pooled corpus, or scored pairs of it.
         plan: Settings.
         out: Gets ``model/`` (the best checkpoint, or the base), ``curves.jsonl`` and

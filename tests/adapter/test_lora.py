@@ -8,8 +8,11 @@ from hydra.utils import instantiate
 from peft import IA3Config, PeftModel
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses.merged_forward import merge_feature_batches
 from tiny_models import difference, weights
-from transformers import BertModel
+from tiny_tokenizers import SCORED, SIZES, saved, scored
+from tokenizers.processors import RobertaProcessing
+from transformers import BertModel, XLMRobertaConfig, XLMRobertaModel
 
 from finetune import adapter
 from finetune import model as models
@@ -88,6 +91,25 @@ def test_a_fresh_adapter_changes_nothing_whether_texts_are_kept_or_not(make_base
         np.testing.assert_allclose(encode(model), encode(base), atol=1e-6)
         if kind != "distilbert":
             assert models.inner(model).embeddings.computed == len(TEXTS) - len(known)
+
+
+def test_columns_that_are_joined_with_zeros_are_still_read_as_they_are(tmp_path):
+    """As the library joins them on a GPU, whatever the model pads with (XLM-R: 1; 0 is <s>)."""
+    sizes = {**SIZES, "max_position_embeddings": 34}
+    config = XLMRobertaConfig(vocab_size=len(SCORED), pad_token_id=1, **sizes)
+    tokenizer = scored(RobertaProcessing(("</s>", 2), ("<s>", 0)), SCORED)
+    torch.manual_seed(0)
+    base = saved(tmp_path, XLMRobertaModel(config, add_pooling_layer=False), tokenizer)
+    model = models.load(base)
+    lora("adapter.layers=1").attach(model, reads(tmp_path, guard=["法律"]))
+    columns = [model.preprocess(texts) for texts in (["法律", "押金"], ["房东押金法律", "法"])]
+    assert columns[0]["input_ids"].shape[1] < columns[1]["input_ids"].shape[1]
+    joined = merge_feature_batches(columns)
+    assert models.inner(model).embeddings._texts(joined["input_ids"])[0].tolist()[-1] == 2
+    plain = models.load(base)
+    with torch.no_grad():
+        expected = torch.cat([plain(each)["sentence_embedding"] for each in columns])
+        torch.testing.assert_close(model(joined)["sentence_embedding"], expected)
 
 
 def test_more_layers_than_there_are(make_base, tmp_path):

@@ -49,6 +49,28 @@ def test_a_loss_inside_a_loss_worked_by_hand():
     assert float(loss(columns, None)) == pytest.approx(whole + cut, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("node", "dtype"),
+    [(MNRL, torch.bfloat16), (MNRL, torch.float32), (COSENT, torch.bfloat16),
+     (MATRYOSHKA | {"matryoshka_dims": [2, 1]}, torch.float32)],
+)  # fmt: skip
+def test_vectors_that_are_close_are_compared_in_fp32_under_autocast(node, dtype):
+    random = torch.Generator().manual_seed(0)
+    close = [(1 + 0.1 * torch.rand(4, 2, generator=random)).bfloat16() for _ in range(2)]
+    labels = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    loss = build(node, Given())
+    whole = float(loss([{"vectors": each.float()} for each in close], labels))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = float(loss([{"vectors": each.to(dtype)} for each in close], labels))
+    assert found == pytest.approx(whole, abs=1e-6)
+
+
+def test_a_loss_in_chunks_compares_as_the_whole_does():
+    whole, chunked = (build(MNRL, torch.nn.Sequential(Given()), chunk) for chunk in (None, 2))
+    assert chunked.similarity_fct is whole.similarity_fct
+    assert chunked.get_config_dict()["similarity_fct"] == "cos_sim"
+
+
 def test_a_models_own_length_is_always_trained():
     assert build(MATRYOSHKA | {"matryoshka_dims": [1]}, Given()).matryoshka_dims == (2, 1)
     assert build(MATRYOSHKA | {"matryoshka_dims": [1, 2]}, Given()).matryoshka_dims == (2, 1)
