@@ -64,7 +64,7 @@ def findings(config: Config) -> Iterator[Finding]:
     if hardware.has_nvidia():
         yield from _gpu()
     else:
-        yield Finding("gpu", "none: training runs on the CPU")
+        yield Finding("gpu", f"none{hardware.chosen()}: training runs on the CPU")
     yield _runtime()
     machine, profile = _machine(config.hardware)
     yield profile

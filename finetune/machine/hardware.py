@@ -23,7 +23,9 @@ from finetune.errors import UserError
 from finetune.machine import processes
 
 MIB = 1024**2
-_ASKED = ("name", "compute_cap", "memory.total", "memory.free")
+_ASKED = ("name", "compute_cap", "memory.total", "memory.free", "uuid")
+_NODES = Path("/dev")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -48,8 +50,8 @@ def resolve(hardware: Hardware) -> Hardware:
         device = "cuda" if has_nvidia() else "cpu"
     if device == "cuda" and not has_nvidia():
         raise UserError(
-            f"hardware={hardware.name}: no NVIDIA GPU on this machine; set hardware=cpu, or run "
-            "`finetune doctor` to see why"
+            f"hardware={hardware.name}: no NVIDIA GPU on this machine{chosen()}; set "
+            "hardware=cpu, or run `finetune doctor` to see why"
         )
     best = _cuda_precision() if device == "cuda" else _cpu_precision()
     precision = best if hardware.precision is Precision.auto else hardware.precision
@@ -126,8 +128,17 @@ def _check_attention(hardware: Hardware) -> None:
 
 
 def has_nvidia() -> bool:
-    """True when an NVIDIA device node is there (asked without importing torch)."""
-    return Path("/dev/nvidia0").exists()
+    """True when an NVIDIA GPU is there and not hidden (asked without importing torch)."""
+    first = os.environ.get(_VISIBLE, "0").split(",")[0].strip()
+    if not first.startswith((*"0123456789", "GPU-", "MIG-")):  # nothing, -1, or NoDevFiles
+        return False
+    # A container may have any of them; WSL2 has one node for GPUs of all makers.
+    return any(_NODES.glob("nvidia[0-9]*")) or ((_NODES / "dxg").exists() and bool(gpus()))
+
+
+def chosen() -> str:
+    """What `CUDA_VISIBLE_DEVICES` is set to, for messages; nothing where it is not."""
+    return f" ({_VISIBLE}={os.environ[_VISIBLE]})" if _VISIBLE in os.environ else ""
 
 
 def label(hardware: Hardware) -> str:
@@ -156,25 +167,45 @@ def _capability() -> tuple[int, int]:
         if torch.cuda.is_available():
             return torch.cuda.get_device_capability()
     raise UserError("hardware: an NVIDIA GPU is there, but neither nvidia-smi nor torch can use "
-                    "it; set hardware=cpu, or run `finetune doctor`")  # fmt: skip
+                    f"it{chosen()}; set hardware=cpu, or run `finetune doctor`")  # fmt: skip
 
 
 @cache
 def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that ``nvidia-smi`` lists; none where it is not installed or does not answer."""
+    """The GPUs that ``nvidia-smi`` lists and `CUDA_VISIBLE_DEVICES` leaves, in CUDA's order.
+
+    None where it is not installed or does not answer.
+    """
     command = ["nvidia-smi", f"--query-gpu={','.join(_ASKED)}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return ()
     try:
-        return tuple(_gpu(line.split(", ")) for line in answer.stdout.splitlines())
+        return tuple(map(_gpu, _visible([line.split(", ") for line in answer.stdout.splitlines()])))
     except ValueError:  # "[N/A]", or a message instead of a table
         return ()
 
 
+def _visible(rows: Sequence[list[str]]) -> Sequence[list[str]]:
+    asked = os.environ.get(_VISIBLE)
+    if asked is None or "MIG-" in asked:  # parts of GPUs, which have no rows
+        return rows
+    found: list[list[str]] = []
+    for name in map(str.strip, asked.split(",")):
+        same = [
+            row
+            for index, row in enumerate(rows)
+            if name == str(index) or name.startswith("GPU-") and row[-1].startswith(name)
+        ]
+        if not same:  # CUDA, too, takes none from here on
+            break
+        found += same[:1]
+    return found
+
+
 def _gpu(row: Sequence[str]) -> Gpu:
-    name, capability, total, free = row
+    name, capability, total, free, _ = row
     major, minor = map(int, capability.split("."))
     return Gpu(name, (major, minor), int(total) * MIB, int(free) * MIB)
 

@@ -191,14 +191,18 @@ def nvidia_smi(tmp_path, monkeypatch):
         program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {code}\n")
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         hardware.gpus.cache_clear()
 
     yield plant
     hardware.gpus.cache_clear()
 
 
+TWO = "NVIDIA A10, 8.6, 23028, 22000, GPU-1a\nTesla V100-SXM2-16GB, 7.0, 16384, 100, GPU-2b"
+
+
 def test_gpus_as_the_driver_lists_them(nvidia_smi):
-    nvidia_smi("NVIDIA A10, 8.6, 23028, 22000\nTesla V100-SXM2-16GB, 7.0, 16384, 100")
+    nvidia_smi(TWO)
     mib = 1024**2
     assert hardware.gpus() == (
         Gpu("NVIDIA A10", (8, 6), 23028 * mib, 22000 * mib),
@@ -207,9 +211,46 @@ def test_gpus_as_the_driver_lists_them(nvidia_smi):
 
 
 @pytest.mark.parametrize(
+    ("visible", "expected"),
+    [("1", [(7, 0)]), ("1, 0", [(7, 0), (8, 6)]), ("GPU-2", [(7, 0)]), ("1,-1,0", [(7, 0)]),
+     ("7", []), ("", []), ("MIG-5c", [(8, 6), (7, 0)])],
+)  # fmt: skip
+def test_only_gpus_that_cuda_may_see_count(nvidia_smi, monkeypatch, visible, expected):
+    nvidia_smi(TWO)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [each.capability for each in hardware.gpus()] == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "visible", "listed", "expected"),
+    [(["nvidia0"], None, "", True), (["nvidia3"], None, "", True), (["nvidiactl"], None, "", False),
+     (["dxg"], None, TWO, True), (["dxg"], None, "", False), ([], None, TWO, False),
+     (["nvidia0"], "", "", False), (["nvidia0"], "-1", "", False), (["nvidia0"], "2,3", "", True),
+     (["nvidia0"], "GPU-2b", "", True), (["nvidia0"], "NoDevFiles", "", False)],
+)  # fmt: skip
+def test_a_gpu_is_there_and_not_hidden(
+    nvidia_smi, monkeypatch, tmp_path, nodes, visible, listed, expected
+):
+    nvidia_smi(listed)
+    for node in nodes:
+        (tmp_path / node).touch()
+    monkeypatch.setattr(hardware, "_NODES", tmp_path)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert hardware.has_nvidia() == expected
+
+
+def test_a_hidden_gpu_is_told(machine, monkeypatch):
+    machine()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(UserError, match=r"no NVIDIA GPU .*\(CUDA_VISIBLE_DEVICES=-1\); set"):
+        hardware.resolve(asked("cuda"))
+
+
+@pytest.mark.parametrize(
     ("text", "code"),
     [("NVIDIA-SMI has failed because it couldn't communicate with the driver", 9),
-     ("Failed to initialize NVML: a, b, c", 0), ("GH200, 9.0, [N/A], [N/A]", 0), ("", 0)],
+     ("Failed to initialize NVML: a, b, c", 0), ("GH200, 9.0, [N/A], [N/A], GPU-1", 0), ("", 0)],
 )  # fmt: skip
 def test_a_driver_that_tells_nothing(nvidia_smi, text, code):
     nvidia_smi(text, code)
