@@ -101,6 +101,24 @@ def test_several_processes_give_the_same_file(source, out, tiny_bundle, tmp_path
     assert (tmp_path / "two.npy").read_bytes() == out.read_bytes()
 
 
+def test_what_was_killed_goes_on_with_fewer_processes(source, out, bundle, monkeypatch):
+    monkeypatch.setattr("finetune.cpu.count", lambda: 4)
+
+    def ended(load, texts, prompt, **settings):
+        yield load().encode([next(texts) for _ in range(7)], prompt)
+        raise UserError("one of 2 encoding processes was ended from outside")
+
+    monkeypatch.setattr("finetune.inference.files.encode_in_processes", ended)
+    with pytest.raises(UserError, match="ended from outside"):
+        encode_file(source, out, bundle, precision="fp32", chunk=7, processes=2)
+    told: list[int] = []
+    encode_file(source, out, bundle, precision="fp32", chunk=7, progress=told.append)
+    record = json.loads(out.with_name("vectors.npy.json").read_text("utf-8"))
+    assert told[0] == 7 and (record["threads"], record["done"]) == (2, 50)
+    with pytest.raises(UserError, match="threads 2, now 3"):
+        encode_file(source, out, bundle, precision="fp32", chunk=7, threads=3)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_other_types(source, out, tiny_bundle, dtype):
     encode_file(source, out, tiny_bundle, dtype=dtype, threads=1)
