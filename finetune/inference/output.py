@@ -66,7 +66,7 @@ class Output:
         """Hold the file, set behind the last row that is done; at the end give it its name.
 
         Raises:
-            UserError: Another process writes it.
+            UserError: Another process writes it, or fewer rows came than it was to hold.
         """
         with self.partial.open("ab") as file:
             try:
@@ -83,6 +83,12 @@ class Output:
             if not self.done:
                 self._begin(file)
             yield file
+            if self.done != self.shape[0]:
+                raise UserError(
+                    f"{self.path}: got {self.done} of {self.shape[0]} rows: the source changed "
+                    f"while it was read; delete {self.record} and what lies beside it, and encode "
+                    "the source again once nothing writes it"
+                )
             self.partial.replace(self.path)
 
     def append(self, file: IO[bytes], rows: NDArray[np.generic]) -> None:
