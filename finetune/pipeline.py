@@ -136,7 +136,7 @@ def steps_of(config: Config) -> list[Step]:
     tuned = "merge" if merging else trained
     benchmark = cmteb.steps_of(config, tuned, encoding)
     evaluate = Step(
-        "evaluate", steps.evaluate, 3,
+        "evaluate", steps.evaluate, 4,
         _evaluate_settings(
             config, dims.named(["tuned", *map(artifact, config.export.precisions)], lengths)
         ) | encoding,

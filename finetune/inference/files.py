@@ -74,13 +74,16 @@ def encode_file(
     info = BundleInfo.read(bundle)
     precision = info.chosen(bundle, precision)
     model = info.precisions[precision].sha256
-    gpu = on_gpu(precision, device)
+    # What decides is whether it starts, and every process must start there as well.
+    gpu = on_gpu(precision, device) and OnnxEncoder.load(bundle, precision, device=device).gpu
     begun = read_record(out)  # what was not asked for stays as an earlier call had it
     threads = threads or begun.get("threads")
     if threads is None and processes > 1:
         threads = max(1, cpu.count() // processes)
     threads, budget = settings(bundle, precision, model, threads, begun.get("budget"), gpu=gpu)
-    load = partial(OnnxEncoder.load, bundle, precision, threads, dim, budget, device)
+    load = partial(
+        OnnxEncoder.load, bundle, precision, threads, dim, budget, "cuda" if gpu else "cpu"
+    )
     made_of = {
         "source": texts.sha256, "column": column, "rows": texts.rows,
         "model": model, "tokenizer": info.tokenizer_sha256,
