@@ -104,6 +104,10 @@ class OnnxEncoder:
         session = start_session(model, threads or cpu.count())
         return OnnxEncoder(self.info, self._tokenizer, session, self._budget, self.dim)
 
+    def batching(self, budget: int) -> "OnnxEncoder":
+        """Return an encoder that shares the session, and has batches of so many tokens."""
+        return OnnxEncoder(self.info, self._tokenizer, self._session, budget, self.dim)
+
     def encode(
         self,
         texts: Sequence[str],
