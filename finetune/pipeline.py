@@ -136,7 +136,7 @@ def steps_of(config: Config) -> list[Step]:
     tuned = "merge" if merging else trained
     benchmark = cmteb.steps_of(config, tuned, encoding)
     evaluate = Step(
-        "evaluate", steps.evaluate, 3,
+        "evaluate", steps.evaluate, 4,
         _evaluate_settings(
             config, dims.named(["tuned", *map(artifact, config.export.precisions)], lengths)
         ) | encoding,
@@ -178,7 +178,7 @@ def steps_of(config: Config) -> list[Step]:
         *([forgetting.tuned_step(tuned, encoding)] if general else []),
         *benchmark,
         Step(
-            "report", reporting.report, 14,
+            "report", reporting.report, 15,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
              "mined": mined, "report": config.report, "max_length": config.train.max_length}

@@ -67,16 +67,20 @@ def left_out(done: Mapping[str, Done], target: Path) -> None:
 def bundle(source: Path, target: Path, published: Collection[str]) -> None:
     """Publish a bundle with some of its precisions: those that failed their gate stay behind.
 
-    Where all failed there is no bundle, nor one of an earlier run.
+    Where all failed there is no bundle, nor one of an earlier run. What was tuned for an earlier
+    one stays: it counts for the same models only.
     """
-    from finetune.inference import BundleInfo
+    from finetune.inference import BundleInfo, machine
 
     if not published:
         shutil.rmtree(target, ignore_errors=True)
         log.error("%s is not there: every precision failed its gate; the model lies in %s",
                   target, target.with_name("model"))  # fmt: skip
         return
+    tuned = machine.read(target)
     publish(source, target)
+    if tuned:
+        write_json(target / machine.FILE, tuned)
     info = BundleInfo.read(target)
     for name in info.precisions.keys() - published:
         log.error("%s is not published: it failed its gate", name)

@@ -273,6 +273,9 @@ def _hidden(path: Path, root: Path) -> bool:
 
 
 def _link(source: str | Path, target: str | Path) -> None:
+    if str(source).endswith(".onnx.data"):  # onnx.load refuses data with several names
+        shutil.copy2(source, target)
+        return
     try:
         os.link(source, target)
     except OSError:  # another disk, or one without hard links

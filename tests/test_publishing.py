@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from finetune import publishing
-from finetune.inference import BundleFile, BundleInfo
+from finetune.inference import BundleFile, BundleInfo, machine
 from finetune.stage import Done
 
 
@@ -31,6 +31,15 @@ def test_a_precision_that_failed_its_gate_stays_behind(tmp_path, caplog):
     publishing.bundle(tmp_path / "step", tmp_path / "run", ["int8-dynamic", "fp32"])
     assert BundleInfo.read(tmp_path / "run") == info
     assert (tmp_path / "run/int8-dynamic/model.onnx").read_text("utf-8") == "int8-dynamic"
+
+
+def test_what_was_tuned_stays(tmp_path):
+    model = made(tmp_path / "step").precisions["fp32"].sha256
+    publishing.bundle(tmp_path / "step", tmp_path / "run", ["fp32"])
+    assert not (tmp_path / "run" / machine.FILE).exists()
+    machine.write(tmp_path / "run", "fp32", machine.Tuned(model, 7, 2048, 20, 10))
+    publishing.bundle(tmp_path / "step", tmp_path / "run", ["fp32", "int8-dynamic"])
+    assert machine.settings(tmp_path / "run", "fp32", model, None, None) == (7, 2048)
 
 
 def test_where_every_precision_failed_there_is_no_bundle(tmp_path, caplog):

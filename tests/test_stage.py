@@ -276,6 +276,17 @@ def test_publish_links_files_and_replaces_what_was_there(tmp_path):
     assert (tmp_path / "README.md").read_text() == "new"
 
 
+def test_weights_beside_a_graph_are_copied_for_onnx_takes_no_links(tmp_path):
+    source = tmp_path / "step"
+    source.mkdir()
+    for name in ("model.onnx", "model.onnx.data"):
+        (source / name).write_text(name)
+    publish(source, tmp_path / "bundle")
+    links = {path.name: path.stat().st_nlink for path in (tmp_path / "bundle").iterdir()}
+    assert links == {"model.onnx": 2, "model.onnx.data": 1}
+    assert (tmp_path / "bundle/model.onnx.data").read_text() == "model.onnx.data"
+
+
 def test_publish_copies_where_links_cannot_be_made(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError(18, "Invalid cross-device link")

@@ -70,7 +70,7 @@ def compare(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> P
 
     Args:
         reference: ``[n, d]``, n at least 2, unit length.
-        candidate: ``[n, d]``, unit length.
+        candidate: ``[n, d]``, unit length; where one number is none, all values are NaN.
 
     Raises:
         ValueError: The shapes differ, or there are fewer than 2 texts.
@@ -80,6 +80,8 @@ def compare(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> P
             f"reference is {reference.shape} and candidate {candidate.shape}; expected the same "
             "[n, d] with n of at least 2"
         )
+    if not np.isfinite(candidate).all():
+        return Parity(len(candidate), *[float("nan")] * 4)
     exact, other = reference.astype(np.float64), candidate.astype(np.float64)
     cosine = _cosine(exact, other)
     mean = exact.mean(axis=0)
@@ -94,7 +96,8 @@ def compare(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> P
 
 def worse(one: Parity, other: Parity) -> Parity:
     """Return the lower of each value of two comparisons of the same texts."""
-    return Parity(one.texts, *map(min, astuple(one)[1:], astuple(other)[1:]))
+    lower = np.minimum(astuple(one)[1:], astuple(other)[1:])  # NaN, where one of them is
+    return Parity(one.texts, *map(float, lower))
 
 
 def misses(parity: Parity, floor: Mapping[str, float]) -> dict[str, float]:
@@ -105,6 +108,8 @@ def misses(parity: Parity, floor: Mapping[str, float]) -> dict[str, float]:
 
 def told(parity: Parity, missed: Mapping[str, float]) -> str:
     """Say what is missed, by how much."""
+    if np.isnan(parity.mean_cosine):
+        return "it gives vectors that hold NaN or infinity"
     return "; ".join(
         f"{name.replace('_', ' ')} is {getattr(parity, name):.5f}, expected at least {least:g}"
         for name, least in missed.items()

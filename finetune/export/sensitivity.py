@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from finetune.export.parity import Parity, misses, told
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,8 @@ def keep_worst(
     log.info("INT8 breaks its budget (%s): looking for the worst of %d parts",
              told(whole, missed), len(groups))  # fmt: skip
     without = {group: measure((group,), _TEXTS).centred_cosine for group in groups}
-    worst = sorted(groups, key=lambda group: -without[group])[:allowed]
+    # Where it is NaN still, the fault lies elsewhere: those come last.
+    worst = sorted(groups, key=lambda group: -np.nan_to_num(without[group], nan=-1.0))[:allowed]
     for count in range(1, allowed + 1):
         found = measure(worst[:count], None)
         missed = misses(found, budget)

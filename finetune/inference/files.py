@@ -13,7 +13,7 @@ from finetune.inference.bundle import BundleInfo
 from finetune.inference.lines import TextFile
 from finetune.inference.machine import settings
 from finetune.inference.onnx import CHUNK, OnnxEncoder
-from finetune.inference.output import Output
+from finetune.inference.output import Output, read_record
 from finetune.inference.sessions import on_gpu, runtime
 from finetune.inference.stream import Load, encode_in_processes, encode_iter
 from finetune.inference.vectors import TYPES, as_type
@@ -50,8 +50,8 @@ def encode_file(
         precision: Which of the bundle's models to run; None as `OnnxEncoder.load`.
         dim: One of the bundle's ``dims`` that vectors are cut to; None as `OnnxEncoder.load`.
         dtype: Type of the vectors: float32, float16 or int8 (`finetune.inference.as_type`).
-        threads: Of each process; None as `OnnxEncoder.load`, and shares the CPUs among
-            several processes.
+        threads: Of each process; None as an earlier call had them, else as `OnnxEncoder.load`,
+            and shares the CPUs among several processes.
         processes: How many encode.
         device: As `OnnxEncoder.load`; all processes share one GPU.
         chunk: Texts that are batched together, and that a kill may cost each process.
@@ -73,12 +73,17 @@ def encode_file(
     texts = TextFile.read(source, column)
     info = BundleInfo.read(bundle)
     precision = info.chosen(bundle, precision)
-    if processes > 1:
-        threads = threads or max(1, cpu.count() // processes)
     model = info.precisions[precision].sha256
-    gpu = on_gpu(precision, device)
-    threads, budget = settings(bundle, precision, model, threads, None, gpu=gpu)
-    load = partial(OnnxEncoder.load, bundle, precision, threads, dim, budget, device)
+    # What decides is whether it starts, and every process must start there as well.
+    gpu = on_gpu(precision, device) and OnnxEncoder.load(bundle, precision, device=device).gpu
+    begun = read_record(out)  # what was not asked for stays as an earlier call had it
+    threads = threads or begun.get("threads")
+    if threads is None and processes > 1:
+        threads = max(1, cpu.count() // processes)
+    threads, budget = settings(bundle, precision, model, threads, begun.get("budget"), gpu=gpu)
+    load = partial(
+        OnnxEncoder.load, bundle, precision, threads, dim, budget, "cuda" if gpu else "cpu"
+    )
     made_of = {
         "source": texts.sha256, "column": column, "rows": texts.rows,
         "model": model, "tokenizer": info.tokenizer_sha256,

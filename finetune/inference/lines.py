@@ -62,9 +62,9 @@ class TextFile:
         return cls(path, column, rows, digest.hexdigest())
 
     def texts(self, skip: int = 0) -> Iterator[str]:
-        """Yield the texts in order, without the first ``skip``."""
+        """Yield the texts in order, without the first ``skip`` and what the file got since."""
         raws = (raw for _, raw in _lines(self.path) if self.column is None or raw.strip())
-        for raw in islice(raws, skip, None):
+        for raw in islice(raws, skip, self.rows):
             yield _text(raw, self.column)
 
 

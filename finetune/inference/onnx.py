@@ -14,7 +14,7 @@ from finetune.inference.bundle import TOKENIZER_FILE, BundleInfo, sha256
 from finetune.inference.encoder import check_texts, shortened
 from finetune.inference.machine import settings
 from finetune.inference.script import converter
-from finetune.inference.sessions import Session, on_gpu, start_model, start_session
+from finetune.inference.sessions import Session, on_gpu, runs_on_gpu, start_model, start_session
 
 # Texts tokenised and sorted together. Bounds the memory that tokens take, whatever the input's
 # size; at this length sorting already leaves under 1 % padding. Part of what makes results
@@ -88,14 +88,25 @@ class OnnxEncoder:
         tokenizer = _load_tokenizer(folder, info)
         model_sha = info.precisions[precision].sha256
         gpu = on_gpu(precision, device)
-        threads, budget = settings(folder, precision, model_sha, threads, budget, gpu=gpu)
-        session = start_model(model, precision, threads, gpu=gpu, required=device == "cuda")
-        return cls(info, tokenizer, session, budget, dim)
+        count, tokens = settings(folder, precision, model_sha, threads, budget, gpu=gpu)
+        session = start_model(model, precision, count, gpu=gpu, required=device == "cuda")
+        if gpu and not runs_on_gpu(session):  # a CPU has batches, and threads, of its own
+            return cls.load(folder, precision, threads, dim, budget, "cpu")
+        return cls(info, tokenizer, session, tokens, dim)
+
+    @property
+    def gpu(self) -> bool:
+        """Whether a GPU runs it."""
+        return runs_on_gpu(self._session)
 
     def running(self, model: Path, threads: int | None = None) -> "OnnxEncoder":
         """Return an encoder of the same texts that runs another graph, on ONNX Runtime."""
         session = start_session(model, threads or cpu.count())
         return OnnxEncoder(self.info, self._tokenizer, session, self._budget, self.dim)
+
+    def batching(self, budget: int) -> "OnnxEncoder":
+        """Return an encoder that shares the session, and has batches of so many tokens."""
+        return OnnxEncoder(self.info, self._tokenizer, self._session, budget, self.dim)
 
     def encode(
         self,

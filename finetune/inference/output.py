@@ -54,7 +54,7 @@ class Output:
     @property
     def record(self) -> Path:
         """What the rows are, and how many are done."""
-        return self.path.with_name(self.path.name + ".json")
+        return _record(self.path)
 
     @property
     def finished(self) -> bool:
@@ -66,7 +66,7 @@ class Output:
         """Hold the file, set behind the last row that is done; at the end give it its name.
 
         Raises:
-            UserError: Another process writes it.
+            UserError: Another process writes it, or fewer rows came than it was to hold.
         """
         with self.partial.open("ab") as file:
             try:
@@ -83,6 +83,12 @@ class Output:
             if not self.done:
                 self._begin(file)
             yield file
+            if self.done != self.shape[0]:
+                raise UserError(
+                    f"{self.path}: got {self.done} of {self.shape[0]} rows: the source changed "
+                    f"while it was read; delete {self.record} and what lies beside it, and encode "
+                    "the source again once nothing writes it"
+                )
             self.partial.replace(self.path)
 
     def append(self, file: IO[bytes], rows: NDArray[np.generic]) -> None:
@@ -113,7 +119,7 @@ class Output:
                     "delete it, or name another file"
                 )
             return 0
-        found = read_json(self.record)
+        found = read_record(self.path)
         done = found.pop("done", 0)
         other = sorted(
             key for key in {*found, *self.settings} if found.get(key) != self.settings.get(key)
@@ -125,3 +131,14 @@ class Output:
                 f"{self.record} and what lies beside it, or name another file"
             )
         return int(done) if self.partial.is_file() or self.path.is_file() else 0
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what is known of a file that was begun or finished; nothing of one that was not."""
+    record = _record(path)
+    found: dict[str, Any] = read_json(record) if record.is_file() else {}
+    return found
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(path.name + ".json")

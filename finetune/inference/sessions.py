@@ -28,7 +28,9 @@ class Session(Protocol):
 
 
 def on_gpu(precision: str, device: str) -> bool:
-    """Say whether a GPU runs a precision on a device, as `OnnxEncoder.load` describes them.
+    """Say whether a GPU is to run a precision on a device, as `OnnxEncoder.load` describes them.
+
+    Whether it starts there, `runs_on_gpu` says.
 
     Raises:
         UserError: There is no such device, ONNX Runtime has no GPU, or the precision is for CPUs.
@@ -120,7 +122,7 @@ def start_session(
         _load_cuda()
     session = onnxruntime.InferenceSession(str(model), options, providers=providers)
     # Without CUDA's libraries ONNX Runtime falls back to the CPU, and says so in a log only.
-    if gpu and _GPU not in session.get_providers():
+    if gpu and not runs_on_gpu(session):
         problem = (
             f"{model}: ONNX Runtime could not start on the GPU; see what it logged (most often "
             "CUDA or cuDNN of another version than onnxruntime-gpu needs), or take device=cpu"
@@ -130,6 +132,11 @@ def start_session(
         log.warning(problem)
     log.debug("loaded %s with %d threads", model, threads)
     return session
+
+
+def runs_on_gpu(session: Session) -> bool:
+    """Say whether a session has started on a GPU; the providers there are do not tell."""
+    return isinstance(session, onnxruntime.InferenceSession) and _GPU in session.get_providers()
 
 
 def _load_cuda() -> None:

@@ -69,8 +69,9 @@ def tune(
         for count, encoder in encoders.items()
     }, len(sample))  # fmt: skip
     threads = max(rates, key=rates.__getitem__)[0]
-    runs = {(threads, budget): load(threads=threads, budget=budget) for budget in BUDGETS}
+    runs = {(threads, budget): encoders[threads].batching(budget) for budget in BUDGETS}
     runs[default] = encoders[cpu.count()]
+    encoders.clear()  # each holds the model
     # The default once more: what is compared was measured in turn.
     rates = fastest(
         {key: partial(encoder.encode, sample) for key, encoder in runs.items()}, len(sample)

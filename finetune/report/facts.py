@@ -11,6 +11,7 @@ from finetune.config.choices import Lang
 from finetune.data.contamination import plain
 from finetune.evaluation import sts
 from finetune.evaluation.artifacts import Outcome, read_outcome
+from finetune.report.words import Said
 from finetune.script import KEEP
 from finetune.sets import AnySet, EvaluationSet, RerankingSet, ScoredSet
 
@@ -192,3 +193,19 @@ def exact_and_served(
             if exact + cut in artifacts and artifact + cut in artifacts:
                 return exact + cut, artifact + cut
     return None
+
+
+def tuned_and_set(artifacts: Collection[str], facts: Facts) -> tuple[str, str]:
+    """Find what the gain is judged by: at the length that the bundle serves, if scored.
+
+    Args:
+        artifacts: Names of those that were scored.
+        facts: Of the run.
+
+    Returns:
+        The name of the tuned model's vectors, and of the domain's set, which tells their length.
+    """
+    cut = f"tuned@{facts.dim}"
+    if cut not in artifacts:
+        return "tuned", facts.domain_set
+    return cut, Said("gate.cut", set=facts.domain_set, dim=str(facts.dim))

@@ -23,6 +23,7 @@ from finetune.report.facts import (
     Outcomes,
     counted,
     exact_and_served,
+    tuned_and_set,
 )
 from finetune.report.scores import Values, by_question, paired
 from finetune.report.words import Said
@@ -76,15 +77,17 @@ def judge(outcomes: Outcomes, facts: Facts) -> list[Gate]:
     base, tuned = (outcomes.get(name, {}) for name in ("base", "tuned"))
     both = base.keys() & tuned.keys()
     if facts.domain_set in both:
-        gates.append(_domain(base[facts.domain_set], tuned[facts.domain_set], facts))
+        served, name = tuned_and_set(outcomes, facts)
+        values = base[facts.domain_set], outcomes[served][facts.domain_set]
+        gates.append(_domain(*values, facts, name))
     if facts.general_set in both and not facts.distill:
         values = paired(base[facts.general_set], tuned[facts.general_set])
         gates.append(general(*values, settings, seed, facts.general_set))
     for gate_name, quantised in INT8.items():
         gates += _int8(outcomes, facts, gate_name, quantised)
-    served = _served(facts.speeds, gates)
-    if served and settings.max_latency_ms is not None:
-        gates.append(latency(served, facts.speeds[served], settings.max_latency_ms))
+    fastest = _fastest(facts.speeds, gates)
+    if fastest and settings.max_latency_ms is not None:
+        gates.append(latency(fastest, facts.speeds[fastest], settings.max_latency_ms))
     return gates
 
 
@@ -94,7 +97,7 @@ def refused(gates: Iterable[Gate]) -> set[str]:
     return {each for name, each in INT8.items() if name in failed}
 
 
-def _served(timed: Collection[str], gates: Iterable[Gate]) -> str | None:
+def _fastest(timed: Collection[str], gates: Iterable[Gate]) -> str | None:
     """What a service would run: the fastest of the bundle, the tuned model where that is empty."""
     kept = set(timed).difference(("base", "tuned"), BASELINES, refused(gates))
     if kept:
@@ -114,8 +117,8 @@ def _int8(outcomes: Outcomes, facts: Facts, gate_name: str, quantised: str) -> I
         yield replace(gate, name=gate_name)
 
 
-def _domain(base: Outcome, tuned: Outcome, facts: Facts) -> Gate:
-    settings, seed, name = facts.evaluate, facts.seed, facts.domain_set
+def _domain(base: Outcome, tuned: Outcome, facts: Facts, name: str) -> Gate:
+    settings, seed = facts.evaluate, facts.seed
     values = paired(base, tuned)
     if facts.distill:
         gate = distill(*values, facts.speedup, facts.distill, settings, seed, name)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from finetune.records import Score
-from finetune.report.facts import MAIN, Facts, exact_and_served
+from finetune.report.facts import MAIN, Facts, exact_and_served, tuned_and_set
 from finetune.report.gates import Gate, Status, points
 from finetune.report.words import Said
 
@@ -14,7 +14,8 @@ def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> Sai
     Of a student it says what it keeps of its teacher, and whether training had a part in it.
     """
     named = {gate.name: gate for gate in gates}
-    gain, distill, name = named.get("gain"), named.get("distill"), facts.domain_set
+    gain, distill = named.get("gain"), named.get("distill")
+    name = tuned_and_set({score.artifact for score in scores}, facts)[1]
     if distill is not None:
         first = Said(
             "verdict.keeps", set=name, percent=f"{100 * distill.value:.1f}", half=_half(distill),
@@ -23,19 +24,19 @@ def verdict(facts: Facts, scores: Sequence[Score], gates: Iterable[Gate]) -> Sai
         if facts.kept_base:
             first = Said("verdict.untrained", set=name, first=first)
     elif gain is None:
-        first = Said("verdict.nothing", set=name)
+        first = Said("verdict.nothing", set=facts.domain_set)
     elif facts.kept_base:
-        first = Said("verdict.kept-base", set=name)
+        first = Said("verdict.kept-base", set=facts.domain_set)
     else:
-        first = _comparison(gain, facts)
+        first = _comparison(gain, facts, name)
     return Said(
         "verdict.whole", first=first, general=_general(facts, named),
         int8=_int8(scores, facts),
     )  # fmt: skip
 
 
-def _comparison(gain: Gate, facts: Facts) -> Said:
-    name, settings, points = facts.domain_set, facts.evaluate, 100 * gain.value
+def _comparison(gain: Gate, facts: Facts, name: str) -> Said:
+    settings, points = facts.evaluate, 100 * gain.value
     if gain.p_value is None or gain.p_value >= settings.alpha:
         return Said("verdict.noise", set=name, points=f"{points:+.1f}", half=_half(gain))
     found = Said(

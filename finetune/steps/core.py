@@ -217,8 +217,10 @@ def timed(artifact: str, settings: Settings, inputs: Inputs) -> dict[str, Any]:
     first = read_set(min((inputs["sets"] / "report").iterdir()))
     queries = [question[0] for question in first.questions.values()]
     passages = _sample(inputs["sets"], settings["speed_texts"], settings["seed"])
-    measured = speed.measure(encoders.own(artifact, settings, inputs), queries, passages)
-    device = settings["device"] if artifact in ("base", "tuned") else "cpu"
+    encoder = encoders.own(artifact, settings, inputs)
+    measured = speed.measure(encoder, queries, passages)
+    exported = "cuda" if getattr(encoder, "gpu", False) else "cpu"
+    device = settings["device"] if artifact in ("base", "tuned") else exported
     return {**measured.told, "bytes": encoders.size(artifact, inputs),
             "machine": _machine(device), "threads": settings["threads"]}  # fmt: skip
 

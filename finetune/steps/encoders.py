@@ -49,7 +49,8 @@ def own(artifact: str, settings: Settings, inputs: Inputs) -> "Encoder":
 
     folder = bundled(artifact, inputs)
     whole = BundleInfo.read(folder.parent).dim  # shorter ones are cut from it
-    return OnnxEncoder.load(folder.parent, folder.name, settings["threads"], whole)
+    device = "auto" if settings["device"] == "cuda" else "cpu"
+    return OnnxEncoder.load(folder.parent, folder.name, settings["threads"], whole, device=device)
 
 
 def is_published(artifact: str, inputs: Inputs) -> bool:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from finetune.export import Comparison, Parity, compare, misses
-from finetune.export.parity import told
+from finetune.export.parity import told, worse
 
 
 def unit(rows):
@@ -81,6 +81,19 @@ def test_floors(found, missed):
 def test_what_is_missed_is_told_with_numbers():
     found = parity(1, 0.9)
     assert told(found, misses(found, FLOOR)) == "centred cosine is 0.90000, expected at least 0.95"
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_gives_no_numbers_misses_every_floor(wrong):
+    vectors = unit(np.random.default_rng(0).standard_normal((30, 8)))
+    broken = vectors.copy()
+    broken[3] = wrong
+    for found in (
+        compare(vectors, broken),
+        worse(compare(vectors, vectors), compare(vectors, broken)),
+    ):
+        assert misses(found, FLOOR) == FLOOR
+        assert told(found, FLOOR) == "it gives vectors that hold NaN or infinity"
 
 
 class Numbers:

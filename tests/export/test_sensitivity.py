@@ -32,6 +32,11 @@ def test_a_model_within_its_budget_is_measured_once():
     assert measured.asked == [((), None)]
 
 
+def test_the_part_whose_int8_gives_no_numbers_stays_first(monkeypatch):
+    monkeypatch.setitem(DAMAGE, "d", float("nan"))
+    assert keep_worst(list(DAMAGE), Measured(), BUDGET, 1).groups[0] == "d"
+
+
 def test_the_worst_stay_until_the_budget_holds():
     measured = Measured()
     # .033 is lost in all; without b .013, without b and e .005.

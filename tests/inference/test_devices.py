@@ -1,7 +1,10 @@
+import json
 import logging
 import platform
+import shutil
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -10,10 +13,11 @@ import tiny_runs
 
 from finetune import cpu
 from finetune.errors import UserError
-from finetune.inference import BundleInfo, OnnxEncoder, machine, sessions
+from finetune.inference import BundleInfo, OnnxEncoder, encode_file, machine, sessions
 from finetune.inference.batches import GPU_TOKEN_BUDGET, TOKEN_BUDGET
 from finetune.inference.machine import settings
 from finetune.inference.sessions import on_gpu
+from finetune.steps import core, encoders
 
 GPU = "CUDAExecutionProvider"
 
@@ -63,15 +67,37 @@ def test_a_gpu_that_does_not_start_is_no_silent_cpu(with_gpu, bundle):
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_auto_falls_back_and_says_so(with_gpu, bundle, caplog):
+def test_auto_falls_back_and_says_so(with_gpu, bundle, tmp_path, caplog):
     info = BundleInfo.read(bundle)
     files = {**info.precisions, "fp16": info.precisions["fp32"]}
     replace(info, precisions=files).write(bundle)
     if GPU in onnxruntime.InferenceSession(bundle / "fp32/model.onnx").get_providers():
         pytest.skip("here it starts")
+    machine.write(bundle, "fp16", machine.Tuned(files["fp16"].sha256, 1, 4, 20, 10))
     with caplog.at_level(logging.WARNING):
-        assert OnnxEncoder.load(bundle, "fp16").encode(["甲"]).shape == (1, 2)
+        encoder = OnnxEncoder.load(bundle, "fp16")
     assert "could not start on the GPU" in caplog.text
+    # The batches are those of the CPU, as tuned.
+    assert not encoder.gpu and len(list(encoder.batches(["甲乙"] * 4))) == 2
+    (tmp_path / "texts").write_text("甲乙\n乙甲\n", "utf-8")
+    encode_file(tmp_path / "texts", tmp_path / "out.npy", bundle, precision="fp16")
+    record = json.loads((tmp_path / "out.npy.json").read_text("utf-8"))
+    assert (record["gpu"], record["budget"]) == (False, 4)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize(("device", "warned"), [("cuda", True), ("cpu", False)])
+def test_a_run_scores_fp16_on_its_own_device(with_gpu, bundle, tmp_path, caplog, device, warned):
+    if GPU in onnxruntime.InferenceSession(bundle / "fp32/model.onnx").get_providers():
+        pytest.skip("here it starts")
+    shutil.copytree(bundle / "fp32", bundle / "fp16")
+    info = BundleInfo.read(bundle)
+    entry = replace(info.precisions["fp32"], file="fp16/model.onnx")
+    replace(info, precisions={"fp16": entry}).write(bundle)
+    shutil.move(bundle, tmp_path / "export/bundle")
+    settings = {"device": device, "threads": 1}
+    encoder = encoders.own("onnx-fp16", settings, {"export": tmp_path / "export"})
+    assert not encoder.gpu and ("could not start on the GPU" in caplog.text) == warned
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
@@ -107,6 +133,21 @@ def test_a_gpu_gives_the_cpus_vectors(tiny_model, tmp_path, precision):
     found = OnnxEncoder.load(tmp_path / "bundle", precision, device="cuda").encode(texts)
     expected = OnnxEncoder.load(tmp_path / "bundle", precision, device="cpu").encode(texts)
     np.testing.assert_allclose(found, expected, atol=1e-3 if precision == "fp32" else 1e-2)
+
+
+@pytest.mark.parametrize(("gpu", "named"), [(True, "the GPU"), (False, "the CPU")])
+def test_an_exports_speed_is_told_of_what_ran_it(monkeypatch, tmp_path, gpu, named):
+    ran = SimpleNamespace(gpu=gpu)
+    monkeypatch.setattr(encoders, "own", lambda *_: ran)
+    monkeypatch.setattr(encoders, "size", lambda *_: 1)
+    monkeypatch.setattr("finetune.evaluation.speed.measure", lambda *_: SimpleNamespace(told={}))
+    monkeypatch.setattr(core, "read_set", lambda path: SimpleNamespace(questions={}))
+    monkeypatch.setattr(core, "_sample", lambda *_: [])
+    monkeypatch.setattr(core, "_machine", {"cuda": "the GPU", "cpu": "the CPU"}.get)
+    settings = {"device": "cuda", "threads": 1, "speed_texts": 1, "seed": 0}
+    (tmp_path / "report/a").mkdir(parents=True)
+    told = core.timed("onnx-fp16", settings, {"sets": tmp_path})
+    assert told["machine"] == named
 
 
 CPUINFO = "processor\t: 0\nmodel name\t: x\nflags\t\t: fpu {}\n\nprocessor\t: 1\nflags\t: fpu\n"

@@ -9,6 +9,7 @@ import pytest
 
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder, as_type, encode_file, openvino
+from finetune.inference.lines import TextFile
 
 LINES = [f"{'房东不退押金' * (n % 7)}老板{n}" for n in range(50)]
 
@@ -101,6 +102,24 @@ def test_several_processes_give_the_same_file(source, out, tiny_bundle, tmp_path
     assert (tmp_path / "two.npy").read_bytes() == out.read_bytes()
 
 
+def test_what_was_killed_goes_on_with_fewer_processes(source, out, bundle, monkeypatch):
+    monkeypatch.setattr("finetune.cpu.count", lambda: 4)
+
+    def ended(load, texts, prompt, **settings):
+        yield load().encode([next(texts) for _ in range(7)], prompt)
+        raise UserError("one of 2 encoding processes was ended from outside")
+
+    monkeypatch.setattr("finetune.inference.files.encode_in_processes", ended)
+    with pytest.raises(UserError, match="ended from outside"):
+        encode_file(source, out, bundle, precision="fp32", chunk=7, processes=2)
+    told: list[int] = []
+    encode_file(source, out, bundle, precision="fp32", chunk=7, progress=told.append)
+    record = json.loads(out.with_name("vectors.npy.json").read_text("utf-8"))
+    assert told[0] == 7 and (record["threads"], record["done"]) == (2, 50)
+    with pytest.raises(UserError, match="threads 2, now 3"):
+        encode_file(source, out, bundle, precision="fp32", chunk=7, threads=3)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_other_types(source, out, tiny_bundle, dtype):
     encode_file(source, out, tiny_bundle, dtype=dtype, threads=1)
@@ -160,6 +179,27 @@ def test_a_file_that_may_not_be_read(source, out, bundle, monkeypatch):
     monkeypatch.setattr("finetune.inference.lines._open", refuse)  # root may read any
     with pytest.raises(UserError, match=r"texts.txt: cannot be read \(Permission denied\); copy"):
         encode_file(source, out, bundle, precision="fp32")
+
+
+def test_a_source_that_changes_while_it_is_read(source, out, bundle, monkeypatch):
+    read = TextFile.read
+
+    def then(lines):
+        def patched(path, column):
+            found = read(path, column)
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            return found
+
+        monkeypatch.setattr(TextFile, "read", patched)
+
+    then([*LINES, "what came later"])
+    assert encode_file(source, out, bundle, precision="fp32") == 50
+    assert len(np.load(out)) == 50
+    then(LINES[:9])
+    cut = out.with_name("cut.npy")
+    with pytest.raises(UserError, match=r"cut.npy: got 9 of 51 rows: the source changed.*delete"):
+        encode_file(source, cut, bundle, precision="fp32")
+    assert not cut.exists()
 
 
 def test_what_lies_there_must_be_the_same_thing(source, out, tiny_bundle):

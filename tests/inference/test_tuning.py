@@ -1,6 +1,8 @@
+import gc
 import json
 import logging
 import shutil
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from finetune import cpu
 from finetune.cli import main
 from finetune.errors import UserError
-from finetune.inference import BundleInfo, OnnxEncoder, encode_file, machine, tuning
+from finetune.inference import BundleInfo, OnnxEncoder, encode_file, machine, onnx, tuning
 from finetune.inference.batches import TOKEN_BUDGET
 
 CPUS = cpu.count()
@@ -71,6 +73,31 @@ def test_only_a_gain_beyond_chance_is_kept(copy, monkeypatch, gain, kept):
     found, was_kept = tuning.tune(folder, "fp32")
     assert (found.budget, was_kept) == (1024, kept)
     assert (settings(folder, model)[1] == 1024) == kept
+
+
+def test_budgets_share_the_session_of_the_best_threads_and_the_others_are_dropped(
+    copy, monkeypatch
+):
+    started: list[weakref.ref] = []
+    alive: list[int] = []
+    real = onnx.start_model
+
+    def start(*words, **settings):
+        session = real(*words, **settings)
+        started.append(weakref.ref(session))
+        return session
+
+    def rates(runs, texts):
+        gc.collect()
+        alive.append(sum(each() is not None for each in started))
+        return {key: float(key[0] == 2) for key in runs}
+
+    monkeypatch.setattr(cpu, "count", lambda: 4)
+    monkeypatch.setattr(onnx, "start_model", start)
+    monkeypatch.setattr(tuning, "fastest", rates)
+    monkeypatch.setattr(tuning, "SECONDS", 0.0)
+    tuning.tune(copy[0], "fp32")
+    assert len(started) == 3 and alive == [3, 2]  # of 1, 2 and 4 threads; of 2 and the default
 
 
 def test_what_a_gpu_runs_is_not_tuned(with_gpu, copy):

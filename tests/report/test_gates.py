@@ -8,6 +8,7 @@ from synthetic import SETTINGS
 
 from finetune.config import Distill
 from finetune.evaluation.artifacts import Outcome
+from finetune.records import Score
 from finetune.report.gates import Status, distill, gain, general, int8, judge
 from finetune.report.scores import by_question
 from finetune.report.verdict import verdict
@@ -240,6 +241,22 @@ def test_int8_is_judged_at_the_length_that_is_served(facts):
     assert status is Status.passed and detail.startswith("INT8 changes")
     # A length that does not cut has no scores of its own.
     assert exports(dataclasses.replace(facts, dim=32), cut, **whole)["int8"][0] is Status.passed
+
+
+def test_the_gain_is_judged_at_the_length_that_is_served(facts):
+    facts = dataclasses.replace(facts, dim=16, domain_set="statutes")
+    base = {"statutes": outcome(spread(40))}
+    scored = {"base": base, "tuned": {"statutes": outcome(spread(40) + 0.1)},
+              "tuned@16": {"statutes": outcome(spread(40) - 0.1)}}  # fmt: skip
+    (gate,) = judge(scored, facts)
+    assert (gate.name, gate.status) == ("gain", Status.failed)
+    told = "statutes (tuned vectors cut to 16 numbers, the base's whole)"
+    assert gate.detail.startswith(f"tuned against base on {told}: -10.0 points")
+    scores = [Score("tuned@16", "statutes", "ndcg@10", 0.4, 40, 0.3, 0.5)]
+    assert verdict(facts, scores, [gate]).startswith(f"Worse than the base on {told} by 10.0")
+    whole, *_ = judge(scored, dataclasses.replace(facts, dim=None))
+    assert whole.status is Status.passed and "cut to" not in whole.detail
+    assert "cut to" not in verdict(dataclasses.replace(facts, dim=None), scores, [whole])
 
 
 @pytest.mark.parametrize(
