@@ -25,9 +25,7 @@ def results(done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config
     publish(tuned.folder / "model", run_dir / "model")
     write_script(run_dir / "model", config.encode.script)
     shutil.rmtree(run_dir / "adapter", ignore_errors=True)  # of an earlier run
-    adapter = tuned.folder / "adapter"
-    if adapter.is_dir() and tuned.step.inputs["model"] == "base":  # else it is of a tuned model
-        publish(adapter, run_dir / "adapter")
+    adapter(tuned, run_dir / "adapter")
     report: dict[str, Any] = read_json(done["report"].folder / "report.json")
     bundle(done["export"].folder / "bundle", run_dir / "bundle", report["published"])
     for name in ("report.html", "README.md", "plots", "outcomes"):
@@ -45,6 +43,19 @@ def results(done: dict[str, Done], tuned: Planned, run_dir: Path, config: Config
     ]
     write_json(run_dir / "report.json", report)
     return report
+
+
+def adapter(tuned: Planned, target: Path) -> None:
+    """Publish LoRA's adapter, where the base is what it was trained on."""
+    source = tuned.folder / "adapter"
+    if source.is_dir() and tuned.step.inputs["model"] == "base":
+        publish(source, target)
+    elif source.is_dir():
+        log.warning(
+            "%s is not published: it was trained on what %s left, and fits nothing else; model/ "
+            "holds all of it (LoRA alone leaves one: one round at most, no warm-up, no student)",
+            target, tuned.step.inputs["model"],
+        )  # fmt: skip
 
 
 def left_out(done: Mapping[str, Done], target: Path) -> None:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from finetune import publishing
 from finetune.inference import BundleFile, BundleInfo, machine
-from finetune.stage import Done
+from finetune.stage import Done, Planned, Step
 
 
 def made(folder):
@@ -48,6 +48,16 @@ def test_where_every_precision_failed_there_is_no_bundle(tmp_path, caplog):
     publishing.bundle(tmp_path / "step", tmp_path / "run/bundle", [])
     assert not (tmp_path / "run/bundle").exists() and (tmp_path / "step").is_dir()
     assert "every precision failed its gate; the model lies in" in caplog.text
+
+
+def test_an_adapter_of_another_model_than_the_base_is_told(tmp_path, caplog):
+    (tmp_path / "step/adapter").mkdir(parents=True)
+    for model in ("train", "base"):
+        step = Step("train-2", print, 1, {}, {"model": model})
+        publishing.adapter(Planned(step, "key", tmp_path / "step"), tmp_path / "adapter")
+        assert (tmp_path / "adapter").exists() == (model == "base")
+    (told,) = caplog.messages
+    assert "adapter is not published: it was trained on what train left" in told
 
 
 def test_dropped_rows_lie_in_a_folder_for_each_step_without_empty_files(tmp_path, caplog):

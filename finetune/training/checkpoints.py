@@ -81,15 +81,15 @@ class Curves(TrainerCallback):
         (before, then), now = self._since, time.perf_counter()
         self._since = step, now
         pairs = (step - before) * args.per_device_train_batch_size * processes.count()
-        found = {"memory_mb": round(memory_in_use() / 1e6, 1)}
+        found = {"memory_mb": round(memory_in_use(args.device.type) / 1e6, 1)}
         if pairs and now > then:
             found["pairs_per_second"] = round(pairs / (now - then), 2)
         return found
 
 
-def memory_in_use() -> int:
-    """Bytes that training holds: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
+def memory_in_use(device: str) -> int:
+    """Bytes that training holds: of the GPU where it runs there, else of this process."""
+    if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
@@ -111,23 +111,27 @@ class MarkComplete(TrainerCallback):
 
 
 class Patience(TrainerCallback):
-    """Ends training after so many checkpoints in a row that are no better than one before them.
+    """Ends training after so many checkpoints in a row no better than one before, or the base.
 
     Args:
         checkpoints: How many.
         curves: Where the end is noted.
+        base: The base's score.
     """
 
-    def __init__(self, checkpoints: int, curves: Curves) -> None:
+    def __init__(self, checkpoints: int, curves: Curves, base: float) -> None:
         self.checkpoints = checkpoints
         self.curves = curves
+        self.base = base
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """End it; the checkpoint of this step is still written."""
         # Another machine's score may differ in its last digits, and all must end together.
-        fell = processes.once(lambda: _falling(state, self.checkpoints, self.curves.score))
+        fell = processes.once(
+            lambda: _falling(state, self.checkpoints, self.curves.score, self.base)
+        )
         if fell and state.global_step < state.max_steps:
             control.should_training_stop = True
             if state.is_world_process_zero:
@@ -138,19 +142,19 @@ class Patience(TrainerCallback):
             )  # fmt: skip
 
 
-def ended(checkpoint: Path, patience: int, score: str) -> bool:
+def ended(checkpoint: Path, patience: int, score: str, base: float) -> bool:
     """True when training had ended with this checkpoint, early or not.
 
-    ``score`` is the trainer's name for the guard's score.
+    ``score`` is the trainer's name for the guard's score, ``base`` the base's.
     """
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    return state.global_step >= state.max_steps or _falling(state, patience, score)
+    return state.global_step >= state.max_steps or _falling(state, patience, score, base)
 
 
-def _falling(state: TrainerState, patience: int, score: str) -> bool:
-    """Decided from the trainer's own history, which a resumed training has again."""
-    scores = [row[score] for row in state.log_history if score in row]
-    return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+def _falling(state: TrainerState, patience: int, score: str, base: float) -> bool:
+    """Decided from the base's score and the trainer's history, which a resumed training has."""
+    scores = [base, *(row[score] for row in state.log_history if score in row)]
+    return len(scores) - 1 - scores.index(max(scores)) >= patience
 
 
 def last_complete(folder: Path) -> Path | None:

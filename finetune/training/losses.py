@@ -110,6 +110,13 @@ def in_chunks(node: Node) -> bool:
     return target in _CACHED or (target in _WRAPPERS and in_chunks(node["loss"]))
 
 
+def splits(loss: nn.Module) -> bool:
+    """Say of a loss that is built whether it has such a form, used or not."""
+    if isinstance(loss, _WRAPPERS):
+        return splits(loss.loss)
+    return type(loss) in (*_CACHED, *_CACHED.values())
+
+
 def is_node(value: Any) -> bool:
     """Say whether a parameter is a node that makes an object."""
     return isinstance(value, Mapping) and "_target_" in value

@@ -8,7 +8,8 @@ says so at the next of two places where all tell how they fare, before the embed
 
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -108,6 +109,21 @@ def go_on_with(smaller: int, held: int) -> None:
         )  # fmt: skip
     gc.collect()
     torch.cuda.empty_cache()
+
+
+@contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Where memory runs out inside and smaller chunks would not help, say what would.
+
+    Raises:
+        UserError: Memory runs out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"train: memory runs out {advice}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -24,7 +24,8 @@ from finetune.config.check import OWN
 from finetune.machine import hardware, processes
 from finetune.records import AnyRow, Pair, read_json, write_json
 from finetune.sets import AnySet
-from finetune.training import losses, strategy
+from finetune.training import losses, memory, strategy
+from finetune.training.batching import BucketSampler
 from finetune.training.checkpoints import (
     Curves,
     MarkComplete,
@@ -34,7 +35,15 @@ from finetune.training.checkpoints import (
     step_of,
 )
 from finetune.training.mixing import Examples, MixedSampler, Part, examples
-from finetune.training.trainer import Guard, Plan, Trainer, arguments, autocast, columns
+from finetune.training.trainer import (
+    ENCODE_FEWER,
+    Guard,
+    Plan,
+    Trainer,
+    arguments,
+    autocast,
+    columns,
+)
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +112,7 @@ def train(
         keep_until=step_of(resume),
     )
     base_score = _base_score(curves, guard, model)
+    start = time.perf_counter()  # what the adapter computes ahead is a part of training
     finish = _attach(model, fed.texts, select, plan, out)
     trainer = Trainer(
         fed.batches,
@@ -111,14 +121,13 @@ def train(
         args=arguments(plan, fed, checkpoints, guard.score),
         train_dataset=fed.dataset,
         loss=_losses(plan, mixed, model),
-        callbacks=[curves, Patience(plan.train.patience, curves), MarkComplete()],
+        callbacks=[curves, Patience(plan.train.patience, curves, base_score), MarkComplete()],
     )
     strategy.check(trainer, plan.precision)
     trainer.remove_callback(PrinterCallback)  # `Curves` logs the same, in a line
     if not processes.first():  # another dropout for other rows
         torch.manual_seed(plan.seed + processes.rank())
-    start = time.perf_counter()
-    if resume and ended(resume, plan.train.patience, guard.score):
+    if resume and ended(resume, plan.train.patience, guard.score, base_score):
         trainer.restore(resume)
     else:
         with columns(plan.device):
@@ -167,21 +176,31 @@ def _attach(
     guarded = [prompts[name] + text for name, text in select.prompted]
     reads = adapters.Reads(texts, guarded, plan.train.epochs, autocast(plan.precision), out)
     adapter: adapters.Adapter = instantiate(plan.adapter, _convert_="all")
-    return adapter.attach(model, reads)
+    with memory.advising(f"while the frozen layers run ahead; {ENCODE_FEWER}"):
+        return adapter.attach(model, reads)
 
 
 def _unused(fed: Examples) -> int:
-    """Count the domain's own rows that are in no batch of an epoch; warn where they are many."""
-    own = fed.batches.samplers[0] if isinstance(fed.batches, MixedSampler) else fed.batches
-    rows, unused = len(own.lengths), own.unused()
+    """Count the domain's own rows that are in no batch of an epoch.
+
+    Warn of each set where they are many.
+    """
+    if not isinstance(fed.batches, MixedSampler):
+        return _unused_of(fed.batches, "")
+    named = zip(fed.dataset, fed.batches.samplers, strict=True)
+    return [_unused_of(sampler, f" of {name}") for name, sampler in named][0]
+
+
+def _unused_of(batches: BucketSampler, whose: str) -> int:
+    rows, unused = len(batches.lengths), batches.unused()
     if unused > _FEW * rows and processes.first():
-        batches = -(-rows // own.batch_size)
-        size = rows // batches // processes.count() * processes.count()
+        count = -(-rows // batches.batch_size)
+        size = rows // count // processes.count() * processes.count()
         log.warning(
-            "train.batch_size=%d: %d of %d rows (%.0f %%) are in no batch of an epoch: %d are too "
-            "few to fill another (train.batch_size=%d leaves out %d), %d have texts that answer "
-            "other rows' queries", own.batch_size, unused, rows, 100 * unused / rows,
-            own.remainder, size, rows - batches * size, own.left_out,
+            "train.batch_size=%d: %d of %d rows%s (%.0f %%) are in no batch of an epoch: %d are "
+            "too few to fill another (train.batch_size=%d leaves out %d), %d have texts that "
+            "answer other rows' queries", batches.batch_size, unused, rows, whose,
+            100 * unused / rows, batches.remainder, size, rows - count * size, batches.left_out,
         )  # fmt: skip
     return unused
 

@@ -32,9 +32,11 @@ from finetune.config.choices import Precision
 from finetune.evaluation.artifacts import score
 from finetune.machine import processes
 from finetune.sets import AnySet
-from finetune.training import memory
+from finetune.training import losses, memory
 from finetune.training.batching import BatchSamplerShard
 from finetune.training.mixing import Batches, Examples
+
+ENCODE_FEWER = "lower hardware.encode_tokens, what is encoded at once"
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,17 @@ class Trainer(SentenceTransformerTrainer):
     ) -> Tensor:
         """Train on a batch; several processes that work in chunks halve them together."""
         several = isinstance(self.loss, dict)  # one for each set
-        losses: list[Any] = [*self.loss.values()] if several else [self.loss]
+        every: list[Any] = [*self.loss.values()] if several else [self.loss]
         loss: Any = self.loss[inputs["dataset_name"]] if several else self.loss
         shared = getattr(model, "_orig_mod", model)  # where torch has compiled it
         work = partial(super().training_step, model, inputs, num_items_in_batch)
+        if several and not losses.splits(loss):  # smaller chunks are for the others
+            rows = self.args.per_device_train_batch_size
+            with memory.advising(
+                f"with train.batch_size={rows} in a batch of {inputs['dataset_name']}, whose loss "
+                "cannot work in chunks; lower train.batch_size"
+            ):
+                return work()
         if not memory.chunked(loss) or not isinstance(shared, DistributedDataParallel):
             return work()
 
@@ -97,7 +106,7 @@ class Trainer(SentenceTransformerTrainer):
                 return work()
 
         rows = self.args.per_device_train_batch_size
-        return memory.in_step(alone, shared, memory.chunked(*losses), rows)
+        return memory.in_step(alone, shared, memory.chunked(*every), rows)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Score with the guard in all processes: the library's own lets the others wait."""
@@ -164,7 +173,8 @@ class Guard(BaseEvaluator):
         steps: int = -1,
     ) -> dict[str, float]:
         """Return mean NDCG@10 or Spearman; the other arguments are the trainer's and not used."""
-        score = float(self.values(model).mean())
+        with memory.advising(f"while the guard encodes; {ENCODE_FEWER}"):
+            score = float(self.values(model).mean())
         if self.together:  # another machine's may differ in its last digits
             score = processes.once(lambda: score)
         return {self.select.main: score}

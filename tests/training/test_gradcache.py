@@ -1,23 +1,28 @@
 import dataclasses
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny_runs
 import torch
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 
+from finetune import model as models
 from finetune import pipeline
+from finetune.config.choices import Precision
 from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.machine import estimate, hardware
 from finetune.machine.estimate import chunk_within
 from finetune.records import Mined, Pair, read_dicts
-from finetune.training import gradcache
+from finetune.sets import ScoredSet
+from finetune.training import gradcache, losses, trainer
 from finetune.training.gradcache import shrinking
 from finetune.training.memory import is_out_of_memory
 
+LIBRARY = "sentence_transformers.sentence_transformer.losses."
 CPU_ERROR = (
     "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
     "you tried to allocate 400000000 bytes. Error code 12 (Cannot allocate memory)"
@@ -60,6 +65,39 @@ def test_what_cannot_be_made_smaller_is_told_with_a_way_out():
         attempts(0, None, batch=32, columns=2, can_split=True)
     with pytest.raises(UserError, match=r"train.batch_size=32.*lower train.batch_size"):
         attempts(63, 16, batch=32, columns=2, can_split=False)
+
+
+def test_where_smaller_chunks_would_not_help_none_are_tried(monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer.Guard, "values", full)
+    tried = []
+
+    def attempt(chunk):
+        tried.append(chunk)
+        trainer.Guard(ScoredSet("s", ()), Precision.fp32)(None)
+
+    with pytest.raises(UserError, match=r"while the guard encodes; lower hardware.encode_tokens"):
+        shrinking(attempt, 64, batch=64, columns=2, can_split=True)
+    assert tried == [64]
+
+
+def test_in_a_mixed_set_that_cannot_work_in_chunks_the_batch_is_named(tiny_model, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "training_step", full)
+    model = models.load(tiny_model)
+    mnrl, cosent = (losses.build({"_target_": LIBRARY + name}, model)
+                    for name in ("MultipleNegativesRankingLoss", "CoSENTLoss"))  # fmt: skip
+    of = trainer.Trainer.__new__(trainer.Trainer)
+    of.loss = {"own": mnrl, "sts": cosent}
+    of.args = SimpleNamespace(per_device_train_batch_size=64)
+    with pytest.raises(UserError, match=r"batch_size=64 in a batch of sts, whose loss cannot"):
+        of.training_step(model, {"dataset_name": "sts"})
+    with pytest.raises(torch.cuda.OutOfMemoryError):  # chunks help here
+        of.training_step(model, {"dataset_name": "own"})
 
 
 def test_of_several_processes_none_starts_again_alone(monkeypatch):

@@ -20,6 +20,7 @@ from finetune.sets import half
 from finetune.training import checkpoints
 from finetune.training import train as training
 from finetune.training.batching import BucketSampler
+from finetune.training.mixing import MixedSampler
 
 LOSS = {
     "_target_": "sentence_transformers.sentence_transformer.losses.MultipleNegativesRankingLoss",
@@ -86,6 +87,25 @@ def test_rows_that_are_in_no_batch_are_counted_and_many_are_told(
     (told,) = [each for each in caplog.messages if "in no batch" in each]
     assert told.startswith("train.batch_size=24: 16 of 64 rows (25 %) are in no batch of an epoch")
     assert "16 are too few to fill another (train.batch_size=21 leaves out 1), 0 have" in told
+
+
+def test_rows_of_mixed_sets_that_are_in_no_batch_are_told_of_each(caplog):
+    def of(kinds):
+        """Ten rows, of which those of a kind have one answer."""
+        own = [[n % kinds] for n in range(10)]
+        return BucketSampler(np.ones(10), own, own.__getitem__, batch_size=5, seed=0)
+
+    fed = SimpleNamespace(dataset={"own": None, "other": None},
+                          batches=MixedSampler([of(10), of(2)], [0.5], 0))  # fmt: skip
+    assert training._unused(fed) == 0
+    (told,) = caplog.messages
+    assert "6 of 10 rows of other (60 %) are in no batch of an epoch" in told
+
+
+def test_memory_is_that_of_the_device_that_trains(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
+    assert checkpoints.memory_in_use("cuda") == 7 < checkpoints.memory_in_use("cpu")
 
 
 def test_the_saved_model_is_plain_and_keeps_length_prompts_and_no_pooler(trained, tiny_model):
@@ -299,7 +319,7 @@ def scripted(monkeypatch, scores):
         (1, [0.1, 0.2, 0.1], 20, 10),
         (2, [0.1, 0.5, 0.5, 0.5], 30, 10),  # as good is no better
         (2, [0.1, 0.2, 0.1, 0.3, 0.2, 0.4], 48, 48),  # it rises again in time
-        (3, [0.9, 0.5, 0.4, 0.3, 0.2], 40, 10),  # never above the base
+        (3, [0.9, 0.5, 0.4, 0.6], 30, 30),  # never above the base, which counts as the others do
         (2, [0.1, 0.2, 0.3, 0.9, 0.3, 0.4], 48, 30),  # its patience ends with the training
     ],
 )
@@ -315,6 +335,18 @@ def test_training_stops_when_the_select_score_falls(
     noted = [row["step"] for row in curves(tmp_path) if "stopped" in row]
     assert noted == ([steps] if steps < 48 else [])
     assert (f"stopped at step {steps} of 48" in caplog.text) == (steps < 48)
+
+
+def test_what_an_adapter_computes_ahead_counts_as_training(
+    tiny_model, rows, select, tmp_path, monkeypatch
+):
+    seconds = [0]
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    monkeypatch.setattr(
+        training, "_attach", lambda *a: seconds.append(seconds.pop() + 100) or (lambda out: None)
+    )
+    result = training.train(tiny_model, rows, select, settings(epochs=1, checkpoints=1), tmp_path)
+    assert result["pairs_per_second"] == 0.64  # 64 pairs
 
 
 def test_stopping_early_keeps_what_the_best_checkpoint_was(
