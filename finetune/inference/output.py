@@ -6,7 +6,7 @@ then counted; who comes next cuts off what was not counted. At the end the file 
 ``<out>.json`` stays as the record of what it holds.
 """
 
-import fcntl
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -68,6 +68,8 @@ class Output:
         Raises:
             UserError: Another process writes it, or fewer rows came than it was to hold.
         """
+        import fcntl  # here, because Windows has none and an encoder needs none
+
         with self.partial.open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,9 +136,24 @@ class Output:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what is known of a file that was begun or finished; nothing of one that was not."""
+    """Read what is known of a file that was begun or finished; nothing of one that was not.
+
+    Raises:
+        UserError: There is no folder for it, or a power cut has left no whole record.
+    """
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{path}: there is no folder {path.parent} to write it to; make it, or name a file "
+            "elsewhere"
+        )
     record = _record(path)
-    found: dict[str, Any] = read_json(record) if record.is_file() else {}
+    try:
+        found: dict[str, Any] = read_json(record) if record.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{record}: is no JSON, as a power cut may leave it ({error}); delete it and what lies "
+            "beside it, and encode again"
+        ) from error
     return found
 
 

@@ -78,8 +78,8 @@ def judge(outcomes: Outcomes, facts: Facts) -> list[Gate]:
     both = base.keys() & tuned.keys()
     if facts.domain_set in both:
         served, name = tuned_and_set(outcomes, facts)
-        values = base[facts.domain_set], outcomes[served][facts.domain_set]
-        gates.append(_domain(*values, facts, name))
+        cut = outcomes[served][facts.domain_set]
+        gates.append(_domain(base[facts.domain_set], cut, facts, name))
     if facts.general_set in both and not facts.distill:
         values = paired(base[facts.general_set], tuned[facts.general_set])
         gates.append(general(*values, settings, seed, facts.general_set))

@@ -1,3 +1,4 @@
+import codecs
 import io
 import json
 import shutil
@@ -68,6 +69,13 @@ def test_encode_holds_only_a_part_of_the_lines(monkeypatch, tiny_bundle):
 def test_a_row_of_the_output_is_a_line_of_the_input(monkeypatch, tiny_bundle, text, lines):
     _, out = encode(monkeypatch, text, str(tiny_bundle))
     assert np.load(io.BytesIO(out)).shape == (lines, 32)
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_text(monkeypatch, tiny_bundle):
+    text = "押金\n老板\n".encode()
+    marked = codecs.BOM_UTF8 + text
+    plain, found = (encode(monkeypatch, each, str(tiny_bundle)) for each in (text, marked))
+    assert found == plain and found[0] == DONE
 
 
 @pytest.mark.parametrize(

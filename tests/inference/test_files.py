@@ -228,6 +228,22 @@ def test_what_another_conversion_or_runtime_made_is_another_thing(source, out, b
         encode_file(source, out, bundle, precision="int8-static", threads=1)
 
 
+def test_a_record_that_a_power_cut_left_empty(source, out, bundle):
+    out.with_name("vectors.npy.json").touch()
+    with pytest.raises(UserError, match=r"vectors.npy.json: is no JSON.*delete it and what lies"):
+        encode_file(source, out, bundle, precision="fp32")
+
+
+def test_a_folder_that_is_not_there(source, tmp_path, bundle):
+    with pytest.raises(UserError, match=r"vectors.npy: there is no folder .*gone to write it to"):
+        encode_file(source, tmp_path / "gone/vectors.npy", bundle, precision="fp32")
+
+
+def test_an_encoder_needs_nothing_that_windows_lacks():
+    code = "import sys; sys.modules['fcntl'] = None; from finetune.inference import OnnxEncoder"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_two_processes_do_not_write_one_file(source, out, bundle):
     import fcntl
 

@@ -94,6 +94,12 @@ def test_more_asked_than_the_clusters_hold_is_answered_exactly(corpus, queries, 
     )
 
 
+@pytest.mark.parametrize("method", index.METHODS)
+def test_an_empty_corpus_has_no_neighbours(corpus, queries, method):
+    scores, indices = searcher(corpus[:0], method, 200)(queries, 5)
+    assert scores.shape == indices.shape == (200, 0)
+
+
 def test_auto_is_exact_until_that_takes_too_long(corpus, queries, monkeypatch):
     pytest.importorskip("faiss")
     expected = top_k(queries, corpus, 5)
