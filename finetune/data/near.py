@@ -253,7 +253,7 @@ def _floor(least: float) -> float:
 
 
 def _slip(a: str, b: str) -> bool:
-    """True when one of two texts has a character twice, or two that changed places; none a number's."""
+    """True when a letter stands twice in one of two texts, or two changed places; no numeral."""
     short, long = sorted((a, b), key=len)
     first = next((i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y),
                  len(short))  # fmt: skip
