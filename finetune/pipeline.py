@@ -115,14 +115,14 @@ def steps_of(config: Config) -> list[Step]:
         {"model": "base", "export": "export-base", "sets": "sets", "pairs": own, "corpus": "corpus"}
         | ({"queries": "queries"} if labelled else {}),
     )  # fmt: skip
-    noise = Step("noise", steps.noise, 2, {"noise": config.noise},
+    noise = Step("noise", steps.noise, 3, {"noise": config.noise},
                  {"embed": "embed", "pairs": trained_on})  # fmt: skip
     mine = Step(
-        "mine", steps.mine, 5, rounds.mine_settings(config, machine),
+        "mine", steps.mine, 6, rounds.mine_settings(config, machine),
         {"embed": "embed", "pairs": clean}, files=rounds.filter_files(config),
     )  # fmt: skip
     warmup = Step(
-        "warmup", steps.train, 6, _train_settings(config, mined=False) | encoding,
+        "warmup", steps.train, 7, _train_settings(config, mined=False) | encoding,
         {"model": "base", "pairs": "generate", "select": "pool"}, resumes=True, outside=outside,
     )  # fmt: skip
     train = Step(
@@ -149,7 +149,7 @@ def steps_of(config: Config) -> list[Step]:
         *([noise] if noisy else []),
         *([mine] if mined else []),
         Step(
-            "pool", steps.pool, 3,
+            "pool", steps.pool, 4,
             {"guard_share": config.train.guard_share, "epochs": config.train.epochs,
              "checkpoints": config.train.checkpoints, "seed": config.seed},
             {"sets": "sets", "pairs": pairs},
@@ -169,7 +169,7 @@ def steps_of(config: Config) -> list[Step]:
             {"model": tuned, "sets": "sets"},
         ),
         Step(
-            "evaluate-base", steps.evaluate, 4,
+            "evaluate-base", steps.evaluate, 5,
             _evaluate_settings(config, ["base"] if scored else ["bm25", "base"]) | encoding,
             {"model": "base", "export": "export-base", "sets": "sets"}
             | ({} if scored else {"corpus": "corpus"}),

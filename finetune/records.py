@@ -16,6 +16,14 @@ Question = tuple[str, ...]
 # The name of a prompt, query or passage, and a text.
 Prompted = tuple[str, str]
 _NO_LETTERS = re.compile(r"[\W_]+")  # \w is the categories L and N, and the underscore
+# Signs that make another number or name: 1.5, 3-5 and 2/3, -5 and ≥5, 50% and 5°, c++ and c#.
+_SIGNS = re.compile(r"[.~/:∶⁄+×÷*=±<>≤≥%‰°#\-–—−〜]")
+_MEANT = (
+    r"(?<=\d)[.~/:∶⁄+×÷*=\-–—−〜](?=[-−±]?\d)|(?<![a-z\d–—-])[-−](?=\d)|[±<>≤≥](?=\d)"
+    r"|(?:(?<=\d)|(?<=\d\s))[%‰°]|(?<=[a-z])[+#]|(?<=[a-z]\+)\+"
+)
+_MEANINGLESS = re.compile(rf"[\W_](?<!{_MEANT})")
+_ONE_SIGN = str.maketrans("~–—−〜∶⁄", "-----:/")
 # What stands before the number of an article that says something.
 _NUMBER = r"第\s?[一二三四五六七八九十百千零〇两兩\d]+\s?[条條]"
 _LAW = re.compile(f"(?!{_NUMBER})[^。；;！？!?：:\\n]{{1,60}}?(?={_NUMBER}.{{6}})", re.DOTALL)
@@ -201,8 +209,14 @@ def tally(names: Iterable[str]) -> dict[str, int]:
 
 
 def normalised(text: str) -> str:
-    """The form in which texts are compared: NFKC, case folded, letters and digits only."""
-    return _NO_LETTERS.sub("", unicodedata.normalize("NFKC", text).casefold())
+    """The form in which texts are compared: NFKC, case folded, letters and digits only.
+
+    A sign that makes another number or name stays (1.5 is not 15, nor -5 5, 50% 50 or C++ C).
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    if _SIGNS.search(plain):
+        return _MEANINGLESS.sub("", plain).translate(_ONE_SIGN)
+    return _NO_LETTERS.sub("", plain)
 
 
 def untitled(text: str) -> str:

@@ -37,13 +37,45 @@ def test_chinese_stays_readable_and_lines_stay_whole(tmp_path):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Ａ１，b", "a1B"), ("《民法典》第 一 条", "民法典第一条"), ("ﬁn", "FIN"), ("①", "1")],
+    [
+        ("Ａ１，b", "a1B"),
+        ("《民法典》第 一 条", "民法典第一条"),
+        ("ﬁn", "FIN"),
+        ("①", "1"),
+        ("截至2020.", "截至2020"),
+        ("1.押金", "1、押金"),
+        ("covid-19", "COVID19"),
+        ("答——5元", "答：5元"),
+        ("1,000元", "1000元"),
+        ("３～５岁", "3-5岁"),
+        ("½杯", "1/2杯"),
+        ("50 ％", "50%"),
+    ],
 )
 def test_texts_that_compare_equal(one, other):
     assert normalised(one) == normalised(other) != ""
 
 
-@pytest.mark.parametrize(("one", "other"), [("押金", "押金金"), ("1.5", "1.6"), ("房東", "房东")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("押金", "押金金"),
+        ("1.5", "1.6"),
+        ("房東", "房东"),
+        ("贷款15万", "贷款1.5万"),
+        ("-5度", "5度"),
+        ("气温-5度", "气温5度"),
+        ("３－５岁", "35岁"),
+        ("2/3寸", "23寸"),
+        ("10：30", "1030"),
+        ("≥60分", "<60分"),
+        ("50%", "50"),
+        ("36℃", "36c"),
+        ("C++", "C"),
+        ("C++", "C+"),
+        ("C#", "C"),
+    ],
+)
 def test_texts_that_do_not(one, other):
     assert normalised(one) != normalised(other)
 

@@ -253,12 +253,12 @@ def _floor(least: float) -> float:
 
 
 def _slip(a: str, b: str) -> bool:
-    """True when one of two texts has a character twice, or two that changed places; no numeral."""
+    """True when a letter stands twice in one of two texts, or two changed places; no numeral."""
     short, long = sorted((a, b), key=len)
     first = next((i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y),
                  len(short))  # fmt: skip
     changed = long[first : first + 2]
-    if any(char.isnumeric() for char in changed):
+    if any(char.isnumeric() or not char.isalnum() for char in changed):
         return False
     if len(short) == len(long):
         return short[first : first + 2][::-1] == changed and short[first + 2 :] == long[first + 2 :]

@@ -9,6 +9,7 @@ from typing import Any
 from finetune.config.choices import Duplicates, Kind
 from finetune.data import clean, folding
 from finetune.data.clean import BadRow
+from finetune.data.joined import Joined
 from finetune.data.loaded import sides
 from finetune.data.problems import Problems, excerpt, listed, shown, type_name
 from finetune.data.tables import Table
@@ -23,6 +24,7 @@ DUPLICATE = {
 }
 IDENTICAL = "identical sides"
 OTHER_SCORE = "another score for the same texts"
+MERGED = "same pair, its negatives joined to the earlier row's"
 LABEL_0 = "label 0: not a pair"
 CONFLICT = "conflicting labels"
 
@@ -88,6 +90,7 @@ class Collector:
         self.changed: Counter[str] = Counter()
         self._seen: dict[bytes, int] = {}  # place in `pairs` of the first of its kind
         self._refuted: dict[bytes, int] = {}  # line of the first that is labelled 0
+        self._joined = Joined()
 
     def add(self, line: int, row: Mapping[str, Any]) -> None:
         """Keep, drop or refuse one row; one with a list of positives is a row for each."""
@@ -122,13 +125,14 @@ class Collector:
         name = values.get("id", f"{self.table.stem}-{line}") + suffix
         pair = self.form.make(name, values.get("source", self.table.stem), values)
         if values.get("label") == 0:
-            self._refuted.setdefault(self._mark(pair, Duplicates.script), line)
+            self._refuted.setdefault(_unordered(pair), line)
             self._drop(LABEL_0, line, row)
             return
         mark = self._mark(pair, self.duplicates)
         if mark in self._seen:
             first = self.pairs[self._seen[mark]]
-            self._drop(_again(first, pair), line, row, self._place(first.id))
+            joined = self._joined.add(self._seen[mark], first, pair)
+            self._drop(MERGED if joined else _again(first, pair), line, row, self._place(first.id))
         elif pair.id in self.lines:
             self._refuse(line, row, [self._same_id(pair.id)], self._place(pair.id))
         else:
@@ -143,13 +147,13 @@ class Collector:
             UserError: With every problem found.
         """
         self.problems.check_rows()
-        if self._refuted:
+        if self._refuted or self._joined:
             pairs, self.pairs = self.pairs, Spilled(self.form.kind)
-            for pair in pairs:
-                self._keep_unless_refuted(pair)
+            for place, pair in enumerate(pairs):
+                self._keep_unless_refuted(self._joined.whole(place, pair))
 
     def _keep_unless_refuted(self, pair: Pair | Scored) -> None:
-        other = self._refuted.get(self._mark(pair, Duplicates.script))
+        other = self._refuted.get(_unordered(pair))
         if other is None:
             self.pairs.append(pair)
             return
@@ -235,6 +239,11 @@ def _again(first: Pair | Scored, pair: Pair | Scored) -> str:
         return OTHER_SCORE
     kinds = (folding.alike(each, sides(pair)) for each in (sides(first), sides(first)[::-1]))
     return next(DUPLICATE[kind] for kind in kinds if kind is not Duplicates.none)
+
+
+def _unordered(pair: Pair | Scored) -> bytes:
+    """What a pair shares with the same texts in either order: a label says nothing of order."""
+    return clean.fingerprint(*sorted(map(folding.folded, sides(pair))))
 
 
 def _label(column: str, value: Any, changed: Counter[str]) -> int:

@@ -60,7 +60,7 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
     evaluated = {"sets": "sets"} | ({"general": "general"} if general else {})
     read = Step("queries", queries, 7, {"check": config.check}, evaluated | {"pairs": own}, files)
     pair = Step(
-        "pseudo", pseudo, 4,
+        "pseudo", pseudo, 5,
         {"pseudo": config.pseudo, "check": config.check, "limit": config.limit,
          "seed": config.seed},
         evaluated | {"queries": "queries", "embed": "embed", "pairs": own},

@@ -192,7 +192,7 @@ def _rows_converted(planned: Sequence[Step], config: Config) -> list[Step]:
         if step.name == "pool":
             settings, files = _settings(config), _files(config)
             made.append(
-                Step("script-select", script_select, 1, settings, {"select": "pool"}, files)
+                Step("script-select", script_select, 2, settings, {"select": "pool"}, files)
             )
     return made
 
@@ -205,7 +205,7 @@ def _mix_converted(planned: Sequence[Step], config: Config) -> list[Step]:
             kinds = {name: each.kind.value for name, each in config.mix.items()}
             settings = _settings(config) | {"rows": kinds, "seed": config.seed}
             made.append(
-                Step("script-mix", script_mix, 2, settings, {"mixed": "mix"}, _files(config))
+                Step("script-mix", script_mix, 3, settings, {"mixed": "mix"}, _files(config))
             )
     return made
 
@@ -224,7 +224,7 @@ def _with_sets(planned: Sequence[Step], config: Config) -> list[Step]:
 
 
 def _sets_step(settings: Settings, config: Config) -> Step:
-    return Step(_SETS, script_sets, 2, settings, {"sets": "sets"}, _files(config))
+    return Step(_SETS, script_sets, 3, settings, {"sets": "sets"}, _files(config))
 
 
 def _with_characters(planned: Sequence[Step]) -> list[Step]:
@@ -252,7 +252,7 @@ def _step(
 ) -> Step:
     rows = "mined" if mined else config.domain.kind.value
     settings = _settings(config) | {"rows": rows, "seed": config.seed}
-    return Step(name, script, 2, settings, inputs, _files(config))
+    return Step(name, script, 3, settings, inputs, _files(config))
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from finetune.config.choices import BadRows, Duplicates
 from finetune.data.columns import mapping
 from finetune.data.hub import is_hub_id
 from finetune.data.load import load_pairs
+from finetune.data.rows import CONFLICT, LABEL_0, MERGED
 from finetune.errors import UserError
 from finetune.records import Pair
 
@@ -225,6 +226,33 @@ def test_duplicates_are_dropped_with_what_they_collided_with(tmp_path, kind, dro
         assert reasons[5] == reasons[6] == ("duplicate but for the script", f"{source}:1")
     if kind == "punctuation":  # of the first in its own script
         assert reasons[6][1] == f"{source}:5"
+
+
+def test_negatives_of_a_pair_in_several_rows_are_joined(tmp_path):
+    rows = [
+        {"query": "问", "positive": "答", "negatives": ["甲"]},
+        {"query": "问", "positive": "答", "negatives": ["乙"]},
+        {"query": "问", "positive": "答。", "negatives": ["丙", "甲"]},
+        {"query": "问", "positive": "答", "negatives": ["乙。"]},
+    ]
+    source = jsonl(tmp_path / "a.jsonl", rows)
+    pairs, dropped = read_pairs(source, {}, BadRows.stop)
+    assert [row.negatives for row in pairs] == [("甲", "乙", "丙")]
+    assert [(row.reason, row.line, row.collided_with) for row in dropped] == [
+        (MERGED, 2, f"{source}:1"),
+        (MERGED, 3, f"{source}:1"),
+        ("duplicate", 4, f"{source}:1"),
+    ]
+
+
+def test_a_label_0_counts_whichever_way_round(tmp_path):
+    rows = [{"sentence1": "甲", "sentence2": "乙", "label": 1},
+            {"sentence1": "乙", "sentence2": "甲", "label": 0},
+            {"sentence1": "丙", "sentence2": "丁", "label": 1}]  # fmt: skip
+    columns = {"query": "sentence1", "positive": "sentence2"}
+    pairs, dropped = read_pairs(jsonl(tmp_path / "a.jsonl", rows), columns, BadRows.stop)
+    assert [row.query for row in pairs] == ["丙"]
+    assert [row.reason for row in dropped] == [LABEL_0, CONFLICT]
 
 
 @pytest.mark.parametrize("bad_rows", BadRows)
