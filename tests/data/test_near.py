@@ -49,6 +49,21 @@ def test_numbers_negations_and_content_words_do(old, new):
     assert not near.alike(TEXT, changed(old, new), LEAST)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("劳动合同试用期三个月怎么算", "劳动合同试用期三月怎么算"),
+        ("医院下午一点可以挂号吗", "医院下午可以挂号吗"),
+        ("驾校本地人报名要什么材料", "驾校本人报名要什么材料"),
+        ("驾照考试科目二不过怎么处理", "驾照考试科目二过了怎么处理"),
+        ("劳动仲裁和解的流程是什么", "劳动仲裁了解的流程是什么"),
+        ("朋友欠钱还钱的时候怎么写收据", "朋友欠钱要钱的时候怎么写收据"),
+    ],
+)
+def test_light_characters_within_words_do_too(one, other):
+    assert not near.alike(one, other, LEAST)
+
+
 def test_of_least_1_all_bigrams_count():
     assert near._jaccard(TEXT, changed("请问", "")) > LEAST
     assert not near.alike(TEXT, changed("请问", ""), 1.0)
