@@ -1,17 +1,29 @@
 """The CPU at hand, as the system tells it."""
 
+import math
 import os
 import platform
 from pathlib import Path
 
 _INFO = Path("/proc/cpuinfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def count() -> int:
-    """CPUs that this process may run on; libraries would count the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPUs that this process may run on, or use up in time; libraries count the machine's."""
+    known = hasattr(os, "sched_getaffinity")
+    there = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return min(there, _quota() or there)
+
+
+def _quota() -> int | None:
+    """CPUs whose time the container may use, rounded up; None where there is no limit."""
+    names = ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")  # cgroup v2, v1
+    for files in ([_CGROUP / name for name in each] for each in names):
+        if all(file.is_file() for file in files):
+            quota, period = " ".join(file.read_text() for file in files).split()
+            return math.ceil(int(quota) / int(period)) if quota not in ("max", "-1") else None
+    return None
 
 
 def name() -> str:

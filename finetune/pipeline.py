@@ -15,7 +15,7 @@ from finetune.config import Config, Export, artifact, writing
 from finetune.config.check import target_problems
 from finetune.config.choices import Kind, Source, Use
 from finetune.errors import UserError, nearest
-from finetune.machine import hardware, processes
+from finetune.machine import gpu, hardware, processes
 from finetune.planning import budget
 from finetune.stage import Done, Planned, Step, execute, own_folder, plan
 from finetune.steps import augment as augment_steps
@@ -231,6 +231,8 @@ def run(config: Config) -> dict[str, Any] | None:
         log.info("plan for %s:", run_dir)
         budget.show(planned, config)
         _check_targets(config, planned)
+        last = [each.step.name for each in planned].index(config.until or planned[-1].step.name)
+        gpu.check(planned[: last + 1], config.hardware.name)
         publishing.settings(config, run_dir)
         with tracking.track(config, run_dir) as tracked:
             done: dict[str, Done] = {}

@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from finetune import cpu
 from finetune.config import Config, Hardware, Tracking
 from finetune.config.choices import Precision, Tracker
 from finetune.errors import UserError
-from finetune.machine import estimate, hardware
+from finetune.machine import estimate, gpu, hardware
 from finetune.machine.geometry import M3E_BASE
+from finetune.machine.gpu import Finding
 
 _GIB = 1024**3
 # Starter, cache and checkpoints of one run of the demo.
@@ -36,22 +36,6 @@ _OPTIONAL = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line: what was looked at, what was found, and what to do where that is not enough."""
-
-    subject: str
-    found: str
-    fix: str = ""
-
-    def __str__(self) -> str:
-        """Mark what needs mending."""
-        mark = "!!" if self.fix else "ok"
-        return f"{mark}  {self.subject:10} {self.found}" + (
-            f"\n    -> {self.fix}" if self.fix else ""
-        )
-
-
 def findings(config: Config) -> Iterator[Finding]:
     """Look at the machine, the installation, the disk and the tracking server.
 
@@ -62,7 +46,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield from _packages()
     yield _cpu()
     if hardware.has_nvidia():
-        yield from _gpu()
+        yield from gpu.findings()
     else:
         yield Finding("gpu", f"none{hardware.chosen()}: training runs on the CPU")
     yield _runtime()
@@ -110,48 +94,6 @@ def _cpu() -> Finding:
     native = sorted(cpu.flags() & {"avx512_bf16", "amx_bf16", "avx512_vnni", "avx_vnni"})
     found = f"{cpu.count()} usable; {', '.join(native) or 'no bf16, no int8 dot product'}"
     return Finding("cpu", found)
-
-
-def _gpu() -> Iterator[Finding]:
-    if importlib.util.find_spec("torch") is None:
-        yield Finding("gpu", "there, but torch is not installed", "pip install 'finetune[train]'")
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        yield _unseen(importlib.metadata.version("torch"), torch.version.cuda)
-        return
-    for index in range(torch.cuda.device_count()):
-        yield gpu_finding(
-            torch.cuda.get_device_name(index),
-            torch.cuda.get_device_capability(index),
-            torch.cuda.get_arch_list(),
-        )
-
-
-def _unseen(build: str, cuda: str | None) -> Finding:
-    """A GPU that torch does not see: it is built without CUDA, or for a newer one."""
-    plain = build.partition("+")[0]
-    return Finding(
-        "gpu", f"torch {build} does not see it; {f'built for CUDA {cuda}' if cuda else 'no CUDA'}",
-        "sudo apt install nvidia-driver-<newest>; nvidia-smi says which CUDA the driver serves"
-        if cuda else
-        f"pip install --force-reinstall --index-url https://pypi.org/simple torch=={plain}",
-    )  # fmt: skip
-
-
-def gpu_finding(name: str, capability: tuple[int, int], built_for: list[str]) -> Finding:
-    """Say whether the installed torch carries code for a GPU, and which precision it trains in."""
-    arch = f"sm_{capability[0]}{capability[1]}"
-    same_major = any(a.startswith(f"sm_{capability[0]}") and a <= arch for a in built_for)
-    if not same_major:
-        return Finding(
-            "gpu", f"{name} is {arch}; this torch carries {', '.join(built_for)}",
-            "make install CONSTRAINTS=constraints-v100.txt" if capability < (7, 5)
-            else "pip install --upgrade torch",
-        )  # fmt: skip
-    precision = "bf16" if capability >= (8, 0) else "fp16 with a loss scaler (no bf16)"
-    return Finding("gpu", f"{name} ({arch}): trains in {precision}")
 
 
 def _runtime() -> Finding:

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.utils import get_class
 
 from finetune import script
-from finetune.config import Config, augmentation, writing
+from finetune.config import Config, Mine, augmentation, writing
 from finetune.config.choices import Kind, Source, Use
 from finetune.config.ranges import GENERATORS, RANGES
 from finetune.errors import first_line, nearest
@@ -60,11 +60,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from _distill_problems(config)
     yield from _dims_problems(config)
     yield from _export_problems(config)
-    if config.mine.rounds and config.mine.negatives > config.mine.candidates:
-        yield (
-            f"mine.negatives={config.mine.negatives}: only mine.candidates="
-            f"{config.mine.candidates} neighbours are looked at; raise mine.candidates"
-        )
+    yield from _mine_problems(config.mine)
     yield from _domain_problems(config)
     if config.domain.kind is Kind.scored:
         yield from _scored_problems(config)
@@ -89,6 +85,22 @@ def _domain_problems(config: Config) -> Iterator[str]:
                 f"domain.{key}={value}: domain={domain.name} brings its own data and would not "
                 "read yours; add domain=custom"
             )
+
+
+def _mine_problems(mine: Mine) -> Iterator[str]:
+    if not mine.rounds:
+        return
+    if mine.negatives > mine.candidates:
+        yield (
+            f"mine.negatives={mine.negatives}: only mine.candidates={mine.candidates} neighbours "
+            "are looked at; raise mine.candidates"
+        )
+    search = mine.search.value
+    if search in ("ivf", "hnsw") and find_spec("faiss") is None:
+        yield (
+            f"mine.search={search}: needs the package faiss-cpu; pip install 'finetune[search]', "
+            "or set mine.search=exact"
+        )
 
 
 def _scored_problems(config: Config) -> Iterator[str]:

@@ -10,8 +10,10 @@ corpus only:
   slow to build, and the whole corpus must fit in memory. For a service.
 """
 
+import logging
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from numpy.typing import NDArray
 from finetune.errors import UserError
 from finetune.inference.search import Top, top_k
 from finetune.inference.vectors import as_float32
+
+log = logging.getLogger(__name__)
 
 METHODS = ("exact", "auto", "ivf", "hnsw")
 # Products of a query and a text up to which `auto` stays exact: at 384 numbers some minutes of two
@@ -51,6 +55,10 @@ def searcher(
         raise UserError(f"search={method}: expected {', '.join(METHODS)}")
     if method == "auto":
         method = "exact" if queries * len(corpus) <= EXACT_PRODUCTS else "ivf"
+        if method == "ivf" and find_spec("faiss") is None:
+            log.warning("search=auto: compares with every text, as faiss is not installed; faster: "
+                        "pip install 'finetune[search]'")  # fmt: skip
+            method = "exact"
     if method == "exact" or not len(corpus):
         return lambda asked, k: top_k(asked, corpus, k)
     return Index(corpus, method, folder).search

@@ -239,10 +239,12 @@ def available_memory() -> int | None:
     info = Path("/proc/meminfo")
     if not info.is_file():
         return None
-    lines = dict(line.split(":", 1) for line in info.read_text(encoding="utf-8").splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit = _CGROUP / "memory.max"
-    if not limit.is_file() or limit.read_text() == "max\n":
-        return free
-    counts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-    return min(free, int(limit.read_text()) - int(counts["anon"]))
+    told = dict(line.split(":", 1) for line in info.read_text(encoding="utf-8").splitlines())
+    free = int(told["MemAvailable"].split()[0]) * 1024
+    # cgroup v2, v1; there, what is near 2^63 is no limit
+    older = (_CGROUP / "memory", "memory.limit_in_bytes", "total_rss")
+    for folder, name, used in ((_CGROUP, "memory.max", "anon"), older):
+        if (folder / name).is_file() and (limit := (folder / name).read_text().strip()) != "max":
+            lines = (folder / "memory.stat").read_text().splitlines()
+            free = min(free, int(limit) - int(dict(line.split() for line in lines)[used]))
+    return free

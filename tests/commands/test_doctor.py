@@ -12,49 +12,14 @@ import pytest
 
 from finetune import cli, cpu
 from finetune.commands import doctor
-from finetune.commands.doctor import Finding, gpu_finding
 from finetune.config.compose import ROOT, compose
 from finetune.machine import hardware
+from finetune.machine.gpu import Finding
 from finetune.machine.hardware import Gpu
 
 GIB = 1024**3
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-
-TORCH_214 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
-TORCH_271 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
-
-
-@pytest.mark.parametrize(
-    ("name", "capability", "built_for", "phrase"),
-    [
-        ("V100", (7, 0), TORCH_271, "fp16 with a loss scaler"),
-        ("T4", (7, 5), TORCH_214, "fp16 with a loss scaler"),
-        ("A100", (8, 0), TORCH_214, "trains in bf16"),
-        ("A10", (8, 6), TORCH_214, "trains in bf16"),
-        ("RTX 4090", (8, 9), TORCH_214, "trains in bf16"),  # runs the code for sm_86
-        ("H100", (9, 0), TORCH_271, "trains in bf16"),
-        ("B200", (10, 0), TORCH_214, "trains in bf16"),
-    ],
-)
-def test_a_gpu_that_the_installed_torch_can_use(name, capability, built_for, phrase):
-    found = gpu_finding(name, capability, built_for)
-    assert not found.fix and phrase in found.found and str(found).startswith("ok")
-
-
-@pytest.mark.parametrize(
-    ("name", "capability", "built_for", "fix"),
-    [
-        ("V100", (7, 0), TORCH_214, "constraints-v100.txt"),
-        ("B200", (10, 0), TORCH_271, "pip install --upgrade torch"),
-        ("A10", (8, 6), ["sm_90"], "pip install --upgrade torch"),
-        ("P100", (6, 0), TORCH_214, "constraints-v100.txt"),
-    ],
-)
-def test_a_gpu_that_it_cannot(name, capability, built_for, fix):
-    found = gpu_finding(name, capability, built_for)
-    assert fix in found.fix and built_for[0] in found.found and str(found).startswith("!!")
-    assert f"sm_{capability[0]}{capability[1]}" in found.found
 
 
 def findings(*overrides):
@@ -192,7 +157,7 @@ def test_more_memory_or_fewer_bits_hold_a_larger_batch(machine):
 
 
 def test_on_a_gpu_its_own_memory_counts(machine, monkeypatch):
-    monkeypatch.setattr(doctor, "_gpu", lambda: iter(()))
+    monkeypatch.setattr(doctor.gpu, "findings", lambda: iter(()))
     machine("Tesla V100", (7, 0))
     host, gpu = [each for each in findings() if each.subject == "memory"]
     assert "m3e-base" not in host.found
@@ -212,7 +177,7 @@ def test_on_a_gpu_its_own_memory_counts(machine, monkeypatch):
     ],
 )
 def test_the_profile_that_fits(machine, monkeypatch, gpu, capability, override, phrase, fix):
-    monkeypatch.setattr(doctor, "_gpu", lambda: iter(()))
+    monkeypatch.setattr(doctor.gpu, "findings", lambda: iter(()))
     machine(gpu, capability)
     found = finding("hardware", override)
     assert phrase in found.found and fix in found.fix and bool(fix) == bool(found.fix)
@@ -229,7 +194,7 @@ def test_the_profile_that_fits(machine, monkeypatch, gpu, capability, override, 
     ],
 )
 def test_flash_attention(machine, monkeypatch, gpu, capability, flash, phrase):
-    monkeypatch.setattr(doctor, "_gpu", lambda: iter(()))
+    monkeypatch.setattr(doctor.gpu, "findings", lambda: iter(()))
     machine(gpu, capability, flash=flash)
     found = finding("flash-attn")
     assert phrase in found.found and not found.fix
@@ -244,7 +209,7 @@ def test_flash_attention(machine, monkeypatch, gpu, capability, flash, phrase):
     ],
 )
 def test_where_exported_models_can_run(machine, monkeypatch, gpu, providers, told):
-    monkeypatch.setattr(doctor, "_gpu", lambda: iter(()))
+    monkeypatch.setattr(doctor.gpu, "findings", lambda: iter(()))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
     machine(gpu, (8, 6))
     found = finding("onnx")

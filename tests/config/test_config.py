@@ -418,3 +418,12 @@ def test_every_number_has_a_range():
     }  # fmt: skip
     assert {"seed", "limit", "train.dropout", "evaluate.max_latency_ms"} <= numbers
     assert numbers - set(ranges.RANGES) == set(ELSEWHERE)
+
+
+@pytest.mark.parametrize("search", ["ivf", "hnsw"])
+def test_a_search_without_its_package_is_told_first(monkeypatch, search):
+    line = ["recipes=full", "mine=positive_aware", f"mine.search={search}"]
+    monkeypatch.setattr("finetune.config.check.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"mine.search={search}: .*finetune\[search\]"):
+        compose(line)
+    compose([*line, "mine.search=exact"])

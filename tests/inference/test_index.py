@@ -121,3 +121,11 @@ def test_without_faiss_it_says_what_to_install(corpus, monkeypatch):
 def test_an_unknown_method(corpus):
     with pytest.raises(UserError, match="search=lsh: expected exact, auto, ivf, hnsw"):
         searcher(corpus, "lsh", 10)
+
+
+def test_auto_without_faiss_stays_exact_and_says_so(corpus, monkeypatch, caplog):
+    monkeypatch.setattr(index, "find_spec", lambda name: None)
+    monkeypatch.setattr(index, "EXACT_PRODUCTS", 1)
+    found = searcher(corpus, "auto", 200)(corpus[:3], 2)[1]
+    np.testing.assert_array_equal(found, top_k(corpus[:3], corpus, 2)[1])
+    assert "pip install 'finetune[search]'" in caplog.text

@@ -55,7 +55,7 @@ def test_auto_is_the_best_the_machine_can(machine, gpu, flags, device, precision
     machine(gpu, flags)
     found = hardware.resolve(asked())
     assert (found.device, found.precision) == (device, precision)
-    assert found.threads == cpu.count() == len(os.sched_getaffinity(0))
+    assert found.threads == cpu.count()
 
 
 def test_what_is_asked_for_is_kept(machine):
@@ -276,6 +276,34 @@ def test_memory_within_the_containers_limit(monkeypatch, tmp_path, limit, expect
         (tmp_path / "memory.max").write_text(limit)
         (tmp_path / "memory.stat").write_text(f"anon {GIB}\nfile 5\n")
     assert hardware.available_memory() == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(2**63 - 4096, 8 * GIB), (6 * GIB, 5 * GIB)])
+def test_memory_within_the_limit_of_an_older_container(monkeypatch, tmp_path, limit, expected):
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text(f"{limit}\n")
+    (tmp_path / "memory/memory.stat").write_text(f"rss 1\ntotal_rss {GIB}\n")
+    info = tmp_path / "meminfo"
+    info.write_text(f"MemTotal: 1 kB\nMemAvailable: {8 * 1024**2} kB\n")
+    monkeypatch.setattr(hardware, "Path", lambda path: info)
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    assert hardware.available_memory() == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [({}, 64), ({"cpu.max": "max 100000\n"}, 64), ({"cpu.max": "150000 100000\n"}, 2),
+     ({"cpu.max": "9000000 100000\n"}, 64),
+     ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+     ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2)],
+)  # fmt: skip
+def test_cpus_within_the_containers_limit(monkeypatch, tmp_path, files, expected):
+    monkeypatch.setattr(cpu, "_CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert cpu.count() == expected
 
 
 def test_memory_where_the_system_does_not_tell(monkeypatch, tmp_path):
