@@ -111,27 +111,25 @@ class MarkComplete(TrainerCallback):
 
 
 class Patience(TrainerCallback):
-    """Ends training after so many checkpoints in a row no better than one before, or the base.
+    """Ends training after so many checkpoints in a row that are no better than one before them.
+
+    The base's score does not count: training that begins below it may still come to rise.
 
     Args:
         checkpoints: How many.
         curves: Where the end is noted.
-        base: The base's score.
     """
 
-    def __init__(self, checkpoints: int, curves: Curves, base: float) -> None:
+    def __init__(self, checkpoints: int, curves: Curves) -> None:
         self.checkpoints = checkpoints
         self.curves = curves
-        self.base = base
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """End it; the checkpoint of this step is still written."""
         # Another machine's score may differ in its last digits, and all must end together.
-        fell = processes.once(
-            lambda: _falling(state, self.checkpoints, self.curves.score, self.base)
-        )
+        fell = processes.once(lambda: _falling(state, self.checkpoints, self.curves.score))
         if fell and state.global_step < state.max_steps:
             control.should_training_stop = True
             if state.is_world_process_zero:
@@ -142,19 +140,19 @@ class Patience(TrainerCallback):
             )  # fmt: skip
 
 
-def ended(checkpoint: Path, patience: int, score: str, base: float) -> bool:
+def ended(checkpoint: Path, patience: int, score: str) -> bool:
     """True when training had ended with this checkpoint, early or not.
 
-    ``score`` is the trainer's name for the guard's score, ``base`` the base's.
+    ``score`` is the trainer's name for the guard's score.
     """
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    return state.global_step >= state.max_steps or _falling(state, patience, score, base)
+    return state.global_step >= state.max_steps or _falling(state, patience, score)
 
 
-def _falling(state: TrainerState, patience: int, score: str, base: float) -> bool:
-    """Decided from the base's score and the trainer's history, which a resumed training has."""
-    scores = [base, *(row[score] for row in state.log_history if score in row)]
-    return len(scores) - 1 - scores.index(max(scores)) >= patience
+def _falling(state: TrainerState, patience: int, score: str) -> bool:
+    """Decided from the trainer's own history, which a resumed training has again."""
+    scores = [row[score] for row in state.log_history if score in row]
+    return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
 
 
 def last_complete(folder: Path) -> Path | None:

@@ -121,13 +121,13 @@ def train(
         args=arguments(plan, fed, checkpoints, guard.score),
         train_dataset=fed.dataset,
         loss=_losses(plan, mixed, model),
-        callbacks=[curves, Patience(plan.train.patience, curves, base_score), MarkComplete()],
+        callbacks=[curves, Patience(plan.train.patience, curves), MarkComplete()],
     )
     strategy.check(trainer, plan.precision)
     trainer.remove_callback(PrinterCallback)  # `Curves` logs the same, in a line
     if not processes.first():  # another dropout for other rows
         torch.manual_seed(plan.seed + processes.rank())
-    if resume and ended(resume, plan.train.patience, guard.score, base_score):
+    if resume and ended(resume, plan.train.patience, guard.score):
         trainer.restore(resume)
     else:
         with columns(plan.device):

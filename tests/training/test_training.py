@@ -319,7 +319,7 @@ def scripted(monkeypatch, scores):
         (1, [0.1, 0.2, 0.1], 20, 10),
         (2, [0.1, 0.5, 0.5, 0.5], 30, 10),  # as good is no better
         (2, [0.1, 0.2, 0.1, 0.3, 0.2, 0.4], 48, 48),  # it rises again in time
-        (3, [0.9, 0.5, 0.4, 0.6], 30, 30),  # never above the base, which counts as the others do
+        (3, [0.9, 0.5, 0.4, 0.3, 0.2], 40, 10),  # never above the base
         (2, [0.1, 0.2, 0.3, 0.9, 0.3, 0.4], 48, 30),  # its patience ends with the training
     ],
 )
