@@ -179,7 +179,9 @@ def peak(device: str) -> int:
     if device == "cuda":
         import torch
 
-        return torch.cuda.max_memory_allocated()
+        free, whole = torch.cuda.mem_get_info()
+        context = whole - free - torch.cuda.memory_reserved()  # CUDA's own, which runs need too
+        return context + torch.cuda.max_memory_allocated()
     lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 

@@ -110,7 +110,8 @@ def _free(device: str) -> int | None:
     """Bytes that this process may take, of the GPU or of its share of the machine's."""
     if device == "cuda":
         kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # to be used again
-        return torch.cuda.mem_get_info()[0] + kept
+        # The estimate counts CUDA's own memory, which is taken by now.
+        return torch.cuda.mem_get_info()[0] + kept + estimate.PROCESS + estimate.RUNTIME
     free = hardware.available_memory()
     return None if free is None else free // processes.on_this_machine()
 

@@ -255,3 +255,11 @@ def test_where_memory_runs_out_the_run_goes_on_from_its_last_checkpoint(
     assert len(sizes) == 26 + 1 + 1 + (24 - 10) * 2 * 4
     unbroken = trained(work / "short")
     assert_same(whole, unbroken)
+
+
+def test_what_cuda_itself_holds_is_counted_once(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 5000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 10)
+    whole = estimate.PROCESS + estimate.RUNTIME  # in each estimate, and no longer free
+    assert gradcache._free("cuda") == 1000 + 20 + whole
