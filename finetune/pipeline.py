@@ -230,7 +230,6 @@ def run(config: Config) -> dict[str, Any] | None:
     with own_folder(run_dir):
         log.info("plan for %s:", run_dir)
         budget.show(planned, config)
-        _check_targets(config, planned)
         last = [each.step.name for each in planned].index(config.until or planned[-1].step.name)
         gpu.check(planned[: last + 1], config.hardware.name)
         publishing.settings(config, run_dir)
@@ -238,6 +237,8 @@ def run(config: Config) -> dict[str, Any] | None:
             done: dict[str, Done] = {}
             resumed = {each.step.name for each in planned if each.partial.exists()}
             for each in planned:
+                if each.step.name == "base":  # from here on it takes long; rows are read by now
+                    _check_targets(config, planned)
                 if each.step.call in TRAINING:
                     places = [folder / "curves.jsonl" for folder in (each.partial, each.folder)]
                     tracked.watch(places, rounds.steps_before(done), live=not each.cached)
