@@ -147,7 +147,8 @@ def test_the_learning_curve_is_told_from_what_is_kept(tmp_path, monkeypatch, cap
         assert ("limit=null" in words) == name.endswith("all")  # of a recipe with a limit too
     curve.FOLDER.mkdir()
     command = "python train.py recipes=contrastive domain=legal"  # of another day
-    result = {**made_up("legal"), "command": command, "seconds": 600}
+    result = {**made_up("legal"), "command": command}
+    result["stages"] = [{"name": "train", "seconds": 600}, {"name": "evaluate", "seconds": 900}]
     result["scores"][1]["delta_high"] = 0.03
     for name, pairs in (("legal-500", 500), ("legal-all", 10_313)):
         kept = json.dumps({**result, "data": {"pairs": pairs}})
