@@ -29,7 +29,8 @@ SIZES = ("500", "1000", "5000", ALL)
 ASSUMED = 11_000  # pairs that the forecast takes for all of them
 # Minutes, about, beside training: the base's part, once; exporting and scoring the tuned model.
 ONCE, EACH, PAIRS_A_MINUTE = 10, 10, 500
-HEAD = ("domain", "recipe", "pairs", "base", "tuned", "gain", "p", "best step", "minutes of training")
+HEAD = ("domain", "recipe", "pairs", "base", "tuned", "gain", "p", "best step",
+        "minutes of training")  # fmt: skip
 
 
 def variants(data: Path, sizes: list[str]) -> Iterator[tuple[str, list[str]]]:

@@ -161,7 +161,9 @@ def test_a_checkpoint_holds_the_trained_parameters_alone(finished, tmp_path):
         ("adapter._target_=finetune.adapter.prefix.Prefiks", "Prefiks"),
     ],
 )
-def test_a_mistake_in_the_adapter_ends_before_the_model_is_read(tiny_model, domain, tmp_path, change, meant):
+def test_a_mistake_in_the_adapter_ends_before_the_model_is_read(
+    tiny_model, domain, tmp_path, change, meant
+):
     key, _, given = change.partition("=")
     line = tiny_runs.overrides(tiny_model, domain, tmp_path, "prefix", f"run_dir={tmp_path}/run")
     with pytest.raises(UserError, match=meant):
