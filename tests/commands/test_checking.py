@@ -132,6 +132,14 @@ def test_many_drops_are_a_thing_to_do(files):
     assert "finetune split" in found["fix"]
 
 
+def test_where_no_pair_is_left_it_ends_as_training_would(files, capsys):
+    lines(files / "pairs.jsonl", [{"query": "评测一", "positive": "别的"}])
+    line = ["check", str(files / "pairs.jsonl"), "--dev", str(files / "dev")]
+    assert main([*line, "--html", str(files / "a.html")]) == 2
+    assert "0 of 1 rows can be trained on" in capsys.readouterr().out
+    assert "0 of 1 rows can be trained on" in (files / "a.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize(("leak", "pairs"), [("default", 42), ("strict", 41), ("off", 43)])
 def test_how_strict_leaks_are_taken(files, leak, pairs):
     report = run(files, f"check.leak={leak}")
