@@ -36,8 +36,8 @@ def set_files(config: Config) -> dict[str, Path]:
     from finetune.data import beir
 
     folders = {name: path for name, path in (("dev", domain.dev), ("test", domain.test)) if path}
-    for folder in folders.values():
-        beir.kind(folder)  # says what is wrong with one that is no evaluation folder
+    for name, folder in folders.items():  # one that is no evaluation folder is told as that
+        beir.kind(folder, f"domain.{name}=")
     return folders
 
 

@@ -54,7 +54,7 @@ def existing(path: Path) -> Path:
     if there is None:
         raise UserError(
             f"{name}: no such file, and no folder {printable(str(path.parent))}; "
-            + meant(path.parent.name, _beside(path.parent), "correct the path")
+            + meant(path.parent.name, beside(path.parent), "correct the path")
         )
     fix = meant(path.name, there, "correct the path")
     raise UserError(f"{name}: no such file; the folder holds {listed(there)}; {fix}")
@@ -68,6 +68,11 @@ def ending(path: Path) -> str:
 def names(folder: Path) -> list[str]:
     """Return the names in a folder, sorted; of a crowded one, not all."""
     return sorted(path.name for path in islice(folder.iterdir(), _MOST_NAMES))
+
+
+def beside(folder: Path) -> list[str]:
+    """The names beside a folder that is not there."""
+    return names(folder.parent) if folder.parent.is_dir() else []
 
 
 def objects(path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -128,11 +133,6 @@ def reason(error: BaseException, lines: int = 1) -> str:
     """The first line of an error's message, or the first few as one."""
     said = (str(error).strip() or type(error).__name__).splitlines()[:lines]
     return printable(" ".join(said)[: 200 * lines])
-
-
-def _beside(folder: Path) -> list[str]:
-    """The names beside a folder that is not there."""
-    return names(folder.parent) if folder.parent.is_dir() else []
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:
