@@ -79,7 +79,13 @@ def model_files(config: Config) -> dict[str, Path]:
 
 def unplaced(config: Config) -> list[str]:
     """Ask for the folder in which the files of the domain's data card lie."""
-    domain = config.domain
+    domain, data = config.domain, config.paths.data
+    if data is not None and not data.is_dir():
+        from finetune.data.lines import beside
+        from finetune.data.problems import meant
+
+        fix = meant(data.name, beside(data), "correct the path")
+        return [f"paths.data={data}: no such folder; {fix}"]
     if not unset(domain.train) and not unset(domain.dev):
         return []
     from finetune.data.card import read_card

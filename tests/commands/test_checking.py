@@ -410,6 +410,7 @@ def test_scored_pairs_are_checked_too(tmp_path):
     assert report["read"] == 32 and report["dropped"] == {"bad score": 1, "duplicate": 1}
 
 
-def test_a_domain_of_scored_pairs_is_checked_by_its_name():
-    assert checking.configuration("afqmc", None, ["paths.data=/data"]).recipe == "cosent"
-    assert checking.configuration("legal", None, ["paths.data=/data"]).recipe == "full"
+def test_a_domain_of_scored_pairs_is_checked_by_its_name(tmp_path):
+    data = [f"paths.data={tmp_path}"]
+    assert checking.configuration("afqmc", None, data).recipe == "cosent"
+    assert checking.configuration("legal", None, data).recipe == "full"
