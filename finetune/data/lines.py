@@ -44,13 +44,17 @@ def existing(path: Path) -> Path:
         found = next((each for each in (path, packed) if each.is_file()), None)
         if found is not None:
             return found
-        folder = path.is_dir()
+        inside = names(path) if path.is_dir() else None
         there = names(path.parent) if path.parent.is_dir() else None
     except (OSError, ValueError, RuntimeError) as error:  # too long, NUL inside, no such home
         raise UserError(f"{shown(str(path))}: no such file ({reason(error)})") from error
     name = printable(str(path))
-    if folder:
-        raise UserError(f"{name}: is a folder; name the file in it")
+    if inside == []:
+        raise UserError(f"{name}: is an empty folder; name a file")
+    if inside:
+        alone = len(inside) == 1 and (path / inside[0]).is_file()
+        which = f": {printable(str(path / inside[0]))}" if alone else ""
+        raise UserError(f"{name}: is a folder; name the file in it{which}")
     if there is None:
         raise UserError(
             f"{name}: no such file, and no folder {printable(str(path.parent))}; "
