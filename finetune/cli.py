@@ -231,7 +231,7 @@ def _check(arguments: argparse.Namespace) -> int:
         page.write_text(checked.render(report), encoding="utf-8")
     if arguments.json:
         write_json(arguments.json, report)
-    return DONE
+    return DONE if report["pairs"] else BAD_INPUT
 
 
 def _split(arguments: argparse.Namespace) -> int:

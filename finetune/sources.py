@@ -36,8 +36,8 @@ def set_files(config: Config) -> dict[str, Path]:
     from finetune.data import beir
 
     folders = {name: path for name, path in (("dev", domain.dev), ("test", domain.test)) if path}
-    for folder in folders.values():
-        beir.kind(folder)  # says what is wrong with one that is no evaluation folder
+    for name, folder in folders.items():  # one that is no evaluation folder is told as that
+        beir.kind(folder, f"domain.{name}=")
     return folders
 
 
@@ -79,7 +79,13 @@ def model_files(config: Config) -> dict[str, Path]:
 
 def unplaced(config: Config) -> list[str]:
     """Ask for the folder in which the files of the domain's data card lie."""
-    domain = config.domain
+    domain, data = config.domain, config.paths.data
+    if data is not None and not data.is_dir():
+        from finetune.data.lines import beside
+        from finetune.data.problems import meant
+
+        fix = meant(data.name, beside(data), "correct the path")
+        return [f"paths.data={data}: no such folder; {fix}"]
     if not unset(domain.train) and not unset(domain.dev):
         return []
     from finetune.data.card import read_card

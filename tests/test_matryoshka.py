@@ -137,8 +137,8 @@ def test_a_length_that_nothing_was_trained_for(line):
 
 def test_the_command_line_cuts(finished, monkeypatch):
     out = io.BytesIO()
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("法律\n".encode())))
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=out))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("法律\n".encode())))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out))
     assert cli.main(["encode", str(finished[0] / "bundle"), "--dim", "4"]) == 0
     found = np.load(io.BytesIO(out.getvalue()))
     assert found.shape == (1, 4) and np.linalg.norm(found) == pytest.approx(1, abs=1e-6)

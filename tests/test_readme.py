@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,7 +59,9 @@ def settings(page):
 
 
 @pytest.mark.parametrize("page", [*PAGES, *RECIPES], ids=lambda page: page.name)
-def test_commands_name_all_that_a_run_needs(page):
+def test_commands_name_all_that_a_run_needs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("x").mkdir()
     for line in settings(page):
         config = compose(line)
         assert config.domain.source is Source.statutes or missing_data(config) == [], line

@@ -67,6 +67,15 @@ def test_documents_that_are_not_there_end_before_any_work(line, recipe, name, sa
         pipeline.steps_of(pipeline.resolve(config))
 
 
+def test_a_wrong_folder_of_data_sets_is_told_by_its_key(line):
+    for domain in ("legal", "custom"):
+        config = compose(["recipes=full", f"domain={domain}", "paths.data=date"])
+        with pytest.raises(UserError, match="^paths.data=date: no such folder; did you mean 'dat"):
+            pipeline.resolve(config)
+    config = compose(["recipes=full", "domain=legal", "paths.data=/no/where"])
+    assert sources.unplaced(config) == ["paths.data=/no/where: no such folder; correct the path"]
+
+
 def test_a_folder_may_be_called_none(line):
     named = [*line, "domain.train=/data/None/a.jsonl"]
     assert sources.missing_data(compose(named)) == []

@@ -129,6 +129,7 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     found += tokens.findings(by_script, given) if by_script else []
     found += _contamination(config, loaded)
     found += drops.look(loaded)
+    found += gains.too_few(len(loaded.pairs), len(loaded.pairs) + len(loaded.dropped))
     if dropped is not None:
         write_jsonl(dropped, loaded.dropped)
     found.sort(key=lambda each: (not each.warning, -each.count / each.of))

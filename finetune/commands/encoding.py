@@ -69,6 +69,11 @@ def _encode_file(arguments: argparse.Namespace) -> int:
 
 
 def _encode_lines(arguments: argparse.Namespace) -> int:
+    if sys.stdin.isatty() or sys.stdout.isatty():
+        raise UserError(
+            "finetune encode: reads lines and writes a .npy file, neither of which a terminal is "
+            "for; name --input and --output, or use < lines.txt > vectors.npy"
+        )
     import numpy as np
 
     from finetune.inference import OnnxEncoder, as_type, encode_iter

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.choices import Kind
+from finetune.data.findings import Finding
 from finetune.records import read_json
 
 MEASURED = Path(__file__).with_name("gains.json")
 # The M3E family's rule of thumb, not a measurement of ours.
 _NOTICED, _PRODUCTION = 5_000, 50_000
+_LEAST = 100  # as many questions as `finetune split` asks for; no gain was measured of so few
 
 Points = Sequence[Mapping[str, Any]]
 
@@ -30,6 +32,15 @@ def expected(pairs: int, kind: Kind, points: Points | None = None) -> str:
         return "What so many scored pairs may bring was not measured."
     measured = "; ".join(_measured(pairs, read_json(MEASURED) if points is None else points))
     return f"{_rule(pairs)} Measured here, by domain: {measured}." if measured else _rule(pairs)
+
+
+def too_few(pairs: int, read: int) -> Iterator[Finding]:
+    """Yield what to do where so few of the rows read are left that no gain can be hoped for."""
+    if pairs < _LEAST:
+        yield Finding(
+            "too few to train on", pairs, read, "rows", True,
+            "No gain was measured with so few.", "Some hundreds are the least: add pairs.",
+        )  # fmt: skip
 
 
 def _rule(pairs: int) -> str:

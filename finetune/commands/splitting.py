@@ -1,11 +1,13 @@
 """``finetune split``: pairs to train on and a dev folder, of pairs or of documents alone."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.commands import asking
 from finetune.commands.checking import configuration
+from finetune.config import Domain
 from finetune.config.choices import Kind
 from finetune.data.holdout import hold_out
 from finetune.data.load import holds_documents
@@ -63,7 +65,8 @@ def split(
         f"{dev}: {_told(held)}; half of them choose, half report",
         f"{out / TRAIN}: {len(kept):,} pairs",
         f"{out / DROPPED}: {len(loaded.dropped):,} rows left out, with reasons",
-        f"next: python train.py recipes={recipe} domain=custom{kind} "
+        f"next (or model=bge-base-zh): python train.py recipes={recipe} domain=custom "
+        f"domain.name={_name(config.domain)} model=starter{kind} "
         + shlex.join([f"domain.train={out / TRAIN}", f"domain.dev={dev}"]),
     ])  # fmt: skip
 
@@ -71,6 +74,13 @@ def split(
 def _awaits_questions(dev: Path) -> bool:
     """Say whether a folder has the corpus that `asking.draw` made, and no questions yet."""
     return (dev / asking.CORPUS).is_file() and not (dev / "queries.jsonl").exists()
+
+
+def _name(domain: Domain) -> str:
+    """Of the run to be: the domain's own, or what its file is called."""
+    if domain.name != "custom":
+        return domain.name
+    return re.sub(r"\W+", "-", re.split("[.@:]", Path(domain.train or "").name)[0]) or domain.name
 
 
 def _sentences(row: Scored) -> dict[str, str | float]:

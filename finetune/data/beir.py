@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.data import clean
 from finetune.data.clean import BadRow
-from finetune.data.lines import empty, names, objects, reason
+from finetune.data.lines import beside, empty, names, objects, reason
 from finetune.data.problems import Problems, listed, meant, printable, shown
 from finetune.data.qrels import judgements, unknown
 from finetune.errors import UserError
@@ -32,19 +32,23 @@ _LINE_END = re.compile(r"[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 Qrels = dict[str, dict[str, int]]
 
 
-def kind(folder: Path) -> str:
+def kind(folder: Path, key: str = "") -> str:
     """Say which shape a folder has: ``beir``, ``reranking`` or ``sts`` (a file is ``sts``).
+
+    Args:
+        folder: What is looked at.
+        key: Before its name in messages: ``domain.dev=``.
 
     Raises:
         UserError: When it has none.
     """
     if is_file(folder):
         return "sts"
-    there = names_in(folder)
+    there = names_in(folder, key)
     for shape, files in (("beir", _FILES), ("reranking", (RERANKING,)), ("sts", _STS_FILES)):
         if any(name in there or f"{name}.gz" in there for name in files):
             return shape
-    raise UserError(f"{printable(str(folder))}: holds {listed(there)}; {SHAPES}")
+    raise UserError(f"{key}{printable(str(folder))}: holds {listed(there)}; {SHAPES}")
 
 
 def read_folder(folder: Path) -> EvaluationSet:
@@ -56,7 +60,7 @@ def read_folder(folder: Path) -> EvaluationSet:
     return next(iter(read_splits(folder).values()))
 
 
-def read_splits(folder: Path) -> dict[str, EvaluationSet]:
+def read_splits(folder: Path, key: str = "") -> dict[str, EvaluationSet]:
     """Read the splits of a BEIR-shaped folder: ``test``, ``dev`` or both, in this order.
 
     ``qrels.tsv`` is ``test``. Where it is not there, ``qrels/test.tsv`` and ``qrels/dev.tsv`` are
@@ -65,12 +69,22 @@ def read_splits(folder: Path) -> dict[str, EvaluationSet]:
     missing. Queries without a relevant passage cannot be scored and are left out, with a warning
     that counts them.
 
+    Args:
+        folder: What is read.
+        key: As of `kind`.
+
     Raises:
         UserError: With every problem in all files.
     """
-    if kind(folder) != "beir":
+    if kind(folder, key) != "beir":
+        around = [each for each in folder.parents[:2] if _packed(each, _FILES[0])]
+        if is_file(folder) and around:
+            raise UserError(
+                f"{key}{printable(str(folder))}: is a file; name the folder: "
+                f"{key}{printable(str(around[0]))}"
+            )
         raise UserError(
-            f"{printable(str(folder))}: is a similarity set, on which domains of scored pairs "
+            f"{key}{printable(str(folder))}: is a similarity set, on which domains of scored pairs "
             f"(domain.kind=scored) are evaluated; {SHAPES}"
         )
     problems = Problems()
@@ -130,18 +144,23 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def names_in(folder: Path) -> list[str]:
-    """The names in a folder.
+def names_in(folder: Path, key: str = "") -> list[str]:
+    """The names in a folder, called as `kind` does.
 
     Raises:
         UserError: When it is none.
     """
+    where = f"{key}{printable(str(folder))}"
     try:
         return names(folder.expanduser())
-    except (OSError, ValueError, RuntimeError) as error:  # no folder, not allowed, NUL in the name
+    except (FileNotFoundError, NotADirectoryError) as error:
+        near = meant(folder.name, beside(folder.expanduser()), "correct the path.")
         raise UserError(
-            f"{shown(str(folder))}: no such folder ({reason(error)}); {SHAPES}"
+            f"{where}: no such folder; {near} It holds corpus.jsonl, queries.jsonl and qrels.tsv "
+            "(of scored pairs test.jsonl). None yet: finetune split <pairs> --out own"
         ) from error
+    except (OSError, ValueError, RuntimeError) as error:  # not allowed, NUL in the name, no home
+        raise UserError(f"{where}: no such folder ({reason(error)})") from error
 
 
 def _find(folder: Path, name: str) -> Path:

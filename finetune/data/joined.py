@@ -18,7 +18,10 @@ class Joined:
         return bool(self._of)
 
     def add(self, place: int, first: Pair | Scored, pair: Pair | Scored) -> bool:
-        """Note the negatives of a later row that the first lacks; say whether there are any."""
+        """Note the negatives of a later row that the first lacks; say whether there are any.
+
+        One that equals the positive, if in the other script, is left out and counted nowhere.
+        """
         if not (isinstance(first, Pair) and isinstance(pair, Pair) and pair.negatives):
             return False
         known = set(map(folded, (first.positive, *first.negatives, *self._added(place))))

@@ -44,17 +44,21 @@ def existing(path: Path) -> Path:
         found = next((each for each in (path, packed) if each.is_file()), None)
         if found is not None:
             return found
-        folder = path.is_dir()
+        inside = names(path) if path.is_dir() else None
         there = names(path.parent) if path.parent.is_dir() else None
     except (OSError, ValueError, RuntimeError) as error:  # too long, NUL inside, no such home
         raise UserError(f"{shown(str(path))}: no such file ({reason(error)})") from error
     name = printable(str(path))
-    if folder:
-        raise UserError(f"{name}: is a folder; name the file in it")
+    if inside == []:
+        raise UserError(f"{name}: is an empty folder; name a file")
+    if inside:
+        alone = len(inside) == 1 and (path / inside[0]).is_file()
+        which = f": {printable(str(path / inside[0]))}" if alone else ""
+        raise UserError(f"{name}: is a folder; name the file in it{which}")
     if there is None:
         raise UserError(
             f"{name}: no such file, and no folder {printable(str(path.parent))}; "
-            + meant(path.parent.name, _beside(path.parent), "correct the path")
+            + meant(path.parent.name, beside(path.parent), "correct the path")
         )
     fix = meant(path.name, there, "correct the path")
     raise UserError(f"{name}: no such file; the folder holds {listed(there)}; {fix}")
@@ -68,6 +72,11 @@ def ending(path: Path) -> str:
 def names(folder: Path) -> list[str]:
     """Return the names in a folder, sorted; of a crowded one, not all."""
     return sorted(path.name for path in islice(folder.iterdir(), _MOST_NAMES))
+
+
+def beside(folder: Path) -> list[str]:
+    """The names beside a folder that is not there."""
+    return names(folder.parent) if folder.parent.is_dir() else []
 
 
 def objects(path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -128,11 +137,6 @@ def reason(error: BaseException, lines: int = 1) -> str:
     """The first line of an error's message, or the first few as one."""
     said = (str(error).strip() or type(error).__name__).splitlines()[:lines]
     return printable(" ".join(said)[: 200 * lines])
-
-
-def _beside(folder: Path) -> list[str]:
-    """The names beside a folder that is not there."""
-    return names(folder.parent) if folder.parent.is_dir() else []
 
 
 def _raw_lines(path: Path) -> Iterator[bytes]:

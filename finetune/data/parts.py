@@ -24,16 +24,22 @@ EXPECTED = {
 Splits = Mapping[str, AnySet]
 
 
-def read(folder: Path, kind: Kind) -> Splits:
+def read(folder: Path, kind: Kind, key: str = "") -> Splits:
     """Read what a folder holds: its ``test`` and ``dev`` splits, or one of them.
+
+    Args:
+        folder: What is read.
+        kind: Of the rows that are trained on.
+        key: Before its name in messages: ``domain.dev=``.
 
     Raises:
         UserError: With every problem found; a folder of the other shape.
     """
-    if kind is Kind.pairs and beir.kind(folder) == "reranking":
+    shape = beir.kind(folder, key)
+    if kind is Kind.pairs and shape == "reranking":
         return {"test": reranking.read_folder(folder)}
     if kind is Kind.pairs:
-        return beir.read_splits(folder)
+        return beir.read_splits(folder, key)
     return {split: sts.read(folder, split) for split in sts.splits(folder)}
 
 

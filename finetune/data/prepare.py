@@ -127,8 +127,8 @@ def questions(domain: Domain) -> Halves:
             f"domain.dev=<folder with {parts.EXPECTED[domain.kind]}>; finetune split <pairs> "
             "--out <folder> makes one of some of the pairs"
         )
-    dev_splits = dev and _attempt(lambda: parts.read(dev, domain.kind), problems)
-    test_splits = test and _attempt(lambda: parts.read(test, domain.kind), problems)
+    dev_splits = dev and _attempt(lambda: parts.read(dev, domain.kind, "domain.dev="), problems)
+    test_splits = test and _attempt(lambda: parts.read(test, domain.kind, "domain.test="), problems)
     if problems or not dev_splits:
         raise UserError(*problems)
     select, report = parts.apart(dev_splits, test_splits or None)

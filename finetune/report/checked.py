@@ -41,9 +41,12 @@ def terminal(report: Mapping[str, Any]) -> Group:
     advice = [
         Text(f"{each['name']}: {each['fix']}") for each in report["findings"] if each["warning"]
     ]
-    if report["evaluated"] and not report["searched"]:
+    if not report["evaluated"]:
+        advice.append(Text("Leaks were not looked for: add --dev <folder>."))
+    elif not report["searched"]:
         advice.append(Text(f"Sets on disk that ask the same: {_UNSEARCHED}", style="dim"))
-    return Group(table, *advice, Text(report["gain"], style="dim"),
+    found = [table] if table.row_count else []
+    return Group(*found, *advice, Text(report["gain"], style="dim"),
                  Text(verdict(report), style="bold"))  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def test_rows_that_cannot_be_used_are_things_to_do_with_value_and_fix(tmp_path, 
     assert main(["check", str(tmp_path / "pairs.jsonl"), "--html", str(page)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "pairs.jsonl:2: score is 4.8; expected 1" in shown and "domain.kind=scored" in shown
-    assert "1 of 5 rows can be trained on; 1 thing to do" in shown
+    assert "1 of 5 rows can be trained on; 2 things to do" in shown
     assert page.read_text("utf-8").count("score is &#39;5分&#39;; expected") == 2
     dropped = list(read_dicts(tmp_path / "a-dropped.jsonl"))
     assert [row["problem"].split(";")[0] for row in dropped] == [
@@ -126,9 +126,18 @@ def test_rows_that_cannot_be_used_are_things_to_do_with_value_and_fix(tmp_path, 
 def test_many_drops_are_a_thing_to_do(files):
     lines(files / "pairs.jsonl", [{"query": f"评测{c}", "positive": c} for c in "一二三四五六"]
           + ROWS[:1])  # fmt: skip
-    (found,) = [each for each in run(files)["findings"] if each["warning"]]
+    found, few = [each for each in run(files)["findings"] if each["warning"]]
+    assert (few["name"], few["count"]) == ("too few to train on", 1)
     assert (found["name"], found["count"], found["of"]) == ("dropped as leaks", 6, 7)
     assert "finetune split" in found["fix"]
+
+
+def test_where_no_pair_is_left_it_ends_as_training_would(files, capsys):
+    lines(files / "pairs.jsonl", [{"query": "评测一", "positive": "别的"}])
+    line = ["check", str(files / "pairs.jsonl"), "--dev", str(files / "dev")]
+    assert main([*line, "--html", str(files / "a.html")]) == 2
+    assert "0 of 1 rows can be trained on" in capsys.readouterr().out
+    assert "0 of 1 rows can be trained on" in (files / "a.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(("leak", "pairs"), [("default", 42), ("strict", 41), ("off", 43)])
@@ -186,7 +195,21 @@ def test_documents_are_checked_by_the_pairs_that_are_made_of_them(files, capsys)
 def test_without_an_evaluation_folder(files, capsys):
     assert main(["check", str(files / "pairs.jsonl"), "--html", str(files / "b.html")]) == 0
     assert "No evaluation folder" in (files / "b.html").read_text("utf-8")
-    assert "43 of 45 rows" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "43 of 45 rows can be trained on" in shown
+    assert "Leaks were not looked for: add --dev <folder>." in shown
+    assert "too few to train on: Some hundreds are the least" in shown
+
+
+def test_where_nothing_is_found_there_is_no_empty_table(files, capsys):
+    rows = [{"query": f"{a}{b}规定了什么", "positive": f"{a}{b}的内容"}
+            for a in "甲乙丙丁戊己庚辛壬癸" for b in "子丑寅卯辰巳午未申酉"]  # fmt: skip
+    lines(files / "pairs.jsonl", rows)
+    line = ["check", str(files / "pairs.jsonl"), "--json", str(files / "a.json"), "check.near=1"]
+    assert main(line) == 0
+    assert read_json(files / "a.json")["findings"] == []
+    shown = capsys.readouterr().out
+    assert "count" not in shown and "100 of 100 rows can be trained on; nothing to do" in shown
 
 
 def test_columns_and_strictness_are_those_of_a_run(files):
@@ -387,6 +410,7 @@ def test_scored_pairs_are_checked_too(tmp_path):
     assert report["read"] == 32 and report["dropped"] == {"bad score": 1, "duplicate": 1}
 
 
-def test_a_domain_of_scored_pairs_is_checked_by_its_name():
-    assert checking.configuration("afqmc", None, ["paths.data=/data"]).recipe == "cosent"
-    assert checking.configuration("legal", None, ["paths.data=/data"]).recipe == "full"
+def test_a_domain_of_scored_pairs_is_checked_by_its_name(tmp_path):
+    data = [f"paths.data={tmp_path}"]
+    assert checking.configuration("afqmc", None, data).recipe == "cosent"
+    assert checking.configuration("legal", None, data).recipe == "full"

@@ -19,11 +19,15 @@ pytestmark = pytest.mark.usefixtures("logs_as_they_were")
 DONE, BAD_INPUT = 0, 2
 
 
+def piped(buffer, terminal=False):
+    return SimpleNamespace(buffer=buffer, isatty=lambda: terminal)
+
+
 def encode(monkeypatch, text: bytes, *arguments: str) -> tuple[int, bytes]:
     out = io.BytesIO()
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
-        patch.setattr(sys, "stdout", SimpleNamespace(buffer=out))
+        patch.setattr(sys, "stdin", piped(io.BytesIO(text)))
+        patch.setattr(sys, "stdout", piped(out))
         return main(["encode", *arguments]), out.getvalue()
 
 
@@ -50,9 +54,9 @@ def test_encode_holds_only_a_part_of_the_lines(monkeypatch, tiny_bundle):
     texts = [f"押金{n % 7}" for n in range(CHUNK + 500)]
     written: list[bytes] = []
     lines = (f"{text}\n".encode() for text in texts)  # cannot be read but line by line
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=lines))
+    monkeypatch.setattr(sys, "stdin", piped(lines))
     out = SimpleNamespace(write=lambda part: written.append(bytes(part)))
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=out))
+    monkeypatch.setattr(sys, "stdout", piped(out))
     assert main(["encode", str(tiny_bundle), "--threads", "1"]) == DONE
     head, *parts = written
     assert [len(part) for part in parts] == [CHUNK * 32 * 4, 500 * 32 * 4]
@@ -94,6 +98,14 @@ def test_encode_what_cannot_be(monkeypatch, capsys, tiny_bundle, text, arguments
     assert code == BAD_INPUT and out == b""
     said = capsys.readouterr().err
     assert phrase in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout"])
+def test_a_terminal_is_not_waited_for_nor_written_to(monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "stdin", piped(io.BytesIO(), name == "stdin"))
+    monkeypatch.setattr(sys, "stdout", piped(io.BytesIO(), name == "stdout"))
+    assert main(["encode", "bundle"]) == BAD_INPUT
+    assert "name --input and --output, or use < lines.txt > vectors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

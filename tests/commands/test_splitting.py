@@ -34,6 +34,8 @@ def test_what_it_writes_is_what_the_command_that_it_names_reads(table, tmp_path,
         "empty text", "duplicate",
     ]  # fmt: skip
     config = compose(shlex.split(last.partition("train.py ")[2]))
+    assert (config.domain.name, config.model.name) == ("faq", "starter")
+    assert last.startswith("next (or model=bge-base-zh): python train.py recipes=contrastive ")
     loaded = load(config.domain, config.check)
     assert len(loaded.pairs) == 160 and not loaded.dropped
     asked = [query for each in (*loaded.select, *loaded.report) for query in each.queries.values()]
@@ -51,6 +53,19 @@ def test_scored_pairs_get_a_set_of_pairs(tmp_path, capsys):
     loaded = load(config.domain, config.check)
     assert len(loaded.pairs) == 160
     assert sum(len(each.pairs) for each in (*loaded.select, *loaded.report)) == 40
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "name"),
+    [("问答 (1).csv", [], "问答-1-"), ("faq.csv", ["domain.name=help"], "help")],
+)
+def test_the_run_to_be_is_named_as_the_file_or_as_the_settings_say(
+    table, tmp_path, capsys, file, words, name
+):
+    path = table.rename(tmp_path / file)
+    assert main(["split", str(path), "--out", str(tmp_path / "own"), COLUMNS, *words]) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert compose(shlex.split(last.partition("train.py ")[2])).domain.name == name
 
 
 def test_a_set_that_is_there_is_not_made_again(table, tmp_path, capsys):

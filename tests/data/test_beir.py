@@ -186,5 +186,31 @@ def test_shapes(tmp_path):
         beir.read_folder(tmp_path / "b")
     with pytest.raises(UserError, match="is a retrieval set.*domain.kind=pairs"):
         sts.read(tmp_path / "a")
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="none: no such folder; correct the path. It holds corpus"):
         beir.read_folder(tmp_path / "none")
+
+
+def test_a_mistyped_folder_is_told_by_its_key_with_the_nearest(tmp_path):
+    (tmp_path / "dev").mkdir()
+    for kind in Kind:
+        with pytest.raises(UserError) as caught:
+            parts.read(tmp_path / "nodev", kind, "domain.dev=")
+        assert str(caught.value) == (
+            f"domain.dev={tmp_path}/nodev: no such folder; did you mean 'dev'? It holds "
+            "corpus.jsonl, queries.jsonl and qrels.tsv (of scored pairs test.jsonl). None yet: "
+            "finetune split <pairs> --out own"
+        )
+    with pytest.raises(UserError, match=r"no such folder \(.*null"):
+        beir.kind(tmp_path / "a\0b")
+
+
+@pytest.mark.parametrize("name", ["qrels.tsv", "queries.jsonl", "qrels/test.tsv"])
+def test_a_file_of_a_set_is_no_set(tmp_path, name):
+    dev = tmp_path / "dev"
+    (dev / "qrels").mkdir(parents=True)
+    (folder(dev) / "qrels/test.tsv").write_text(QRELS)
+    with pytest.raises(UserError) as caught:
+        parts.read(dev / name, Kind.pairs, "domain.dev=")
+    assert str(caught.value) == (
+        f"domain.dev={dev}/{name}: is a file; name the folder: domain.dev={dev}"
+    )

@@ -461,6 +461,15 @@ def test_a_folder_of_documents_is_told_as_one(here):
     assert str(caught.value).endswith(f"train with {line}, without domain.train")
 
 
+def test_of_a_folder_that_is_no_file_its_only_file_is_named(here):
+    Path("data/new").mkdir()
+    with pytest.raises(UserError, match="data/new: is an empty folder; name a file"):
+        read_pairs("data/new", {}, BadRows.stop)
+    Path("data/new/faq.csv").touch()
+    with pytest.raises(UserError, match="is a folder; name the file in it: data/new/faq.csv"):
+        read_pairs("data/new", {}, BadRows.stop)
+
+
 def test_relative_paths_of_one_slash_are_read(here):
     assert len(read_pairs("data/pairs.jsonl", {}, BadRows.stop)[0]) == 3
     assert [pair.query for pair in read_pairs("data/set", {}, BadRows.stop)[0]] == ["问"]
