@@ -22,7 +22,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune.config import Config, Mixed, check
+from finetune.config import Config, Mixed, check, hints
 from finetune.config.choices import Kind
 from finetune.errors import UserError, first_line, nearest
 
@@ -264,17 +264,8 @@ def _override_problems(override: Override) -> Iterator[str]:
             yield f"{key}={name}: unknown {kind}; {nearest(name, options)}"
         return
     keys = known_keys()
-    if key in keys or key.startswith("hydra") or _in_open_part(key):
-        return
-    part = key.split(".")[0]
-    inside = [known for known in keys if known.startswith(f"{part}.")]
-    # A key whose part was left out, as `batch` for train.batch_size.
-    ends = {} if inside else {known.rpartition(".")[2]: known for known in keys}
-    meant = [known for end, known in ends.items() if end.startswith(key)]
-    firsts = [*dict.fromkeys([*(known.split(".")[0] for known in keys), *GROUPS])]
-    told = f"did you mean {meant[0]!r}?" if meant else nearest(
-        key, inside or [*keys, *GROUPS], inside or firsts)  # fmt: skip
-    yield f"{override.input_line}: unknown key {key!r}; {told}"
+    if key not in keys and not key.startswith("hydra") and not _in_open_part(key):
+        yield hints.unknown_key(override.input_line or "", key, list(keys), GROUPS)
 
 
 def _in_open_part(key: str) -> bool:
@@ -295,4 +286,5 @@ def _unknown_in_part(override: Override, parts: DictConfig) -> Iterator[str]:
     parent = key.rpartition(".")[0]
     there = [f"{parent}.{name}" for name in OmegaConf.select(parts, parent) or ()] if parent else []
     if _in_open_part(key) and not override.is_add() and key not in there:
-        yield f"{override.input_line}: unknown key {key!r}; {nearest(key, there)}"
+        line = override.input_line or ""
+        yield f"{line}: unknown key {key!r}; {hints.meant(line, key) or nearest(key, there)}"

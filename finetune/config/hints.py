@@ -1,0 +1,44 @@
+"""What is meant by a word of the command line that this program does not know."""
+
+from collections.abc import Sequence
+
+from finetune.errors import nearest
+
+# What other tools call it, and what to type here; {value} is what was given.
+_MEANT = {
+    **dict.fromkeys(("lr", "train.lr"), "write train.learning_rate={value}"),
+    **dict.fromkeys(("temperature", "loss.temperature"), "write loss.scale=<1 / temperature>"),
+    **dict.fromkeys(("fp16", "bf16"), "write hardware.precision={key}"),
+    "gpu": "hardware=auto takes the GPU",
+    **dict.fromkeys(("out", "output", "output_dir"), "write run_dir={value}"),
+    **dict.fromkeys(("plan", "dry_run"), "every run prints its plan first; Ctrl-C ends it"),
+}
+
+
+def unknown_key(line: str, key: str, keys: Sequence[str], groups: Sequence[str]) -> str:
+    """Say that there is no such key, and which is meant.
+
+    Args:
+        line: The override as it was typed.
+        key: Its key.
+        keys: All dotted keys.
+        groups: What whole files are chosen for, as ``model``.
+    """
+    return f"{line}: unknown key {key!r}; " + (meant(line, key) or _nearest_key(key, keys, groups))
+
+
+def meant(line: str, key: str) -> str:
+    """What to type for a key that other tools know; empty where none does."""
+    return _MEANT.get(key, "").format(key=key, value=line.partition("=")[2])
+
+
+def _nearest_key(key: str, keys: Sequence[str], groups: Sequence[str]) -> str:
+    part = key.split(".")[0]
+    inside = [known for known in keys if known.startswith(f"{part}.")]
+    # A key whose part was left out, as `batch` for train.batch_size.
+    ends = {} if inside else {known.rpartition(".")[2]: known for known in keys}
+    whole = [known for end, known in ends.items() if end.startswith(key)]
+    if whole:
+        return f"did you mean {whole[0]!r}?"
+    firsts = [*dict.fromkeys([*(known.split(".")[0] for known in keys), *groups])]
+    return nearest(key, inside or [*keys, *groups], inside or firsts)
