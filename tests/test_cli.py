@@ -110,7 +110,7 @@ def test_until_ends_with_0(line, tmp_path):
     ("arguments", "phrases"),
     [
         (["recipes=ful"], ["recipes=ful: unknown recipe; did you mean 'full'?"]),
-        (["domain=legal"], ["recipes: none named"]),
+        (["domain=legal"], ["recipes: none named", "; begin with recipes=contrastive"]),
         (["recipes=full", "domain=legal"], ["domain=legal: set paths.data=<folder>"]),
         (["recipes=full", "a b"], ["write key=value"]),
         (["recipes=full", "sed=1", "train.epoch=2"], ["did you mean 'seed'", "'train.epochs'"]),
@@ -131,6 +131,13 @@ def test_mistakes_end_with_2_and_no_traceback(capsys, arguments, phrases):
     assert train(arguments) == BAD_INPUT
     errors = told(capsys)
     assert errors and all(any(phrase in error for error in errors) for phrase in phrases)
+
+
+@pytest.mark.parametrize("more", [[], ["recipes=full"]])
+def test_recipe_without_s(capsys, more):
+    assert train(["recipe=contrastive", *more]) == BAD_INPUT
+    (error,) = told(capsys)
+    assert error.endswith("unknown key 'recipe'; write recipes=contrastive (with s)")
 
 
 @pytest.mark.parametrize(

@@ -359,7 +359,7 @@ def test_a_prompt(tmp_path, prompt, phrase):
         (["recipes=full", "domain=leagl"], "unknown domain", ["did you mean 'legal'?"]),
         (["recipes=full", "train.epoch=3"], "unknown key", ["did you mean 'train.epochs'?"]),
         (["recipes=full", "batch=3"], "unknown key", ["did you mean 'train.batch_size'?"]),
-        (["recipes=full", "zzz=1"], "unknown key", ["choose from: recipe, seed"]),
+        (["recipes=full", "zzz=1"], "unknown key", ["choose from: seed, limit"]),
         (["recipes=full", "lr=2e-5"], "unknown key", ["write train.learning_rate=2e-5"]),
         (["recipes=full", "train.lr=2e-5"], "unknown key", ["write train.learning_rate=2e-5"]),
         (["recipes=full", "temperature=.1"], "unknown key", ["loss.scale=<1 / temperature>"]),

@@ -63,8 +63,9 @@ def compose(overrides: Sequence[str]) -> Config:
     overrides = [_opened(override) for override in parsed]
     problems = [problem for override in parsed for problem in _override_problems(override)]
     recipe = next((o.value() for o in parsed if o.key_or_group == "recipes"), None)
-    if recipe is None:
-        problems.append("recipes: none named; " + nearest("", choices("recipes")))
+    if recipe is None and all(o.key_or_group != "recipe" for o in parsed):
+        problems.append(f"recipes: none named; {nearest('', choices('recipes'))}; begin with "
+                        "recipes=contrastive")  # fmt: skip
     if problems:
         raise UserError(*problems)
     # Here and not once for all: Hydra's launchers make its plugins anew in their processes.
@@ -263,9 +264,9 @@ def _override_problems(override: Override) -> Iterator[str]:
             kind = key.removesuffix("s") if key == "recipes" else key
             yield f"{key}={name}: unknown {kind}; {nearest(name, options)}"
         return
-    keys = known_keys()
+    keys = [known for known in known_keys() if known != "recipe"]  # which recipes= sets
     if key not in keys and not key.startswith("hydra") and not _in_open_part(key):
-        yield hints.unknown_key(override.input_line or "", key, list(keys), GROUPS)
+        yield hints.unknown_key(override.input_line or "", key, keys, GROUPS)
 
 
 def _in_open_part(key: str) -> bool:

@@ -6,6 +6,7 @@ from finetune.errors import nearest
 
 # What other tools call it, and what to type here; {value} is what was given.
 _MEANT = {
+    "recipe": "write recipes={value} (with s)",
     **dict.fromkeys(("lr", "train.lr"), "write train.learning_rate={value}"),
     **dict.fromkeys(("temperature", "loss.temperature"), "write loss.scale=<1 / temperature>"),
     **dict.fromkeys(("fp16", "bf16"), "write hardware.precision={key}"),

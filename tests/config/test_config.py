@@ -275,7 +275,9 @@ def test_mixed_sets_can_be_several_each_with_its_own_loss():
 
 def test_a_recipe_must_be_named():
     assert problems("domain=legal") == [
-        "recipes: none named; choose from: " + ", ".join(choices("recipes"))
+        "recipes: none named; choose from: "
+        + ", ".join(choices("recipes"))
+        + "; begin with recipes=contrastive"
     ]
 
 
