@@ -357,6 +357,13 @@ def test_a_prompt(tmp_path, prompt, phrase):
         ),
         (["recipes=ful"], "unknown recipe", ["did you mean 'full'?"]),
         (["recipes=full", "domain=leagl"], "unknown domain", ["did you mean 'legal'?"]),
+        (["recipes=full", "domain=faq"], "unknown domain", ["domain=custom domain.name=faq)"]),
+        (["recipes=full", "domain=a.csv"], "unknown domain", ["domain=custom domain.train=a.csv)"]),
+        (
+            ["recipes=full", "hardware=gpu"],
+            "unknown hardware",
+            ["hardware=auto takes the GPU; choose from: a10, a100, auto, cpu, h100, v100"],
+        ),
         (["recipes=full", "train.epoch=3"], "unknown key", ["did you mean 'train.epochs'?"]),
         (["recipes=full", "batch=3"], "unknown key", ["did you mean 'train.batch_size'?"]),
         (["recipes=full", "zzz=1"], "unknown key", ["choose from: seed, limit"]),

@@ -261,8 +261,7 @@ def _override_problems(override: Override) -> Iterator[str]:
         options, value = choices(key), override.value()
         several = value if key == "mix" and isinstance(value, list) else [value]
         for name in (str(each) for each in several if each not in options):
-            kind = key.removesuffix("s") if key == "recipes" else key
-            yield f"{key}={name}: unknown {kind}; {nearest(name, options)}"
+            yield hints.unknown_choice(key, name, options)
         return
     keys = [known for known in known_keys() if known != "recipe"]  # which recipes= sets
     if key not in keys and not key.startswith("hydra") and not _in_open_part(key):

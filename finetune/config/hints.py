@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from finetune.errors import nearest
 
+# How files of rows end.
+_ROWS = (".jsonl", ".json", ".csv", ".tsv", ".gz", ".parquet", ".xlsx")
 # What other tools call it, and what to type here; {value} is what was given.
 _MEANT = {
     "recipe": "write recipes={value} (with s)",
@@ -14,6 +16,18 @@ _MEANT = {
     **dict.fromkeys(("out", "output", "output_dir"), "write run_dir={value}"),
     **dict.fromkeys(("plan", "dry_run"), "every run prints its plan first; Ctrl-C ends it"),
 }
+
+
+def unknown_choice(group: str, name: str, options: Sequence[str]) -> str:
+    """Say that a group has no such choice, and which is meant."""
+    kind = group.removesuffix("s") if group == "recipes" else group
+    told = nearest(name, options)
+    if group == "domain":
+        own = "train" if name.endswith(_ROWS) else "name"
+        kind += f" (your own data: domain=custom domain.{own}={name})"
+    elif group == "hardware" and name in ("gpu", "cuda"):
+        told = f"hardware=auto takes the GPU; choose from: {', '.join(options)}"
+    return f"{group}={name}: unknown {kind}; {told}"
 
 
 def unknown_key(line: str, key: str, keys: Sequence[str], groups: Sequence[str]) -> str:
