@@ -376,6 +376,9 @@ def test_a_prompt(tmp_path, prompt, phrase):
         (["recipes=full", "output=my"], "unknown key", ["write run_dir=my"]),
         (["recipes=full", "plan=true"], "unknown key", ["prints its plan first; Ctrl-C ends it"]),
         (["recipes=full", "a b"], "write key=value", ["a b"]),
+        (["pairs.jsonl"], "name it as", ["'pairs.jsonl'", "custom domain.train=pairs.jsonl"]),
+        (["recipes=full", "limit=abc"], "expected a whole number", ["limit=abc: "]),
+        (["recipes=full", "train.epochs=two"], "expected a number", ["train.epochs=two: "]),
         (
             ["recipes=cosent", "domain=legal"],
             "learns from scored pairs",
@@ -436,6 +439,12 @@ def test_a_model_path_that_is_no_model(tmp_path):
     with pytest.raises(UserError) as caught:
         hub.fetch(model(path=tmp_path / "gone"))
     check(caught.value, "no such folder", ["gone"])
+
+
+def test_a_model_of_the_hub_without_its_hub():
+    with pytest.raises(UserError) as caught:
+        hub.fetch(compose(["recipes=full", "model=custom", "model.id=a/b"]).model)
+    check(caught.value, "needs one", ["model.path=<folder>, or model.hub=huggingface model.id="])
 
 
 def test_a_model_whose_weights_lack_a_layer(tiny_model, tmp_path):

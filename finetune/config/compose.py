@@ -95,8 +95,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     except HydraException as error:
         what = getattr(error, "override", "") or first_line(error)
         raise UserError(
-            f"command line: {what!r} cannot be read; write key=value, and quote values that hold "
-            "spaces, commas or brackets: 'key=\"a, b\"'"
+            f"command line: {what!r} cannot be read; {hints.no_override(what)}"
         ) from error
 
 
@@ -234,7 +233,7 @@ def _wrong_leaves(schema: Any, content: Mapping[str, Any]) -> Iterator[str]:
         try:
             OmegaConf.merge(OmegaConf.structured(schema), {key: _plain(content[key])})
         except (OmegaConfBaseException, ValueError) as error:
-            yield f"{key}: {first_line(error)}"
+            yield hints.wrong_value(key, error)
 
 
 @cache

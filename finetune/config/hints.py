@@ -1,11 +1,15 @@
 """What is meant by a word of the command line that this program does not know."""
 
+import re
 from collections.abc import Sequence
 
-from finetune.errors import nearest
+from finetune.errors import first_line, nearest
 
 # How files of rows end.
 _ROWS = (".jsonl", ".json", ".csv", ".tsv", ".gz", ".parquet", ".xlsx")
+# What OmegaConf says, and its names of types in words.
+_NO_NUMBER = re.compile(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float)")
+_EXPECTED = {"Integer": "a whole number", "Float": "a number"}
 # What other tools call it, and what to type here; {value} is what was given.
 _MEANT = {
     "recipe": "write recipes={value} (with s)",
@@ -16,6 +20,20 @@ _MEANT = {
     **dict.fromkeys(("out", "output", "output_dir"), "write run_dir={value}"),
     **dict.fromkeys(("plan", "dry_run"), "every run prints its plan first; Ctrl-C ends it"),
 }
+
+
+def no_override(word: str) -> str:
+    """Say what to write in the place of a word that is no override."""
+    if word.endswith(_ROWS) and "=" not in word:
+        return f"name it as domain=custom domain.train={word}"
+    return "write key=value, and quote values that hold spaces, commas or brackets: 'key=\"a, b\"'"
+
+
+def wrong_value(key: str, error: Exception) -> str:
+    """Say what was expected in the place of a value of another type."""
+    said = first_line(error)
+    found = _NO_NUMBER.fullmatch(said)
+    return f"{key}={found[1]}: expected {_EXPECTED[found[2]]}" if found else f"{key}: {said}"
 
 
 def unknown_choice(group: str, name: str, options: Sequence[str]) -> str:
