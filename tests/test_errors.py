@@ -379,6 +379,8 @@ def test_a_prompt(tmp_path, prompt, phrase):
         (["pairs.jsonl"], "name it as", ["'pairs.jsonl'", "custom domain.train=pairs.jsonl"]),
         (["recipes=full", "limit=abc"], "expected a whole number", ["limit=abc: "]),
         (["recipes=full", "train.epochs=two"], "expected a number", ["train.epochs=two: "]),
+        (["recipes=full", "domain.name=a/b"], "expected letters", ["domain.name='a/b': "]),
+        (["recipes=full", "domain.name=a b"], "expected letters", ["domain.name='a b': "]),
         (
             ["recipes=cosent", "domain=legal"],
             "learns from scored pairs",
@@ -401,6 +403,10 @@ def test_configuration(overrides, phrase, parts):
     with pytest.raises(UserError) as caught:
         compose(overrides)
     check(caught.value, phrase, parts)
+
+
+def test_a_domain_may_have_a_chinese_name():
+    assert compose(["recipes=full", "domain.name=客服_faq-2"]).domain.name == "客服_faq-2"
 
 
 @pytest.mark.parametrize(
