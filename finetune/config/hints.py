@@ -22,6 +22,18 @@ _MEANT = {
 }
 
 
+def unknown_option(option: str) -> str:
+    """Say what ``train.py`` takes in the place of an option of other tools."""
+    name = option.partition("=")[0]
+    if name in ("--config", "--config-name"):
+        return (
+            f"command line: train.py takes no {name}; a recipe is named: recipes=contrastive "
+            "(python train.py lists them)"
+        )
+    told = _MEANT["dry_run"] if name == "--dry-run" else "write key=value, or -m for a sweep"
+    return f"command line: unknown option {name}; {told}"
+
+
 def no_override(word: str) -> str:
     """Say what to write in the place of a word that is no override."""
     if word.endswith(_ROWS) and "=" not in word:
