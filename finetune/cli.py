@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.logging import RichHandler
 
+from finetune import __version__
 from finetune.commands import encoding
 from finetune.commands.outputs import check_outputs
+from finetune.commands.usage import BEGIN, EXIT_CODES, usage, usage_of_tune
 from finetune.errors import UserError
 from finetune.machine import processes
 
@@ -39,9 +41,6 @@ _SPLIT = "the half of the queries that chooses, or the one that reports; default
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the commands."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] in (["train"], ["tune"]) and _HELP & set(arguments):
-        print(usage())
-        return DONE
     if arguments[:1] == ["train"]:
         return train(arguments[1:])
     if arguments[:1] == ["tune"]:
@@ -80,37 +79,20 @@ def guarded(work: Callable[[], int]) -> int:
         return BAD_INPUT
 
 
-def usage() -> str:
-    """Say what can be typed, with the recipes, domains and models there are."""
-    from finetune.config.compose import choices
-
-    return "\n".join([
-        "usage: python train.py recipes=<recipe> domain=<domain> model=<model> [key=value ...]",
-        "",
-        *(f"  {group:9} {', '.join(choices(group))}"
-          for group in ("recipes", "domain", "model", "hardware")),
-        "",
-        "examples:",
-        "  python train.py recipes=contrastive                       # the embedded statutes",
-        "  python train.py recipes=full domain=custom domain.train=pairs.jsonl domain.dev=<folder>",
-        "  python train.py -m recipes=full,contrastive               # one run after the other",
-        "  finetune tune recipes=full                                # search for better settings",
-        "  limit=300 for a quick trial; until=mine to stop after a step; seed=1; run_dir=<folder>",
-    ])  # fmt: skip
-
-
 def _train(argv: Sequence[str]) -> int:
+    from finetune.config import hints
     from finetune.config.compose import compose
 
-    if not argv:
+    if not argv or _HELP & set(argv):
         print(usage())
         return DONE
     if processes.started_alone():
         log.warning(processes.started_alone())
     flags = [argument for argument in argv if argument.startswith("-")]
     overrides = [argument for argument in argv if not argument.startswith("-")]
-    if not set(flags) <= {"-m", "--multirun"}:
-        raise UserError(f"command line: unknown option {flags}; write key=value, or -m for a sweep")
+    unknown = [hints.unknown_option(flag) for flag in flags if flag not in ("-m", "--multirun")]
+    if unknown:
+        raise UserError(*unknown)
     if not flags:
         return _run(compose(overrides))[0]
     from finetune.commands import sweep
@@ -133,6 +115,9 @@ def _job(overrides: Sequence[str]) -> tuple[int, Path | None]:
 
 
 def _tune(overrides: Sequence[str]) -> int:
+    if _HELP & set(overrides):
+        print(usage_of_tune())
+        return DONE
     if find_spec("optuna") is None:
         raise UserError("finetune tune: optuna is not installed: pip install 'finetune[tune]'")
     from finetune.commands import ranges, tune
@@ -158,7 +143,8 @@ def _run(config: "Config") -> tuple[int, Path | None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("finetune", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("finetune", description=BEGIN, epilog=EXIT_CODES)
+    parser.add_argument("--version", action="version", version=f"finetune {__version__}")
     commands = parser.add_subparsers(required=True, metavar="|".join(_COMMANDS))
     commands.add_parser("train", help="run a recipe (the same as train.py)")
     commands.add_parser("tune", help="search for the best settings of a recipe")

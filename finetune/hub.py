@@ -166,7 +166,8 @@ def local_folder(model: Model) -> Path:
         UserError: When it is no model folder.
     """
     if model.path is None:
-        raise UserError(f"model.path: {model.name} needs one; set model.path=<folder>")
+        raise UserError(f"model.path: {model.name} needs one; set model.path=<folder>, or "
+                        "model.hub=huggingface model.id=<owner/name>")  # fmt: skip
     path = model.path
     if not path.is_dir():
         raise UserError(f"model.path={path}: no such folder; name a sentence-transformers or "

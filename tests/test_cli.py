@@ -64,10 +64,29 @@ def test_finetune_train_is_train_py(capsys):
     assert "did you mean 'full'?" in told(capsys)[0]
 
 
-@pytest.mark.parametrize("arguments", [["train", "--help"], ["tune", "-h"]])
-def test_help_on_what_reads_settings_lists_what_can_be_typed(capsys, arguments):
-    assert main(arguments) == DONE
-    assert capsys.readouterr().out.strip() == usage().strip()
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_on_training_lists_what_can_be_typed(capsys, option):
+    assert main(["train", option]) == train(["recipes=full", option]) == DONE
+    assert capsys.readouterr().out == f"{usage()}\n" * 2
+    assert "begin with recipes=contrastive" in usage() and "paths.data=<folder>" in usage()
+
+
+def test_help_on_a_search_tells_of_trials_and_ranges(capsys):
+    assert main(["tune", "-h"]) == DONE
+    shown = capsys.readouterr().out
+    for part in ("20 trainings", "configs/tune/default.yaml", "goes on where it stopped",
+                 "'train.epochs=interval(1,3)'"):  # fmt: skip
+        assert part in shown
+
+
+def test_help_says_how_to_begin_and_which_version_this_is(capsys):
+    for option, part in (("--help", "Begin: finetune doctor"), ("--version", "finetune 0.1.0")):
+        with pytest.raises(SystemExit) as caught:
+            main([option])
+        assert caught.value.code == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert part in shown
+        assert ("exit codes: 0 done" in shown) == (option == "--help")
 
 
 def test_the_commands_are_those_of_the_contract(capsys):
@@ -110,11 +129,14 @@ def test_until_ends_with_0(line, tmp_path):
     ("arguments", "phrases"),
     [
         (["recipes=ful"], ["recipes=ful: unknown recipe; did you mean 'full'?"]),
-        (["domain=legal"], ["recipes: none named"]),
+        (["domain=legal"], ["recipes: none named", "; begin with recipes=contrastive"]),
         (["recipes=full", "domain=legal"], ["domain=legal: set paths.data=<folder>"]),
         (["recipes=full", "a b"], ["write key=value"]),
         (["recipes=full", "sed=1", "train.epoch=2"], ["did you mean 'seed'", "'train.epochs'"]),
-        (["recipes=full", "--multi"], ["unknown option ['--multi']"]),
+        (["recipes=full", "--multi"], ["unknown option --multi; write key=value"]),
+        (["--config", "a.yaml"], ["takes no --config; a recipe is named: recipes=contrastive"]),
+        (["--config-name=a"], ["train.py takes no --config-name; a recipe is named"]),
+        (["recipes=full", "--dry-run"], ["option --dry-run; every run prints its plan first"]),
         (["recipes=full", "limit=0", "seed=-1"], ["limit=0", "seed=-1"]),
         (["recipes=full,contrastive"], ["add -m"]),
         (
@@ -131,6 +153,13 @@ def test_mistakes_end_with_2_and_no_traceback(capsys, arguments, phrases):
     assert train(arguments) == BAD_INPUT
     errors = told(capsys)
     assert errors and all(any(phrase in error for error in errors) for phrase in phrases)
+
+
+@pytest.mark.parametrize("more", [[], ["recipes=full"]])
+def test_recipe_without_s(capsys, more):
+    assert train(["recipe=contrastive", *more]) == BAD_INPUT
+    (error,) = told(capsys)
+    assert error.endswith("unknown key 'recipe'; write recipes=contrastive (with s)")
 
 
 @pytest.mark.parametrize(

@@ -357,10 +357,30 @@ def test_a_prompt(tmp_path, prompt, phrase):
         ),
         (["recipes=ful"], "unknown recipe", ["did you mean 'full'?"]),
         (["recipes=full", "domain=leagl"], "unknown domain", ["did you mean 'legal'?"]),
+        (["recipes=full", "domain=faq"], "unknown domain", ["domain=custom domain.name=faq)"]),
+        (["recipes=full", "domain=a.csv"], "unknown domain", ["domain=custom domain.train=a.csv)"]),
+        (
+            ["recipes=full", "hardware=gpu"],
+            "unknown hardware",
+            ["hardware=auto takes the GPU; choose from: a10, a100, auto, cpu, h100, v100"],
+        ),
         (["recipes=full", "train.epoch=3"], "unknown key", ["did you mean 'train.epochs'?"]),
         (["recipes=full", "batch=3"], "unknown key", ["did you mean 'train.batch_size'?"]),
-        (["recipes=full", "plan=true"], "unknown key", ["choose from: recipe, seed"]),
+        (["recipes=full", "zzz=1"], "unknown key", ["choose from: seed, limit"]),
+        (["recipes=full", "lr=2e-5"], "unknown key", ["write train.learning_rate=2e-5"]),
+        (["recipes=full", "train.lr=2e-5"], "unknown key", ["write train.learning_rate=2e-5"]),
+        (["recipes=full", "temperature=.1"], "unknown key", ["loss.scale=<1 / temperature>"]),
+        (["recipes=full", "loss.temperature=.1"], "unknown key", ["loss.scale=<1 / temperature>"]),
+        (["recipes=full", "fp16=true"], "unknown key", ["write hardware.precision=fp16"]),
+        (["recipes=full", "gpu=0"], "unknown key", ["hardware=auto takes the GPU"]),
+        (["recipes=full", "output=my"], "unknown key", ["write run_dir=my"]),
+        (["recipes=full", "plan=true"], "unknown key", ["prints its plan first; Ctrl-C ends it"]),
         (["recipes=full", "a b"], "write key=value", ["a b"]),
+        (["pairs.jsonl"], "name it as", ["'pairs.jsonl'", "custom domain.train=pairs.jsonl"]),
+        (["recipes=full", "limit=abc"], "expected a whole number", ["limit=abc: "]),
+        (["recipes=full", "train.epochs=two"], "expected a number", ["train.epochs=two: "]),
+        (["recipes=full", "domain.name=a/b"], "expected letters", ["domain.name='a/b': "]),
+        (["recipes=full", "domain.name=a b"], "expected letters", ["domain.name='a b': "]),
         (
             ["recipes=cosent", "domain=legal"],
             "learns from scored pairs",
@@ -383,6 +403,10 @@ def test_configuration(overrides, phrase, parts):
     with pytest.raises(UserError) as caught:
         compose(overrides)
     check(caught.value, phrase, parts)
+
+
+def test_a_domain_may_have_a_chinese_name():
+    assert compose(["recipes=full", "domain.name=客服_faq-2"]).domain.name == "客服_faq-2"
 
 
 @pytest.mark.parametrize(
@@ -421,6 +445,12 @@ def test_a_model_path_that_is_no_model(tmp_path):
     with pytest.raises(UserError) as caught:
         hub.fetch(model(path=tmp_path / "gone"))
     check(caught.value, "no such folder", ["gone"])
+
+
+def test_a_model_of_the_hub_without_its_hub():
+    with pytest.raises(UserError) as caught:
+        hub.fetch(compose(["recipes=full", "model=custom", "model.id=a/b"]).model)
+    check(caught.value, "needs one", ["model.path=<folder>, or model.hub=huggingface model.id="])
 
 
 def test_a_model_whose_weights_lack_a_layer(tiny_model, tmp_path):

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from operator import attrgetter
@@ -74,8 +75,10 @@ def problems(config: Config) -> Iterator[str]:
 
 
 def _domain_problems(config: Config) -> Iterator[str]:
-    """Say where somebody's own data would be left lying for the embedded statutes."""
+    """Say what cannot name a domain, and where own data would be left for the statutes."""
     domain = config.domain
+    if not re.fullmatch(r"[\w-]+", domain.name):  # it names folders
+        yield f"domain.name={domain.name!r}: expected letters, digits, - and _"
     if domain.source is not Source.statutes:
         return
     for key in ("train", "dev", "test", "documents", "queries"):

@@ -22,7 +22,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune.config import Config, Mixed, check
+from finetune.config import Config, Mixed, check, hints
 from finetune.config.choices import Kind
 from finetune.errors import UserError, first_line, nearest
 
@@ -63,8 +63,9 @@ def compose(overrides: Sequence[str]) -> Config:
     overrides = [_opened(override) for override in parsed]
     problems = [problem for override in parsed for problem in _override_problems(override)]
     recipe = next((o.value() for o in parsed if o.key_or_group == "recipes"), None)
-    if recipe is None:
-        problems.append("recipes: none named; " + nearest("", choices("recipes")))
+    if recipe is None and all(o.key_or_group != "recipe" for o in parsed):
+        problems.append(f"recipes: none named; {nearest('', choices('recipes'))}; begin with "
+                        "recipes=contrastive")  # fmt: skip
     if problems:
         raise UserError(*problems)
     # Here and not once for all: Hydra's launchers make its plugins anew in their processes.
@@ -94,8 +95,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     except HydraException as error:
         what = getattr(error, "override", "") or first_line(error)
         raise UserError(
-            f"command line: {what!r} cannot be read; write key=value, and quote values that hold "
-            "spaces, commas or brackets: 'key=\"a, b\"'"
+            f"command line: {what!r} cannot be read; {hints.no_override(what)}"
         ) from error
 
 
@@ -233,7 +233,7 @@ def _wrong_leaves(schema: Any, content: Mapping[str, Any]) -> Iterator[str]:
         try:
             OmegaConf.merge(OmegaConf.structured(schema), {key: _plain(content[key])})
         except (OmegaConfBaseException, ValueError) as error:
-            yield f"{key}: {first_line(error)}"
+            yield hints.wrong_value(key, error)
 
 
 @cache
@@ -260,21 +260,11 @@ def _override_problems(override: Override) -> Iterator[str]:
         options, value = choices(key), override.value()
         several = value if key == "mix" and isinstance(value, list) else [value]
         for name in (str(each) for each in several if each not in options):
-            kind = key.removesuffix("s") if key == "recipes" else key
-            yield f"{key}={name}: unknown {kind}; {nearest(name, options)}"
+            yield hints.unknown_choice(key, name, options)
         return
-    keys = known_keys()
-    if key in keys or key.startswith("hydra") or _in_open_part(key):
-        return
-    part = key.split(".")[0]
-    inside = [known for known in keys if known.startswith(f"{part}.")]
-    # A key whose part was left out, as `batch` for train.batch_size.
-    ends = {} if inside else {known.rpartition(".")[2]: known for known in keys}
-    meant = [known for end, known in ends.items() if end.startswith(key)]
-    firsts = [*dict.fromkeys([*(known.split(".")[0] for known in keys), *GROUPS])]
-    told = f"did you mean {meant[0]!r}?" if meant else nearest(
-        key, inside or [*keys, *GROUPS], inside or firsts)  # fmt: skip
-    yield f"{override.input_line}: unknown key {key!r}; {told}"
+    keys = [known for known in known_keys() if known != "recipe"]  # which recipes= sets
+    if key not in keys and not key.startswith("hydra") and not _in_open_part(key):
+        yield hints.unknown_key(override.input_line or "", key, keys, GROUPS)
 
 
 def _in_open_part(key: str) -> bool:
@@ -295,4 +285,5 @@ def _unknown_in_part(override: Override, parts: DictConfig) -> Iterator[str]:
     parent = key.rpartition(".")[0]
     there = [f"{parent}.{name}" for name in OmegaConf.select(parts, parent) or ()] if parent else []
     if _in_open_part(key) and not override.is_add() and key not in there:
-        yield f"{override.input_line}: unknown key {key!r}; {nearest(key, there)}"
+        line = override.input_line or ""
+        yield f"{line}: unknown key {key!r}; {hints.meant(line, key) or nearest(key, there)}"

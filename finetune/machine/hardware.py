@@ -49,9 +49,11 @@ def resolve(hardware: Hardware) -> Hardware:
     if device == "auto":
         device = "cuda" if has_nvidia() else "cpu"
     if device == "cuda" and not has_nvidia():
+        by_device = hardware.name in ("auto", "cpu")  # the other profiles are of GPUs
+        key, value = ("hardware.device", device) if by_device else ("hardware", hardware.name)
         raise UserError(
-            f"hardware={hardware.name}: no NVIDIA GPU on this machine{chosen()}; set "
-            "hardware=cpu, or run `finetune doctor` to see why"
+            f"{key}={value}: no NVIDIA GPU on this machine{chosen()}; set {key}=cpu, or run "
+            "`finetune doctor` to see why"
         )
     best = _cuda_precision() if device == "cuda" else _cpu_precision()
     precision = best if hardware.precision is Precision.auto else hardware.precision

@@ -166,7 +166,7 @@ def test_all_wrong_types_and_values_are_told_at_once():
         "recipes=full", "train.epochs=many", "seed=1.5", "hardware.precision=fp8",
         "check.bad_rows=keep", "domain.full=maybe", "export.precisions=fp32",
     )  # fmt: skip
-    assert {each.split(":")[0] for each in found} == {
+    assert {re.split("[:=]", each)[0] for each in found} == {
         "train.epochs", "seed", "hardware.precision", "check.bad_rows", "domain.full",
         "export.precisions",
     }  # fmt: skip
@@ -239,7 +239,7 @@ def test_more_negatives_than_candidates():
     [
         (["mix.custom.weight=0"], ["mix.custom.weight=0.0: must be greater than 0"]),
         (["mix.custom.weight=1"], ["less than 1", "mix: weights add up to 1;"]),
-        (["mix.custom.weight=much"], ["mix.custom.weight: "]),
+        (["mix.custom.weight=much"], ["mix.custom.weight=much: expected a number"]),
         (["mix.custom.kind=scored"], ["mix.custom.kind=scored: ", "+loss@mix.custom.loss=cosent"]),
         (["+loss@mix.custom.loss=cosent"], ["mix.custom.kind=pairs: ", "of the kind scored"]),
         (["mix.custom.prompts={query: a}"], ["mix.custom.prompts: has ['query']"]),
@@ -275,7 +275,9 @@ def test_mixed_sets_can_be_several_each_with_its_own_loss():
 
 def test_a_recipe_must_be_named():
     assert problems("domain=legal") == [
-        "recipes: none named; choose from: " + ", ".join(choices("recipes"))
+        "recipes: none named; choose from: "
+        + ", ".join(choices("recipes"))
+        + "; begin with recipes=contrastive"
     ]
 
 

@@ -86,6 +86,7 @@ def test_resolving_twice_changes_nothing(machine):
     ("gpu", "request_", "phrase"),
     [
         (None, asked("cuda", name="a100"), "hardware=a100: no NVIDIA GPU"),
+        (None, asked("cuda"), "hardware.device=cuda: no NVIDIA GPU"),
         ("v100", asked("cuda", Precision.bf16, name="a100"), "set it to fp16"),
         (None, asked("cpu", Precision.fp16), "needs a GPU; leave hardware.precision out"),
         (None, asked(attention="flash_attention_2"), "from sm_80 on"),
