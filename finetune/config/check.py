@@ -77,8 +77,8 @@ def problems(config: Config) -> Iterator[str]:
 def _domain_problems(config: Config) -> Iterator[str]:
     """Say what cannot name a domain, and where own data would be left for the statutes."""
     domain = config.domain
-    if not re.fullmatch(r"[\w-]+", domain.name):  # it names folders
-        yield f"domain.name={domain.name!r}: expected letters, digits, - and _"
+    if not re.fullmatch(r"[\w-][\w.-]*", domain.name):  # it names folders
+        yield f"domain.name={domain.name!r}: expected letters, digits, -, _ and ."
     if domain.source is not Source.statutes:
         return
     for key in ("train", "dev", "test", "documents", "queries"):
