@@ -66,7 +66,7 @@ def load_pairs(
         problems.add(_no_column(table, f"{setting}.columns", name, columns[name], mapped=True))
     collector.check()
     _warn_of_misspelt(table, f"{setting}.columns", form, found, collector.found)
-    if not collector.read or (problems.examples and not collector.pairs):
+    if not collector.read:
         raise empty(table.name, problems)
     pairs = collector.pairs
     log.info("%s: %s rows, %s pairs, %s dropped", table.name, f"{len(pairs) + len(dropped):,}",

@@ -161,9 +161,9 @@ def test_the_batches_of_a_seed_stay_what_they_were(tmp_path):
         for n in range(20)
     ]
     fed = examples([Part("domain", rows, {})], [], {}, 4, 3, tmp_path)
-    assert fed.dataset.column_names == ["query", "positive", "negative_1"]
+    assert fed.dataset.column_names == ["query", "positive", "negative_1", "negative_2"]
     assert batches(fed.batches, 1) == [
-        [9, 15, 1, 12], [7, 4, 10, 18], [0, 8, 5, 11], [2, 19, 16, 13], [6, 3, 17, 14],
+        [12, 10, 9, 6], [2, 7, 18, 4], [0, 8, 19, 5], [11, 16, 13, 15], [1, 3, 17, 14],
     ]  # fmt: skip
 
 

@@ -234,7 +234,7 @@ def test_labelled_negatives_of_different_number_train(tiny_model, rows, select, 
     plan.loss["_target_"] = "test_training.Probe"
     Probe.seen.clear()
     training.train(tiny_model, uneven, select, plan, tmp_path)
-    assert {len(texts) for texts in Probe.seen} == {3} and {t[2] for t in Probe.seen} == {"工资"}
+    assert {len(texts) for texts in Probe.seen} == {4}  # filled up from other rows
 
 
 def test_answers_known_from_pairs_that_are_not_trained_on_never_meet_their_query(
