@@ -177,7 +177,7 @@ def test_mistakes_that_show_once_the_machine_is_looked_at(capsys, line, tmp_path
     assert train(line(override, f"paths.cache={tmp_path}/cache", f"run_dir={tmp_path}/run")) == 2
     (error,) = told(capsys)
     assert phrase in error
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "cache/base").exists()
 
 
 def test_a_bad_row_is_told_with_file_and_line(capsys, line, tmp_path):
