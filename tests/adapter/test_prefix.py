@@ -251,15 +251,7 @@ for load in (
 # --- exported ---
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param("bert", marks=pytest.mark.slow),
-        "roberta",
-        "xlm-roberta",
-        pytest.param("dense", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "dense"])
 def test_the_bundle_has_the_prefix(make_base, tmp_path, kind):
     models.save(attached(make_base(kind), tmp_path), tmp_path / "model")
     model = models.load(tmp_path / "model")

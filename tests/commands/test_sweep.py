@@ -87,7 +87,6 @@ def test_the_worst_is_bad_input_then_a_failed_gate(tmp_path, seeds, worst):
                      noted) == worst  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib"], indirect=True)
 def test_real_runs_in_other_processes(launcher, tmp_path, tiny_model, domain):
     arguments = tiny_runs.overrides(tiny_model, domain, tmp_path, "full", "until=data")

@@ -105,8 +105,8 @@ def trained(cache):
     [
         ("mnrl", "embedding"),
         pytest.param("mnrl", "forward", marks=pytest.mark.slow),
-        pytest.param("mnrl", "backward", marks=pytest.mark.slow),
-        pytest.param("matryoshka", "embedding", marks=pytest.mark.slow),
+        ("mnrl", "backward"),
+        ("matryoshka", "embedding"),
         ("two sets", "forward"),
     ],
 )
