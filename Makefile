@@ -14,7 +14,7 @@ demo: install
 
 # One thread of torch for each of the processes that test: two that share the CPUs wait on each other.
 # Bytecode is written, whatever the environment says: tests start hundreds of processes, and each would
-# compile the libraries again (importing sentence-transformers: 9 s, and 22 without).
+# compile the libraries again.
 test: install lint
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu"
 
