@@ -123,7 +123,8 @@ def pairs(count: int, seed: int) -> Iterator[dict[str, str]]:
 def trap(row: dict[str, str], draw: random.Random) -> dict[str, str] | None:
     """The pair with another number, negation or content word."""
     query = row["query"]
-    changes: list[tuple[str, str]] = [("没有", "已经"), ("可以", "不可以"), ("答应过", "没答应")]
+    changes = [("没有", "已经"), ("可以", "不可以"), ("可以", "必须"), ("答应过", "没答应"),
+               ("应该", "可以"), ("个月", "月")]  # fmt: skip
     changes += [(word, draw.choice([each for each in words if each != word]))
                 for words in (WHO, WHAT, DID, WHERE) for word in words]  # fmt: skip
     changes += [(digit, str((int(digit) + 1) % 10)) for digit in "123456789"]

@@ -29,10 +29,12 @@ _CHUNK = 20_000  # texts at a time
 _SLACK = 0.15  # the signatures' estimate is off by so much at most (2.7 standard deviations)
 _FEWER = 0.3  # so much less need be shared by texts with the same content
 _CONTENT = 4  # characters of it, from which on it tells what a text is about
-# Words without content that tell who does it to whom; one that is not said changes nothing, but for
-# those that tell doer from sufferer.
-_ROLES, _VOICE = re.compile("[我你他她它咱从到由向给对把被]"), "把被"
-_AS_ONE = str.maketrans("您将", "你把")
+# Words without content that tell who does it to whom, and whether that is a duty (须) or a choice
+# (能); one that is not said changes nothing, but for those that tell doer from sufferer.
+_ROLES, _VOICE = re.compile("[我你他她它咱从到由向给对把被须能]"), "把被"
+_AS_ONE = {"您": "你", "将": "把", "必须": "须", "应当": "须", "应该": "须", "需要": "须",
+           "可以": "能", "能够": "能", "可": "能"}  # fmt: skip
+_NAMES = re.compile("|".join(sorted(_AS_ONE, key=len, reverse=True)))
 
 # Among them is what stopwords-iso lists and says nothing of what is asked (谁, 各 and 只有 do).
 # No numeral and no negation stands here by itself.
@@ -60,10 +62,14 @@ _LIGHT = (
     "啥 您 你 我 他 她 它 咱 这 那 该 此 就 也 都 又 再 才 很 太 挺 真 更 想 能 可 "
     "是 有 在 对 于 从 到 由 被 把 将 与 及 跟 或 而 且 则 但 因 若 所 以 为 些 咋 怎 "
     "何 已 曾 刚 便 却 即 等 哈 嗨 哎 唉 诶 喂 呐 仍 既 呃 哇 哟 喽 喔 噢 嘿 呵 哩 咧 咯 矣 "
-    "焉 亦 俺 们 和 会 了"
+    "焉 亦 俺 们 和 会 了 许多 很多 好多 一起 此种 此类 该种 想问 作为 左右 里面 要 需 应 须 得 给 "
+    "去 来 并 时 里"
 )
 # Words of content that hold one of these.
-_WHOLE = "和解 和谐 和平 了解 会议 会计 会员 社会 协会 工会 机会"
+_WHOLE = (
+    "和解 和谐 和平 了解 会议 会计 会员 社会 协会 工会 机会 去年 去世 来年 未来 来源 "
+    "应付 应收 反应 供应"
+)
 
 
 def alike(a: str, b: str, least: float) -> bool:
@@ -245,10 +251,15 @@ def _same_content(a: str, b: str) -> bool:
     """True when the content is the same, and so is who does it to whom, where both say that."""
     if content(a) != content(b):
         return False
-    few, many = sorted((_ROLES.findall(each.translate(_AS_ONE)) for each in (a, b)), key=len)
+    few, many = sorted(map(_roles, (a, b)), key=len)
     voices = [[each for each in roles if each in _VOICE] for roles in (few, many)]
     rest = iter(many)
     return voices[0] == voices[1] and all(each in rest for each in few)
+
+
+def _roles(text: str) -> list[str]:
+    """The words of `_ROLES` in a folded text, each by one name."""
+    return _ROLES.findall(_NAMES.sub(lambda found: _AS_ONE[found[0]], text))
 
 
 def _floor(least: float) -> float:

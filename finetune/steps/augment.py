@@ -57,7 +57,7 @@ def applied(planned: Sequence[Step], config: Config) -> list[Step]:
             name = beside(step.name, "augment")
             rows = "mined" if step.settings["mined"] else config.domain.kind.value
             read = {"pairs": inputs["pairs"], **evaluated}
-            made.append(Step(name, augment, 4, _settings(config, rows), read, files))
+            made.append(Step(name, augment, 5, _settings(config, rows), read, files))
             inputs["pairs"] = name
         if step.name == "report":
             inputs["augment"] = "augment"
