@@ -25,7 +25,6 @@ _DOZEN = 12  # characters that share a part; what more have is a radical, as 言
 # The characters of everyday use: first and last code of their plane, in the national encodings.
 _COMMON = {False: ("gb2312", 0xB0A1, 0xD7F9), True: ("big5", 0xA440, 0xC67E)}
 _MARKS = "，。、；：？！…,;:?!"
-_LOOSE = re.compile(rf"(?<!\d)[{_MARKS}]|[{_MARKS}](?!\d)")  # 3,000 and 3:00 keep theirs
 _NARROW = re.compile(r"[A-Za-z0-9,;:?!()]")
 _WIDE = re.compile(r"[Ａ-Ｚａ-ｚ０-９，；：？！（）]")
 _WIDER = 0xFEE0  # from an ASCII character to its full-width form
@@ -149,7 +148,11 @@ def _strokes(
 
 
 def _without_marks(text: str) -> str:
-    return _LOOSE.sub("", text).strip() or text
+    """Without marks, but for those after a number or a negation: 3,000, 三，四年 and 不，签."""
+    end = len(text.rstrip(_MARKS))
+    kept = (char for place, char in enumerate(text[:end])
+            if char not in _MARKS or is_fixed(text[max(0, place - 1)]))  # fmt: skip
+    return "".join(kept).strip() or text
 
 
 def _doubled(text: str) -> str:

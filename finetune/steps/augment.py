@@ -57,7 +57,7 @@ def applied(planned: Sequence[Step], config: Config) -> list[Step]:
             name = beside(step.name, "augment")
             rows = "mined" if step.settings["mined"] else config.domain.kind.value
             read = {"pairs": inputs["pairs"], **evaluated}
-            made.append(Step(name, augment, 5, _settings(config, rows), read, files))
+            made.append(Step(name, augment, 6, _settings(config, rows), read, files))
             inputs["pairs"] = name
         if step.name == "report":
             inputs["augment"] = "augment"
@@ -71,10 +71,11 @@ def augment(settings: Settings, inputs: Inputs, out: Path) -> None:
     from finetune.data.switching import switched
     from finetune.data.terms import read_terms
     from finetune.data.typos import CHANGES
+    from finetune.inference.script import converter
 
     own, changes = replace(settings["augment"], terms=inputs.get("terms")), dict(CHANGES)
     if own.terms:
-        changes["switched"] = switched(read_terms(own.terms))
+        changes["switched"] = switched(read_terms(own.terms), converter(settings["traditional"]))
     result = with_copies(
         disk.rows(inputs["pairs"] / "train.jsonl", ROWS[settings["rows"]]),
         read_known(inputs["pairs"]), own, changes,
@@ -91,7 +92,8 @@ def augment(settings: Settings, inputs: Inputs, out: Path) -> None:
 def _settings(config: Config, rows: str) -> dict[str, Any]:
     # What a file of terms holds counts, where it lies does not.
     return {"augment": replace(config.augment, terms=None), "seed": config.seed, "rows": rows,
-            "leak": config.check.leak, "near": config.check.near}  # fmt: skip
+            "leak": config.check.leak, "near": config.check.near,
+            "traditional": config.opencc.traditional}  # fmt: skip
 
 
 def _files(config: Config) -> dict[str, Path]:

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,11 +33,31 @@ def card(request):
     return read_card(request.param)
 
 
+def named_in(path: Path) -> set[str]:
+    """The sets under ``paths.data`` and of the hub that a file of configuration names."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    given = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    local = re.findall(r"\$\{paths\.data\}/(?:sts/)?(\w+)", given)
+    return {*local, *re.findall(r": (\w[\w-]+/[\w.-]+)@", given)}
+
+
 def test_every_set_that_a_config_names_has_a_card_and_every_card_a_config():
-    general = OmegaConf.load(ROOT / "configs/evaluate/default.yaml")
-    asked = Path(OmegaConf.to_container(general)["general"]).name
-    named = {path.stem for path in DOMAINS} | set(MIXED) | {asked}
+    files = [*(ROOT / "configs").rglob("*.yaml"), *(ROOT / "recipes").glob("*.yaml")]
+    named = {path.stem for path in DOMAINS} | set(MIXED) | set().union(*map(named_in, files))
     assert sorted(path.stem for path in CARDS) == sorted(named)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("general: ${paths.data}/lcqmc_general", "lcqmc_general"),
+        ("train: C-MTEB/BQ@0123abc:train", "C-MTEB/BQ"),
+        ("train: ${paths.data}/sts/afqmc/train.jsonl", "afqmc"),
+    ],
+)
+def test_sets_are_found_wherever_a_config_names_them(tmp_path, line, name):
+    (tmp_path / "mine.yaml").write_text(line + "\n")
+    assert named_in(tmp_path / "mine.yaml") == {name}
 
 
 def test_no_card_without_a_licence_line(card):
