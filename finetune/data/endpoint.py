@@ -170,8 +170,13 @@ def _read(content: bytes) -> Reply:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         beginning = _line(content.decode("utf-8", "replace"))
         raise _Busy(f"the reply is no chat completion: {beginning or 'nothing'}") from error
-    tokens_in, tokens_out = (each if type(each) is int else None for each in counts)
-    return Reply(sound, tokens_in, tokens_out)
+    return Reply(sound, *(_whole(each) for each in counts))
+
+
+def _whole(count: Any) -> int | None:
+    """A count of tokens, which some endpoints send as 100.0; None where it is none."""
+    whole = type(count) is int or (type(count) is float and count.is_integer())
+    return int(count) if whole else None
 
 
 def _line(text: str) -> str:

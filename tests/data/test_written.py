@@ -19,6 +19,7 @@ from finetune.data import endpoint
 from finetune.data.written import Writing, _queries, write
 from finetune.errors import UserError
 from finetune.records import Pair, Passage
+from finetune.steps.reporting import written
 
 PASSAGES = [
     Passage(f"p{n}", "租房", "押金", f"第{n}条，出租人应当在租期届满后退还押金。") for n in range(6)
@@ -279,6 +280,31 @@ def test_replies_without_usage_are_counted(server, writing):
     server.answers = [(200, {}, bare), (200, {}, completion("押金退多少", (5, 2)))]
     _, told = write(writing(), PASSAGES, 2, seed=0)
     assert (told["tokens in"], told["tokens out"], told["replies without tokens"]) == (5, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "tokens"), [(7, 7), (7.0, 7), (7.5, None), ("7", None), (True, None), (None, None)]
+)
+def test_tokens_are_whole_numbers(count, tokens):
+    usage = {"prompt_tokens": count, "completion_tokens": 1}
+    content = json.dumps({"choices": [{"message": {"content": "钱"}}], "usage": usage})
+    assert endpoint._read(content.encode()).tokens_in == tokens
+
+
+@pytest.mark.parametrize(
+    ("more", "prices", "paid"),
+    [
+        ({}, (1000.0, 2000.0), {"cost in CNY when asked for": 3.0}),
+        ({"replies without tokens": 1}, (1000.0, 2000.0),
+         {"cost in CNY when asked for": "unknown"}),
+        ({}, (1000.0, None), {}),
+    ],
+)  # fmt: skip
+def test_a_cost_that_nobody_counted_is_unknown(tmp_path, more, prices, paid):
+    told = {"tokens in": 1000, "tokens out": 1000, **more}
+    (tmp_path / "summary.json").write_text(json.dumps({"written": told}), "utf-8")
+    of = {"in": prices[0], "out": prices[1], "currency": "CNY"}
+    assert written(tmp_path, of) == told | paid
 
 
 def test_half_a_character_in_a_reply_is_replaced(server, writing):
