@@ -16,6 +16,7 @@ from endpoints import completion, passage
 from finetune.config.compose import compose
 from finetune.config.writing import Writer, cost, problems, read_prompt, settings, wanted
 from finetune.data import endpoint
+from finetune.data.replies import Replies
 from finetune.data.written import Writing, _queries, write
 from finetune.errors import UserError
 from finetune.records import Pair, Passage
@@ -239,6 +240,12 @@ def test_a_run_whose_replies_are_all_known_needs_neither_key_nor_server(server, 
         ("1.5万元押金要得回来吗", "1.5万元押金要得回来吗"),
         ("10:30退房要不要加钱", "10:30退房要不要加钱"),
         ("HTTP接口报500咋办", "HTTP接口报500咋办"),
+        ("1、3月5日交的押金能退吗", "3月5日交的押金能退吗"),
+        ("2）12月的房租没交怎么办", "12月的房租没交怎么办"),
+        ("第2个：房租迟交几天可以吗", "房租迟交几天可以吗"),
+        ("第一个问题：房租迟交几天可以吗", "房租迟交几天可以吗"),
+        ("1、2、3号楼漏水谁来修", "1、2、3号楼漏水谁来修"),
+        ("第3条、第4条有什么区别", "第3条、第4条有什么区别"),
         ("<think>要问\n押金</think>\n房东耍赖怎么办", "房东耍赖怎么办"),
     ],
 )
@@ -246,6 +253,21 @@ def test_numbering_quotes_and_thoughts_go(line, query):
     left_out = Counter()
     reply = endpoint.Reply(line, 1, 1)
     assert _queries(reply, PASSAGES[0], 1, left_out) == [query] and not left_out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["房东跑了咋办", "押金能退吗"]',
+        '```json\n[\n  "房东跑了咋办",\n  "押金能退吗"\n]\n```',
+        '好的：\n{"questions": ["1. 房东跑了咋办", "押金能退吗"]}',
+        '["房东跑了咋办\\n押金能退吗"]',
+        '[\n"房东跑了咋办",\n"押金能退吗",',  # cut off
+    ],
+)
+def test_an_array_of_queries_is_taken_apart(text):
+    found = _queries(endpoint.Reply(text, 1, 1), PASSAGES[0], 2, Counter())
+    assert found == ["房东跑了咋办", "押金能退吗"]
 
 
 @pytest.mark.parametrize(
@@ -259,6 +281,10 @@ def test_numbering_quotes_and_thoughts_go(line, query):
         ("好的，以下是一个问题：", "an introduction"),
         ("押" * 101, "too long"),
         ("请问怎么办？", "says nothing"),
+        ("['房东跑了咋办', '押金能退吗']", "JSON"),
+        ('["房东跑了咋办", "押金能退', "JSON"),
+        ('{"问题": "押金能退吗"}', "JSON"),
+        ('"问题": "押金能退吗",', "JSON"),
         ("请问出租人应当在租期届满后退还押金吗？", "a copy of the passage"),
     ],
 )
@@ -280,6 +306,41 @@ def test_replies_without_usage_are_counted(server, writing):
     server.answers = [(200, {}, bare), (200, {}, completion("押金退多少", (5, 2)))]
     _, told = write(writing(), PASSAGES, 2, seed=0)
     assert (told["tokens in"], told["tokens out"], told["replies without tokens"]) == (5, 2, 1)
+
+
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+def test_the_line_that_a_reply_was_cut_in_is_no_query(server, writing, caplog, finish):
+    server.answers = [(200, {}, completion("押金退多少\n房东要涨我的", finish=finish))]
+    pairs, told = write(writing(queries=2), PASSAGES[:1], 2, seed=0)
+    assert [pair.query for pair in pairs] == ["押金退多少"] and told["left out"] == {}
+    assert "1 replies were cut off; raise writer.options.max_tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "why"),
+    [
+        (None, "stop", "empty reply"),
+        ("```\n```", "stop", "empty reply"),
+        ("<think>先想\n一想", "length", "cut off"),
+        ("房东要涨我的", "length", "cut off"),
+    ],
+)
+def test_a_reply_without_a_line_is_asked_for_again_by_the_next_run(
+    server, writing, text, finish, why
+):
+    server.answers = [(200, {}, completion(text, finish=finish))]
+    pairs, told = write(writing(), PASSAGES[:1], 1, seed=0)
+    assert pairs == [] and told["left out"] == {why: 1}
+    assert (told["replies"], told["refused"], told["tokens in"]) == (1, 0, 100)
+    assert len(write(writing(), PASSAGES[:1], 1, seed=0)[0]) == 1 and len(server.seen) == 2
+
+
+def test_an_empty_reply_that_was_kept_once_is_asked_for_again(server, writing, monkeypatch):
+    monkeypatch.setattr("finetune.data.written.digest", lambda _: "it")
+    replies = Replies(writing().replies)
+    replies.put("it", endpoint.Reply("", 1, 1))
+    replies.close()
+    assert len(write(writing(), PASSAGES[:1], 1, seed=0)[0]) == 1 and len(server.seen) == 1
 
 
 @pytest.mark.parametrize(
