@@ -31,7 +31,7 @@ from finetune.records import Pair, Passage
 log = logging.getLogger(__name__)
 
 SOURCE = "generated-written"
-_REFUSALS = 10  # without a single reply: the request is at fault, not the texts
+_REFUSALS = 10  # without a single reply: the others will be refused too
 _LONGEST = 100  # characters; what is longer explains something
 _COPIED = 8  # characters in a row that a question may share with its passage, and not consist of
 _THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
@@ -154,8 +154,9 @@ def _ask(
                 progress(1)
                 if len(refused) == min(_REFUSALS, len(bodies)) and not (answered or found):
                     raise UserError(
-                        f"writer.url={writer.url}: {refused[0]}, and so to every text; correct "
-                        "writer.options or writer.model"
+                        f"writer.url={writer.url}: {refused[0]}; {len(refused)} texts asked about, "
+                        "and no reply: correct the option or model that the endpoint names, "
+                        "or, where it refuses what the texts say, take other documents"
                     )
     finally:
         stop.set()

@@ -150,13 +150,26 @@ def test_what_no_patience_mends_is_told_at_once(server, writing, status, phrase)
     assert phrase in str(caught.value) and len(server.seen) == 1
 
 
-def test_a_refused_text_is_left_out_and_refusals_alone_are_told(server, writing):
+def test_a_refused_text_is_left_out(server, writing):
     server.answers = [(200, {}, completion("房东不退钱咋办")), (400, {}, b"inappropriate")]
     pairs, told = write(writing(), PASSAGES, 3, seed=0)
     assert len(pairs) == 2 and (told["replies"], told["refused"]) == (2, 1)
-    server.answers = [(400, {}, b"no such option")] * 3
-    with pytest.raises(UserError, match="answers 400 no such option, and so to every text"):
-        write(writing(model="other"), PASSAGES, 3, seed=0)
+
+
+@pytest.mark.parametrize(("count", "asked"), [(2, 2), (30, 10)])
+@pytest.mark.parametrize("words", ["no such option", "content filter"])
+def test_refusals_alone_end_a_run_in_the_endpoints_words(server, writing, count, asked, words):
+    server.answers = [(400, {}, words.encode())] * 30
+    texts = [Passage(str(n), "", "", f"第{n}条") for n in range(count)]
+    expected = f"answers 400 {words}; {asked} texts asked about, and no reply: correct the option"
+    with pytest.raises(UserError, match=expected):
+        write(writing(), texts, count, seed=0)
+
+
+def test_a_few_refusals_before_the_first_reply_end_no_run(server, writing):
+    server.answers = [(400, {}, b"content filter")] * 5
+    pairs, told = write(writing(), PASSAGES, 6, seed=0)
+    assert len(pairs) == 1 and (told["replies"], told["refused"]) == (1, 5)
 
 
 def test_what_came_before_a_failure_is_not_asked_for_again(server, writing):
