@@ -34,7 +34,8 @@ SOURCE = "generated-written"
 _REFUSALS = 10  # without a single reply: the others will be refused too
 _LONGEST = 100  # characters; what is longer explains something
 _COPIED = 8  # characters in a row that a question may share with its passage, and not consist of
-_THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+# Some servers leave out where a thought begins.
+_THOUGHT = re.compile(r"\A.*</think>|<think>.*\Z", re.DOTALL)
 # 1、3月5日 has a number, 1.5万元, 10:30 and 1、2、3号楼 have none.
 _NUMBER = re.compile(
     r"^(?:[-*•·#>]+\s*|[(（]?(?:\d{1,2}|[一二三四五六七八九十])(?:[)）、](?!\d+、)|[.．:：](?!\d))\s*|"

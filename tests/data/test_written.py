@@ -260,6 +260,7 @@ def test_a_run_whose_replies_are_all_known_needs_neither_key_nor_server(server, 
         ("1、2、3号楼漏水谁来修", "1、2、3号楼漏水谁来修"),
         ("第3条、第4条有什么区别", "第3条、第4条有什么区别"),
         ("<think>要问\n押金</think>\n房东耍赖怎么办", "房东耍赖怎么办"),
+        ("先想想\n押金怎么问</think>\n房东耍赖怎么办", "房东耍赖怎么办"),
     ],
 )
 def test_numbering_quotes_and_thoughts_go(line, query):
