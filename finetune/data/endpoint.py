@@ -179,7 +179,8 @@ def _read(content: bytes) -> Reply:
         raise _Busy(f"the reply is no chat completion: {beginning or 'nothing'}") from error
     if cut:
         sound = sound.rpartition("\n")[0]
-    return Reply(sound, *(_whole(each) for each in counts), cut)
+    tokens_in, tokens_out = map(_whole, counts)
+    return Reply(sound, tokens_in, tokens_out, cut)
 
 
 def _whole(count: Any) -> int | None:
