@@ -41,7 +41,8 @@ def passage(body):
     return body["messages"][0]["content"].split("第")[-1][0]
 
 
-def completion(text, tokens=(100, 10)):
+def completion(text, tokens=(100, 10), finish="stop"):
     usage = dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))
-    choices = [{"index": 0, "message": {"role": "assistant", "content": text}}]
+    message = {"role": "assistant", "content": text}
+    choices = [{"index": 0, "finish_reason": finish, "message": message}]
     return json.dumps({"choices": choices, "usage": usage}).encode()

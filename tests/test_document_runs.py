@@ -79,10 +79,10 @@ def test_a_model_writes_queries_and_the_report_says_what_they_cost(
     )  # fmt: skip
     told = report["data"]["written"]
     assert (told["replies"], told["tokens in"], told["tokens out"]) == (12, 1200, 120)
-    assert told["cost in CNY"] == pytest.approx((1200 * 1000 + 120 * 2000) / 1e6)
+    assert told["cost in CNY when asked for"] == pytest.approx((1200 * 1000 + 120 * 2000) / 1e6)
     assert set(report["data"]["sources"]) == {"generated-written"}
     assert f"at most 12 requests to {endpoint_stand_in.url} of" in caplog.text
-    assert "cost in CNY" in (work / "written/report.html").read_text("utf-8")
+    assert "cost in CNY when asked for" in (work / "written/report.html").read_text("utf-8")
     files = [path for path in work.rglob("*") if path.is_file()]
     assert all(b"sk-secret-of-the-test" not in path.read_bytes() for path in files)
     assert "sk-secret-of-the-test" not in caplog.text

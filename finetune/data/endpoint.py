@@ -25,6 +25,7 @@ _LONGEST_PAUSE = 120.0  # also where the endpoint asks for a longer one
 _SHOWN = 200  # characters of what an endpoint says
 _PATH = "/chat/completions"
 _REFUSED = (400, 413, 422)  # this text: too long, or not to the provider's liking
+_CUT = ("length", "content_filter")  # why a reply ends in the middle
 _BUSY = (408, 409, 425, 429)
 _FIXES = {
     401: "writer.key_env names the environment variable that holds the key",
@@ -36,11 +37,15 @@ _FIXES = {
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model wrote, and the tokens that were counted (None where none were)."""
+    """What the model wrote, and the tokens that were counted (None where none were).
+
+    Where it was ``cut`` off, the line that it broke off in is not part of the text.
+    """
 
     text: str
     tokens_in: int | None
     tokens_out: int | None
+    cut: bool = False
 
 
 class Refused(Exception):
@@ -162,7 +167,9 @@ def _read(content: bytes) -> Reply:
     """Read a chat completion; a model that says nothing gives an empty text."""
     try:
         answer = json.loads(content)
-        text = answer["choices"][0]["message"]["content"] or ""
+        choice = answer["choices"][0]
+        text = choice["message"]["content"] or ""
+        cut = choice.get("finish_reason") in _CUT
         usage = answer.get("usage") or {}
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         # A lone surrogate, which JSON can hold, can be neither stored nor encoded.
@@ -170,8 +177,16 @@ def _read(content: bytes) -> Reply:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         beginning = _line(content.decode("utf-8", "replace"))
         raise _Busy(f"the reply is no chat completion: {beginning or 'nothing'}") from error
-    tokens_in, tokens_out = (each if type(each) is int else None for each in counts)
-    return Reply(sound, tokens_in, tokens_out)
+    if cut:
+        sound = sound.rpartition("\n")[0]
+    tokens_in, tokens_out = map(_whole, counts)
+    return Reply(sound, tokens_in, tokens_out, cut)
+
+
+def _whole(count: Any) -> int | None:
+    """A count of tokens, which some endpoints send as 100.0; None where it is none."""
+    whole = type(count) is int or (type(count) is float and count.is_integer())
+    return int(count) if whole else None
 
 
 def _line(text: str) -> str:

@@ -1,9 +1,10 @@
 """Pairs whose queries a language model writes: passages are asked about, replies read and judged.
 
 What comes back is not trusted: numbering and quotes go, and a line that is no Chinese query of its
-own is left out and counted.
+own is left out and counted. A reply without a line is not kept: another run asks again.
 """
 
+import json
 import logging
 import math
 import random
@@ -30,15 +31,21 @@ from finetune.records import Pair, Passage
 log = logging.getLogger(__name__)
 
 SOURCE = "generated-written"
-_REFUSALS = 10  # without a single reply: the request is at fault, not the texts
+_REFUSALS = 10  # without a single reply: the others will be refused too
 _LONGEST = 100  # characters; what is longer explains something
 _COPIED = 8  # characters in a row that a question may share with its passage, and not consist of
-_THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+# Some servers leave out where a thought begins.
+_THOUGHT = re.compile(r"\A.*</think>|<think>.*\Z", re.DOTALL)
+# 1、3月5日 has a number, 1.5万元, 10:30 and 1、2、3号楼 have none.
 _NUMBER = re.compile(
-    r"^(?:[-*•·#>]+\s*|[(（]?(?:\d{1,2}|[一二三四五六七八九十])[)）.．、:：](?!\d)\s*|"
+    r"^(?:[-*•·#>]+\s*|[(（]?(?:\d{1,2}|[一二三四五六七八九十])(?:[)）、](?!\d+、)|[.．:：](?!\d))\s*|"
+    r"第\s*(?:\d{1,2}|[一二三四五六七八九十])\s*(?:个|问|题)?(?:问题)?\s*[:：]\s*|"
     r"(?:问题|提问|问|[Qq])\s*\d*\s*[:：.]\s*)+"
 )
-_QUOTES = "\"'“”‘’「」『』*` \t"
+_ARRAY = re.compile(r"\[\s*\".*\"\s*\]", re.DOTALL)
+# A line of what is JSON, but no array of queries.
+_JSON = re.compile(r"^[\[{]\s*[\"'“]|[\"']\s*:\s*[\"'\[{]")
+_QUOTES = "\"'“”‘’「」『』*`, \t"  # and what stands between strings
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ def _replies(writing: Writing, bodies: Mapping[str, Mapping[str, Any]]) -> dict[
     replies = Replies(writing.replies)
     try:
         known = {key: replies.get(key) for key in bodies}
-        found = {key: reply for key, reply in known.items() if reply is not None}
+        found = {key: reply for key, reply in known.items() if reply and _lines(reply.text)}
         missing = {key: body for key, body in bodies.items() if key not in found}
         log.info("%s replies known, %s to ask for: %s", f"{len(found):,}", f"{len(missing):,}",
                  writing.writer.url)  # fmt: skip
@@ -130,7 +137,8 @@ def _ask(
 
     def one(key: str) -> Reply:
         reply = endpoint.ask(bodies[key], stop)
-        replies.put(key, reply)
+        if _lines(reply.text):
+            replies.put(key, reply)
         return reply
 
     found: dict[str, Reply] = {}
@@ -147,12 +155,16 @@ def _ask(
                 progress(1)
                 if len(refused) == min(_REFUSALS, len(bodies)) and not (answered or found):
                     raise UserError(
-                        f"writer.url={writer.url}: {refused[0]}, and so to every text; correct "
-                        "writer.options or writer.model"
+                        f"writer.url={writer.url}: {refused[0]}; {len(refused)} texts asked about, "
+                        "and no reply: correct the option or model that the endpoint names, "
+                        "or, where it refuses what the texts say, take other documents"
                     )
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+    if cut := sum(reply.cut for reply in found.values()):
+        log.warning("writer: %s replies were cut off; raise writer.options.max_tokens, or tell a "
+                    "model that thinks not to", f"{cut:,}")  # fmt: skip
     if refused:
         log.warning("writer: %s texts refused: %s", f"{len(refused):,}", refused[0])
     return found
@@ -164,7 +176,8 @@ def _queries(reply: Reply | None, passage: Passage, most: int, left_out: Counter
         return []
     found: dict[str, str] = {}
     lines = _lines(reply.text)
-    left_out.update(["empty reply"] if not lines else [])
+    if not lines:
+        left_out["cut off" if reply.cut else "empty reply"] += 1
     for line in lines:
         wrong = "twice" if comparable(line) in found else _wrong(line, passage)
         if wrong is None and len(found) == most:
@@ -177,15 +190,26 @@ def _queries(reply: Reply | None, passage: Passage, most: int, left_out: Counter
 
 
 def _lines(text: str) -> list[str]:
-    """The lines of a reply without thoughts, numbering and quotes."""
+    """The lines of a reply, or strings of its JSON array, without thoughts, numbering, quotes."""
     lines = []
-    for line in _THOUGHT.sub("", text).splitlines():
+    for line in _split(_THOUGHT.sub("", text)):
         bare = _NUMBER.sub("", line.strip(_QUOTES)).strip(_QUOTES)
         try:
             lines.append(clean.text("reply", bare, Counter()))
         except BadRow:  # nothing that can be seen
             continue
     return lines
+
+
+def _split(text: str) -> list[str]:
+    """The strings of a JSON array of them, which some models write unasked; else the lines."""
+    found = _ARRAY.search(text)
+    try:
+        strings = json.loads(found[0]) if found else []
+    except (ValueError, RecursionError):
+        strings = []
+    lines = [line for each in strings if isinstance(each, str) for line in each.splitlines()]
+    return lines or text.splitlines()
 
 
 def _wrong(line: str, passage: Passage) -> str | None:
@@ -195,6 +219,8 @@ def _wrong(line: str, passage: Passage) -> str | None:
         return "not Chinese"
     if counts.of(Kind.kana, Kind.hangul)[0]:
         return "not Chinese"
+    if _JSON.search(line):
+        return "JSON"
     if line.endswith(("：", ":")):
         return "an introduction"
     if len(line) > _LONGEST:

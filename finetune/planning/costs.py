@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,22 @@ from numpy.typing import NDArray
 
 from finetune.config import writing
 from finetune.config.ranges import GENERATORS
+from finetune.data.documents import read_documents
+from finetune.errors import UserError
 from finetune.machine import estimate, hardware, processes, rates
 from finetune.machine.estimate import Training
 from finetune.machine.geometry import Geometry, forward_flops, training_passes
 from finetune.planning.facts import Facts
+from finetune.records import Passage
 from finetune.stage import Step
 
 _PADDED = 1.1  # tokens of a length-bucketed batch with its padding, over those without
 # Tokens that a language model counts for a Chinese character: DeepSeek's documentation says 0.6,
 # that of Qwen 1.5 to 1.8 characters a token.
 _PER_CHARACTER = 0.65
-_PASSAGE, _QUERY = 300, 30  # characters, about, of documents that nobody has read yet and a query
+_PASSAGE, _QUERY = 300, 30  # characters, about, of a passage that nobody has read and of a query
+_CHEAP = 16 * 1024**2  # bytes of documents, which take three seconds to read
+_MOST_TOKENS = ("max_tokens", "max_completion_tokens")  # of a reply, as endpoints call it
 _CHECKPOINTS = 3  # on disk at once: the best, the last, and the one being written
 
 
@@ -46,31 +52,60 @@ class Cost:
 
 
 def generate(step: Step, facts: Facts) -> Cost:
-    """Forecast what written queries cost at most; rules take no time to speak of."""
+    """Forecast what written queries cost, each asked for once; rules take no time to speak of."""
     writer = step.settings.get("writer")
     if writer is None:
         return Cost(0.0, None, 0)
-    endpoint, requests = step.outside["endpoint"], _requests(step, facts)
+    endpoint, (passages, length) = step.outside["endpoint"], _passages(step, facts)
+    requests = _requests(step, passages)
     if requests is None:
         return Cost()
-    passages = [] if step.files or facts.data is None else facts.data.passages.sample
-    length = np.mean([len(text) for (text,) in passages]) if passages else _PASSAGE
-    tokens_in = requests * _PER_CHARACTER * (len(writer["prompt"]) + float(length))
-    tokens_out = requests * _PER_CHARACTER * writer["queries"] * _QUERY
-    total = float(f"{tokens_in + tokens_out:.2g}")
-    asks = f"at most {requests:,} requests to {endpoint.url} of {total:,.0f} tokens"
+    tokens_in = requests * _PER_CHARACTER * (len(writer["prompt"]) + length)
+    limits = [writer["options"].get(name) for name in _MOST_TOKENS]
+    most = next((each for each in limits if type(each) is int), None)
+    tokens_out = requests * (most or _PER_CHARACTER * writer["queries"] * _QUERY)
+    told = f"at most {tokens_out:,}" if most else f"about {_rounded(tokens_out)}"
+    asks = (f"at most {requests:,} requests to {endpoint.url} of about {_rounded(tokens_in)} tokens"
+            f" and {told} in reply")  # fmt: skip
     price = writing.cost(tokens_in, tokens_out, (endpoint.price_in, endpoint.price_out))
     if not math.isnan(price):
-        asks += f", {price:,.2f} {step.outside['currency']}"
+        asks += f", up to about {price:,.2f} {step.outside['currency']} without repetitions"
     return Cost(None, None, 0, asks=asks)  # how fast the endpoint is, nobody knows
 
 
-def _requests(step: Step, facts: Facts) -> int | None:
-    """Passages that are asked about at most; None where documents were not counted yet."""
+def _rounded(tokens: float) -> str:
+    return f"{float(f'{tokens:.2g}'):,.0f}"
+
+
+def _passages(step: Step, facts: Facts) -> tuple[int | None, float]:
+    """Passages that there are at most (None where nobody knows), and characters of one, about."""
+    if step.files:
+        found = _documents(step.files["documents"])
+        texts = [each.title + each.heading + each.indexed for each in found]
+        count = len(texts)
+    elif facts.data is None:
+        return None, _PASSAGE
+    else:  # the corpus, and positives that are not in it
+        texts = [text for (text,) in facts.data.passages.sample]
+        count = facts.data.passages.count + facts.data.rows.count
+    return (count, float(np.mean([len(each) for each in texts]))) if texts else (None, _PASSAGE)
+
+
+def _documents(source: Path) -> list[Passage]:
+    """The passages of documents; none where they are large, or cannot be read."""
+    files = source.rglob("*") if source.is_dir() else [source]
+    try:
+        if sum(each.stat().st_size for each in files if each.is_file()) > _CHEAP:
+            return []
+        return read_documents(source)
+    except (OSError, UserError):  # the step says so
+        return []
+
+
+def _requests(step: Step, passages: int | None) -> int | None:
+    """Passages that are asked about at most; None where nothing is known that limits them."""
     writer, made = step.settings["writer"], step.settings["generate"]
-    limits = [writer["limit"]]
-    if facts.data is not None and not step.files:
-        limits.append(facts.data.passages.count)
+    limits = [writer["limit"], passages]
     pairs = [each for each in (made.pairs, step.settings["limit"]) if each is not None]
     if pairs:
         others = sum(getattr(made, name) for name in GENERATORS)

@@ -158,10 +158,17 @@ def _published(summary: Mapping[str, Any]) -> "PublicSet | None":
 
 
 def written(folder: Path, prices: Mapping[str, Any]) -> dict[str, Any]:
-    """What came of the queries that a model wrote, and what they cost by the tokens counted."""
+    """What came of the queries that a model wrote, and what they cost by the tokens counted.
+
+    Each reply counts once, in whichever run it was asked for.
+    """
     told: dict[str, Any] = read_json(folder / "summary.json")["written"]
     paid = cost(told["tokens in"], told["tokens out"], (prices["in"], prices["out"]))
-    return told if math.isnan(paid) else {**told, f"cost in {prices['currency']}": round(paid, 4)}
+    if math.isnan(paid):
+        return told
+    known = "replies without tokens" not in told
+    name = f"cost in {prices['currency']} when asked for"
+    return {**told, name: round(paid, 4) if known else "unknown"}
 
 
 def mixed_in(inputs: Inputs) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from endpoints import completion, passage
 from finetune.config.compose import compose
 from finetune.config.writing import Writer, cost, problems, read_prompt, settings, wanted
 from finetune.data import endpoint
+from finetune.data.replies import Replies
 from finetune.data.written import Writing, _queries, write
 from finetune.errors import UserError
 from finetune.records import Pair, Passage
+from finetune.steps.reporting import written
 
 PASSAGES = [
     Passage(f"p{n}", "租房", "押金", f"第{n}条，出租人应当在租期届满后退还押金。") for n in range(6)
@@ -148,13 +150,26 @@ def test_what_no_patience_mends_is_told_at_once(server, writing, status, phrase)
     assert phrase in str(caught.value) and len(server.seen) == 1
 
 
-def test_a_refused_text_is_left_out_and_refusals_alone_are_told(server, writing):
+def test_a_refused_text_is_left_out(server, writing):
     server.answers = [(200, {}, completion("房东不退钱咋办")), (400, {}, b"inappropriate")]
     pairs, told = write(writing(), PASSAGES, 3, seed=0)
     assert len(pairs) == 2 and (told["replies"], told["refused"]) == (2, 1)
-    server.answers = [(400, {}, b"no such option")] * 3
-    with pytest.raises(UserError, match="answers 400 no such option, and so to every text"):
-        write(writing(model="other"), PASSAGES, 3, seed=0)
+
+
+@pytest.mark.parametrize(("count", "asked"), [(2, 2), (30, 10)])
+@pytest.mark.parametrize("words", ["no such option", "content filter"])
+def test_refusals_alone_end_a_run_in_the_endpoints_words(server, writing, count, asked, words):
+    server.answers = [(400, {}, words.encode())] * 30
+    texts = [Passage(str(n), "", "", f"第{n}条") for n in range(count)]
+    expected = f"answers 400 {words}; {asked} texts asked about, and no reply: correct the option"
+    with pytest.raises(UserError, match=expected):
+        write(writing(), texts, count, seed=0)
+
+
+def test_a_few_refusals_before_the_first_reply_end_no_run(server, writing):
+    server.answers = [(400, {}, b"content filter")] * 5
+    pairs, told = write(writing(), PASSAGES, 6, seed=0)
+    assert len(pairs) == 1 and (told["replies"], told["refused"]) == (1, 5)
 
 
 def test_what_came_before_a_failure_is_not_asked_for_again(server, writing):
@@ -238,13 +253,35 @@ def test_a_run_whose_replies_are_all_known_needs_neither_key_nor_server(server, 
         ("1.5万元押金要得回来吗", "1.5万元押金要得回来吗"),
         ("10:30退房要不要加钱", "10:30退房要不要加钱"),
         ("HTTP接口报500咋办", "HTTP接口报500咋办"),
+        ("1、3月5日交的押金能退吗", "3月5日交的押金能退吗"),
+        ("2）12月的房租没交怎么办", "12月的房租没交怎么办"),
+        ("第2个：房租迟交几天可以吗", "房租迟交几天可以吗"),
+        ("第一个问题：房租迟交几天可以吗", "房租迟交几天可以吗"),
+        ("1、2、3号楼漏水谁来修", "1、2、3号楼漏水谁来修"),
+        ("第3条、第4条有什么区别", "第3条、第4条有什么区别"),
         ("<think>要问\n押金</think>\n房东耍赖怎么办", "房东耍赖怎么办"),
+        ("先想想\n押金怎么问</think>\n房东耍赖怎么办", "房东耍赖怎么办"),
     ],
 )
 def test_numbering_quotes_and_thoughts_go(line, query):
     left_out = Counter()
     reply = endpoint.Reply(line, 1, 1)
     assert _queries(reply, PASSAGES[0], 1, left_out) == [query] and not left_out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["房东跑了咋办", "押金能退吗"]',
+        '```json\n[\n  "房东跑了咋办",\n  "押金能退吗"\n]\n```',
+        '好的：\n{"questions": ["1. 房东跑了咋办", "押金能退吗"]}',
+        '["房东跑了咋办\\n押金能退吗"]',
+        '[\n"房东跑了咋办",\n"押金能退吗",',  # cut off
+    ],
+)
+def test_an_array_of_queries_is_taken_apart(text):
+    found = _queries(endpoint.Reply(text, 1, 1), PASSAGES[0], 2, Counter())
+    assert found == ["房东跑了咋办", "押金能退吗"]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +295,10 @@ def test_numbering_quotes_and_thoughts_go(line, query):
         ("好的，以下是一个问题：", "an introduction"),
         ("押" * 101, "too long"),
         ("请问怎么办？", "says nothing"),
+        ("['房东跑了咋办', '押金能退吗']", "JSON"),
+        ('["房东跑了咋办", "押金能退', "JSON"),
+        ('{"问题": "押金能退吗"}', "JSON"),
+        ('"问题": "押金能退吗",', "JSON"),
         ("请问出租人应当在租期届满后退还押金吗？", "a copy of the passage"),
     ],
 )
@@ -279,6 +320,66 @@ def test_replies_without_usage_are_counted(server, writing):
     server.answers = [(200, {}, bare), (200, {}, completion("押金退多少", (5, 2)))]
     _, told = write(writing(), PASSAGES, 2, seed=0)
     assert (told["tokens in"], told["tokens out"], told["replies without tokens"]) == (5, 2, 1)
+
+
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+def test_the_line_that_a_reply_was_cut_in_is_no_query(server, writing, caplog, finish):
+    server.answers = [(200, {}, completion("押金退多少\n房东要涨我的", finish=finish))]
+    pairs, told = write(writing(queries=2), PASSAGES[:1], 2, seed=0)
+    assert [pair.query for pair in pairs] == ["押金退多少"] and told["left out"] == {}
+    assert "1 replies were cut off; raise writer.options.max_tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "why"),
+    [
+        (None, "stop", "empty reply"),
+        ("```\n```", "stop", "empty reply"),
+        ("<think>先想\n一想", "length", "cut off"),
+        ("房东要涨我的", "length", "cut off"),
+    ],
+)
+def test_a_reply_without_a_line_is_asked_for_again_by_the_next_run(
+    server, writing, text, finish, why
+):
+    server.answers = [(200, {}, completion(text, finish=finish))]
+    pairs, told = write(writing(), PASSAGES[:1], 1, seed=0)
+    assert pairs == [] and told["left out"] == {why: 1}
+    assert (told["replies"], told["refused"], told["tokens in"]) == (1, 0, 100)
+    assert len(write(writing(), PASSAGES[:1], 1, seed=0)[0]) == 1 and len(server.seen) == 2
+
+
+def test_an_empty_reply_that_was_kept_once_is_asked_for_again(server, writing, monkeypatch):
+    monkeypatch.setattr("finetune.data.written.digest", lambda _: "it")
+    replies = Replies(writing().replies)
+    replies.put("it", endpoint.Reply("", 1, 1))
+    replies.close()
+    assert len(write(writing(), PASSAGES[:1], 1, seed=0)[0]) == 1 and len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "tokens"), [(7, 7), (7.0, 7), (7.5, None), ("7", None), (True, None), (None, None)]
+)
+def test_tokens_are_whole_numbers(count, tokens):
+    usage = {"prompt_tokens": count, "completion_tokens": 1}
+    content = json.dumps({"choices": [{"message": {"content": "钱"}}], "usage": usage})
+    assert endpoint._read(content.encode()).tokens_in == tokens
+
+
+@pytest.mark.parametrize(
+    ("more", "prices", "paid"),
+    [
+        ({}, (1000.0, 2000.0), {"cost in CNY when asked for": 3.0}),
+        ({"replies without tokens": 1}, (1000.0, 2000.0),
+         {"cost in CNY when asked for": "unknown"}),
+        ({}, (1000.0, None), {}),
+    ],
+)  # fmt: skip
+def test_a_cost_that_nobody_counted_is_unknown(tmp_path, more, prices, paid):
+    told = {"tokens in": 1000, "tokens out": 1000, **more}
+    (tmp_path / "summary.json").write_text(json.dumps({"written": told}), "utf-8")
+    of = {"in": prices[0], "out": prices[1], "currency": "CNY"}
+    assert written(tmp_path, of) == told | paid
 
 
 def test_half_a_character_in_a_reply_is_replaced(server, writing):

@@ -414,24 +414,52 @@ def test_the_corpus_is_encoded_once_for_all_pairs_and_anew_with_each_rounds_mode
     assert second.seconds - first.seconds == pytest.approx(corpus.seconds - 2)
 
 
-def test_what_written_queries_cost_at_most(planned):
-    line = ["generate=documents", "generate.pairs=60", "writer.url=http://a/v1", "writer.model=m",
-            "writer.prompt='{passage}'"]  # fmt: skip
+WRITER = ["generate=documents", "writer.url=http://a/v1", "writer.model=m",
+          "writer.prompt='{passage}'", "evaluate.currency=CNY"]  # fmt: skip
+UNLIMITED = "~writer.options.max_tokens=500"
+PRICES = ["writer.price_in=1e5", "writer.price_out=2e5"]
 
-    def asks(*more):
-        return predicted(planned(*line, *more, recipe="full"), "generate").asks
 
-    # A sixth of the pairs; passages in prompts of 9 characters, queries of 30.
+def asked(planned, *more):
+    return predicted(planned(*WRITER, *more, recipe="full"), "generate").asks
+
+
+def test_what_written_queries_cost(planned):
+    line = ["generate.pairs=60"]
+    # A sixth of the pairs; passages in prompts of 9 characters, replies of 500 tokens at most.
     length = sum(len(row[0]) for row in Facts(planned()).data.passages.sample) / 40
-    tokens = 0.65 * 10 * (9 + length), 0.65 * 10 * 30
-    total = float(f"{sum(tokens):.2g}")
-    assert asks() == f"at most 10 requests to http://a/v1 of {total:,.0f} tokens"
-    paid = (1e5 * tokens[0] + 2e5 * tokens[1]) / 1e6
-    priced = asks("writer.price_in=1e5", "writer.price_out=2e5", "evaluate.currency=CNY")
-    assert priced.endswith(f" tokens, {paid:,.2f} CNY")
-    assert "at most 5 requests" in asks("writer.queries=2")
-    assert "at most 3 requests" in asks("writer.limit=3")
-    assert "at most 40 requests" in asks("generate.pairs=6000")  # the passages that there are
-    cost = predicted(planned(*line, recipe="full"), "generate")
+    tokens_in = 0.65 * 10 * (9 + length)
+    words = (f"at most 10 requests to http://a/v1 of about {float(f'{tokens_in:.2g}'):,.0f} tokens "
+             "and at most 5,000 in reply")  # fmt: skip
+    assert asked(planned, *line) == words
+    paid = (1e5 * tokens_in + 2e5 * 5000) / 1e6
+    assert asked(planned, *line, *PRICES) == (
+        f"{words}, up to about {paid:,.2f} CNY without repetitions"
+    )
+    assert "at most 5 requests" in asked(planned, *line, "writer.queries=2")
+    assert "at most 3 requests" in asked(planned, *line, "writer.limit=3")
+    cost = predicted(planned(*WRITER, *line, recipe="full"), "generate")
     assert cost.seconds is None and cost.memory is None
     assert predicted(planned("generate=documents", recipe="full"), "generate").asks == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["writer.options.max_tokens=700"], "at most 7,000 in reply"),
+        ([UNLIMITED, "+writer.options.max_completion_tokens=50"], "at most 500 in reply"),
+        ([UNLIMITED], "about 200 in reply"),  # of 30 characters
+    ],
+)
+def test_replies_are_as_long_as_the_option_allows(planned, options, words):
+    assert words in asked(planned, "generate.pairs=60", *options)
+
+
+def test_at_most_the_passages_that_there_are_are_asked_about(planned, tmp_path):
+    data = Facts(planned()).data  # positives may be in no corpus
+    count = data.passages.count + data.rows.count
+    assert f"at most {count} requests" in asked(planned, "generate.pairs=6000")
+    (tmp_path / "texts.txt").write_text("\n".join(["租" * 6000, "押" * 2000]), "utf-8")
+    words = asked(planned, f"domain.documents={tmp_path}/texts.txt", *PRICES)
+    tokens_in = round(0.65 * (2 * 9 + 8000), -2)
+    assert f"at most 2 requests to http://a/v1 of about {tokens_in:,.0f} tokens" in words
