@@ -29,22 +29,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from finetune.data.clean import comparable
 from finetune.data.cutting import cutter
+from finetune.inference.script import is_traditional
 from finetune.records import Pair, Passage
 
 Made = Iterator[tuple[str, str]]
 
 _SHORTEST = 8  # characters of a sentence that says something by itself
-_ASKS = ("？", "?", "吗", "么")
+_ASKS = ("？", "?", "吗", "嗎", "么", "麼")
 _SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;]?")
-# Where a phrase ends: punctuation, words that join or point, numbers of articles.
+# Where a phrase ends, in either script: punctuation, words that join or point, numbers of articles.
 _BETWEEN = re.compile(
-    r"[^\w]|可以|应当|不得|或者|以及|及其|按照|依照|依法|根据|规定|下列|情形之一|有关"
-    r"|[的了在是和与或及对为被把将]|第?[一二三四五六七八九十百]+[条款项]"
+    r"[^\w]|可以|[应應][当當]|不得|或者|以及|及其|按照|依照|依法|根[据據]|[规規]定|下列|情形之一"
+    r"|有[关關]|[的了在是和与與或及对對为為爲被把将將]|第?[一二三四五六七八九十百]+[条條款项項]"
 )
 _PHRASE = range(2, 9)  # characters
 _PHRASES = 3  # of one query
 _WORDS = 5  # of one query, at most
 _ENDINGS = ("", "", "怎么办？", "怎么规定的？", "有什么规定？", "怎么处理？")
+_TRADITIONAL_ENDINGS = ("", "", "怎麼辦？", "怎麼規定的？", "有什麼規定？", "怎麼處理？")
 
 
 def synthesize(
@@ -136,7 +138,8 @@ def _phrases(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], 
         best = sorted(phrases, key=lambda each: (-rarity(each), each))[: 2 * _PHRASES]
         if len(best) >= 2:
             chosen = draw.sample(best, min(len(best), draw.randint(2, _PHRASES)))
-            yield "，".join(chosen) + draw.choice(_ENDINGS), passage.indexed
+            endings = _TRADITIONAL_ENDINGS if is_traditional(passage.text) else _ENDINGS
+            yield "，".join(chosen) + draw.choice(endings), passage.indexed
 
     return make
 

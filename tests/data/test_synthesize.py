@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from finetune.config import ranges
 from finetune.data.clean import comparable
 from finetune.data.synthesize import GENERATORS, sentences, synthesize
+from finetune.inference.script import converter
 from finetune.records import Passage
 
 LAW = Passage(
@@ -44,6 +46,12 @@ def test_a_question_asks_for_the_sentences_after_it():
     }
 
 
+@pytest.mark.parametrize("asked", ["押金退還是什麼", "押金會退嗎", "押金退吗", "押金怎么"])
+def test_a_question_may_be_told_by_its_last_word_in_either_script(asked):
+    text = f"{asked}\n押金應當退還。"
+    assert made("question", Passage("a", "", "", text)) == [(asked, "押金應當退還。")]
+
+
 def test_cloze_takes_the_sentence_out_of_its_passage():
     assert made("cloze", LAW, REST)[0] in [
         ("每日工作不超过八小时", "劳动法 第一条：加班须支付报酬。"),
@@ -72,6 +80,26 @@ def test_phrases_are_the_rarest_of_the_passage():
     phrases = {"熊猫竹子", "高山流水", "江河湖海", "山川草木", "春夏秋冬"}
     used = {each for each in phrases if each in query}
     assert len(used) >= 2 or (used and "国家机关" not in query)
+
+
+@pytest.mark.parametrize("name", ["phrases", "words"])
+def test_of_one_text_in_either_script_the_same_is_asked(name):
+    """Ending and border words are of the passage's own script."""
+    texts = [
+        "承租人应当与出租人对押金为约定，将租金按照规定支付，有关第三条罚则",
+        "根据约定处罚承租人",
+        "出租人可以将押金扣留",
+        "租金与罚则",
+    ]
+    passages = [Passage(str(number), "", "", text) for number, text in enumerate(texts)]
+    convert = converter("s2tw")
+    others = [replace(each, text=convert(each.text)) for each in passages]
+    for seed in range(9):
+        asked, same = (
+            [pair.query for pair in synthesize(each, {name: 1.0}, 99, seed)]
+            for each in (passages, others)
+        )
+        assert asked and same == [convert(query) for query in asked]
 
 
 def words_of(*passages, seed=0):
