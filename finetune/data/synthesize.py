@@ -8,7 +8,7 @@ generator    query                                           positive
 ===========  ==============================================  =========================
 title        the document's title                            its first passage
 heading      title and heading                               a passage under it
-question     a sentence that asks                            the sentences after it
+question     a sentence that asks                            the sentences up to the next
 phrases      the passage's rarest phrases, at times asked    the passage
 words        its most telling terms, as in a search box      the passage
 cloze        a sentence of the passage                       the passage without it
@@ -26,6 +26,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from finetune.data.clean import comparable
 from finetune.data.cutting import cutter
@@ -117,8 +118,9 @@ def _question(passages: Sequence[Passage]) -> Callable[[Passage, random.Random],
         lines = sentences(passage.text)
         if passage.heading.endswith(_ASKS):
             yield passage.heading, passage.text
-        for asked, *answer in (lines[i : i + 4] for i in range(len(lines) - 1)):
-            if asked.endswith(_ASKS) and not answer[0].endswith(_ASKS):
+        for asked, *after in (lines[i : i + 4] for i in range(len(lines) - 1)):
+            answer = list(takewhile(lambda line: not line.endswith(_ASKS), after))
+            if asked.endswith(_ASKS) and answer:
                 yield asked, "".join(answer)
 
     return make
