@@ -1,16 +1,17 @@
 """Read documents (Markdown, text, JSON Lines, lines of text) and cut them into passages."""
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from finetune.data import clean
+from finetune.data import clean, markdown
 from finetune.data.clean import BadRow
 from finetune.data.lines import ending, existing, objects, text_lines
+from finetune.data.markdown import HEADING
 from finetune.data.problems import Problems, printable
 from finetune.errors import UserError
+from finetune.inference.script import is_han
 from finetune.records import Passage
 
 log = logging.getLogger(__name__)
@@ -21,14 +22,14 @@ _EXPECTED = (
     "a text a line"
 )
 _LONGEST = 300  # characters of a passage made of several paragraphs
-_HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$")
 
 
 def read_documents(source: Path) -> list[Passage]:
     """Read the passages of a folder (searched in depth, hidden ones not) or of one file.
 
-    A Markdown file is cut at its headings, the first of level 1 being its title; a text file's
-    title is its name. Paragraphs are joined up to 300 characters. A JSON Lines file has a ``text``
+    A Markdown file is cut at its headings; its title is that of its front matter, or the first
+    heading of level 1. A text file's title, and that of a Markdown file without one, is its name,
+    if that is Chinese. Paragraphs are joined up to 300 characters. A JSON Lines file has a ``text``
     a row, and may have ``title`` and ``heading``; a ``.txt`` file that is named itself has a text a
     line. All are cleaned as the texts of pairs are.
 
@@ -74,8 +75,7 @@ def _folder(folder: Path, problems: Problems) -> Iterator[Passage]:
         else:
             lines = [_seen(line) for _, line in text_lines(path, problems)]
             name = printable(str(inside))
-            sections = _sections(_seen(path.stem), lines, markdown=ending(path) != ".txt")
-            for number, (title, heading, text) in enumerate(sections):
+            for number, (title, heading, text) in enumerate(_sections(path, lines)):
                 yield Passage(f"{name}#{number}", title, heading, text)
     if others:
         counts = ", ".join(f"{count:,} {end}" for end, count in others.most_common())
@@ -91,21 +91,22 @@ def _seen(text: str) -> str:
         return ""
 
 
-def _sections(
-    title: str, lines: Sequence[str], *, markdown: bool
-) -> Iterator[tuple[str, str, str]]:
+def _sections(path: Path, lines: list[str]) -> Iterator[tuple[str, str, str]]:
     """Yield title, heading and text of each passage of a file."""
+    marked_up = ending(path) != ".txt"
+    title, lines = markdown.read("\n".join(lines)) if marked_up else ("", lines)
+    named = any(map(is_han, path.stem))  # a README, or 2024-03_final_v2, says nothing to ask with
+    title = _seen(title) or (_seen(path.stem) if named else "")
     heading = ""
     paragraphs = [""]
-    for line in [*lines, "# "]:
-        found = _HEADING.match(line) if markdown else None
-        if found or line == "# ":
+    for line in [*lines, None]:
+        found = HEADING.match(line) if marked_up and line else None
+        if found or line is None:
             yield from ((title, heading, text) for text in _joined(paragraphs))
             paragraphs = [""]
-        if found and line.startswith("# ") and not heading:
-            title = _seen(found[1])
-        elif found:
-            heading = _seen(found[1])
+        if found:
+            heading = _seen(found[2])
+            heading = "" if heading == title else heading
         elif line:
             paragraphs[-1] += line + "\n"
         else:

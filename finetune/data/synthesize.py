@@ -94,12 +94,12 @@ def sentences(text: str) -> list[str]:
 
 
 def _title(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
-    first: dict[str, str] = {}
+    first: dict[tuple[str, str], str] = {}
     for passage in passages:
-        first.setdefault(passage.title, passage.id)
+        first.setdefault(_document(passage), passage.id)
 
     def make(passage: Passage, draw: random.Random) -> Made:
-        if passage.title and first[passage.title] == passage.id:
+        if passage.title and first[_document(passage)] == passage.id:
             yield passage.title, passage.indexed
 
     return make
@@ -199,6 +199,11 @@ def _identity(passages: Sequence[Passage]) -> Callable[[Passage, random.Random],
         yield passage.indexed, passage.indexed
 
     return make
+
+
+def _document(passage: Passage) -> tuple[str, str]:
+    """The file and the title of a passage's document; rows of one title are one document."""
+    return passage.id.rpartition("#")[0], passage.title
 
 
 def _bigrams(text: str) -> list[str]:

@@ -21,6 +21,22 @@ def test_markdown_is_cut_at_its_headings_under_the_title(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "over"),
+    [
+        ("a.md", "前\n\n# 一章\n甲\n\n# 二章\n乙", [("一章", ""), ("一章", ""), ("一章", "二章")]),
+        ("a.md", "---\ntitle: 题\n---\n# 题\n甲\n# 一章\n乙", [("题", ""), ("题", "一章")]),
+        ("题.md", "甲", [("题", "")]),
+        ("README.md", "甲", [("", "")]),
+        ("2024-03-15_final_v2.txt", "甲", [("", "")]),
+        ("a.txt", "---\ntitle: 题\n---\n甲", [("", "")]),
+    ],
+)
+def test_a_document_has_one_title_that_somebody_may_ask_with(tmp_path, name, text, over):
+    (tmp_path / name).write_text(text, "utf-8")
+    assert [(each.title, each.heading) for each in read_documents(tmp_path)] == over
+
+
 def test_texts_of_a_folder_are_cleaned_as_rows_are(tmp_path):
     lines = [
         "\ufeff# 退货\x00说明",

@@ -31,6 +31,15 @@ def test_a_title_asks_for_its_first_passage():
     assert made("title", LAW, REST) == [("劳动法", "劳动法 第一条：" + LAW.text)]
 
 
+def test_documents_of_one_title_each_give_a_pair():
+    names = ["a/说明.md#0", "a/说明.md#1", "b/说明.md#0"]
+    passages = [Passage(name, "说明", "", f"正文{name}") for name in names]
+    assert set(made("title", *passages)) == {
+        ("说明", "正文a/说明.md#0"),
+        ("说明", "正文b/说明.md#0"),
+    }
+
+
 def test_a_heading_asks_for_the_passages_under_it():
     assert set(made("heading", LAW, REST)) == {
         ("劳动法 工作时间", LAW.text),
