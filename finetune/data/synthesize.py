@@ -26,7 +26,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 from finetune.data.clean import comparable
 from finetune.data.cutting import cutter
@@ -186,10 +186,10 @@ def _cloze(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Ma
 
 def _neighbours(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
     def make(passage: Passage, draw: random.Random) -> Made:
-        lines = [line for line in sentences(passage.text) if len(line) >= _SHORTEST]
-        if len(lines) > 1:
-            chosen = draw.randrange(len(lines) - 1)
-            yield lines[chosen], lines[chosen + 1]
+        beside = pairwise(sentences(passage.text))
+        telling = [pair for pair in beside if min(map(len, pair)) >= _SHORTEST]
+        if telling:
+            yield draw.choice(telling)
 
     return make
 

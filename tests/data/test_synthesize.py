@@ -73,6 +73,13 @@ def test_neighbours_follow_each_other():
     assert made("neighbours", LAW, REST) == [("每日工作不超过八小时。", "加班须支付报酬。")]
 
 
+def test_over_a_short_sentence_there_are_no_neighbours():
+    assert made("neighbours", FAQ) == []
+    text = "一件商品可以退一次。运费谁出？运费由商家来承担。退款在三天内退回。"
+    (pair,) = made("neighbours", Passage("a", "", "", text))
+    assert pair == ("运费由商家来承担。", "退款在三天内退回。")
+
+
 def test_identity_is_the_passage_as_the_corpus_holds_it():
     assert made("identity", REST) == [(REST.indexed, REST.indexed)]
 
