@@ -1,6 +1,7 @@
 """Read documents (Markdown, text, JSON Lines, lines of text) and cut them into passages."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,9 @@ _EXPECTED = (
     f"a folder of {', '.join(READABLE)} files, a .jsonl file with a text a row or a .txt file with "
     "a text a line"
 )
-_LONGEST = 300  # characters of a passage made of several paragraphs
+_LONGEST = 300  # characters of a passage made of several paragraphs, or of a part of one
+# A sentence with the quotation mark or bracket that closes it, or what is left of a line.
+_SENTENCE = re.compile(r"[^。！？!?；;\n]*[。！？!?；;]*[”’」』）)]*\n?")
 
 
 def read_documents(source: Path) -> list[Passage]:
@@ -29,9 +32,9 @@ def read_documents(source: Path) -> list[Passage]:
 
     A Markdown file is cut at its headings; its title is that of its front matter, or the first
     heading of level 1. A text file's title, and that of a Markdown file without one, is its name,
-    if that is Chinese. Paragraphs are joined up to 300 characters. A JSON Lines file has a ``text``
-    a row, and may have ``title`` and ``heading``; a ``.txt`` file that is named itself has a text a
-    line. All are cleaned as the texts of pairs are.
+    if that is Chinese. Paragraphs are joined up to 300 characters, and longer ones cut at the ends
+    of sentences. A JSON Lines file has a ``text`` a row, and may have ``title`` and ``heading``; a
+    ``.txt`` file that is named itself has a text a line. All are cleaned as the texts of pairs are.
 
     Raises:
         UserError: With every problem found.
@@ -114,13 +117,14 @@ def _sections(path: Path, lines: list[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _joined(paragraphs: Sequence[str]) -> Iterator[str]:
-    """Join short paragraphs; a long one stays whole."""
+    """Join short paragraphs; cut long ones at the ends of sentences, of which none is cut."""
     text = ""
-    for paragraph in filter(None, paragraphs):
-        if text and len(text) + len(paragraph) > _LONGEST:
-            yield text.strip()
-            text = ""
-        text += paragraph
+    for paragraph in paragraphs:
+        for piece in [paragraph] if len(paragraph) <= _LONGEST else _SENTENCE.findall(paragraph):
+            if text and len(text) + len(piece) > _LONGEST:
+                yield text.strip()
+                text = ""
+            text += piece
     if text:
         yield text.strip()
 

@@ -75,11 +75,21 @@ def test_a_text_file_is_called_by_its_name_and_a_hash_is_no_heading(tmp_path):
     assert passage == Passage("sub/说明.txt#0", "说明", "", "# 不是标题\n第一段。")
 
 
-def test_short_paragraphs_are_joined_and_long_ones_stay_whole(tmp_path):
-    paragraphs = ["短" * 100, "短" * 100, "短" * 150, "长" * 500]
+def test_short_paragraphs_are_joined(tmp_path):
+    paragraphs = ["短" * 100, "短" * 100, "短" * 150]
     (tmp_path / "a.txt").write_text("\n\n".join(paragraphs), "utf-8")
     lengths = [len(each.text.replace("\n", "")) for each in read_documents(tmp_path)]
-    assert lengths == [200, 150, 500]
+    assert lengths == [200, 150]
+
+
+def test_long_paragraphs_are_cut_at_the_ends_of_sentences(tmp_path):
+    sentence = "他问：“" + "问" * 90 + "？”"
+    texts = [sentence * 7, "句" * 400 + "。", "行" * 200 + "\n" + "行" * 200]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text, "utf-8")
+    assert [each.text for each in read_documents(tmp_path)] == [
+        sentence * 3, sentence * 3, sentence, texts[1], "行" * 200, "行" * 200,
+    ]  # fmt: skip
 
 
 def test_json_lines_may_have_titles(tmp_path):
