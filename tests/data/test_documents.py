@@ -120,10 +120,51 @@ def test_half_of_a_character_is_told_by_its_line(tmp_path, field):
         read_documents(file)
 
 
-def test_a_file_that_is_not_utf8_is_told(tmp_path):
-    (tmp_path / "a.txt").write_bytes("退货".encode("gb18030"))
-    with pytest.raises(UserError, match=r"a\.txt:1: byte 0x.* is not UTF-8"):
-        read_documents(tmp_path)
+@pytest.fixture
+def manuals(tmp_path):
+    """A folder with one file that can be read, and three that cannot, of many lines each."""
+    (tmp_path / "a.md").write_text("签收后七天内可以申请退货。", "utf-8")
+    for name in ("b.md", "c.txt"):
+        (tmp_path / name).write_bytes("退货说明\n".encode("gb18030") * 400)
+    (tmp_path / "d.md").write_bytes("退货说明\n".encode("utf-16") * 400)
+    return tmp_path
+
+
+def test_each_file_that_is_not_utf8_is_told_once(manuals):
+    with pytest.raises(UserError) as caught:
+        read_documents(manuals)
+    *told, way_out = caught.value.problems
+    assert [line.split(": ")[0].rpartition("/")[2] for line in told] == [
+        "b.md:1", "c.txt:1", "d.md:1",
+    ]  # fmt: skip
+    assert all("iconv -f GB18030 -t UTF-8" in line for line in told[:2]) and "UTF-16" in told[2]
+    assert "check.bad_rows=drop" in way_out
+    with pytest.raises(UserError) as caught:
+        read_documents(manuals / "c.txt")
+    assert len(caught.value.problems) == 2 and "c.txt:1: " in str(caught.value)
+
+
+def test_files_that_are_not_utf8_are_left_out_and_told(manuals, caplog):
+    dropped = []
+    assert [each.id for each in read_documents(manuals, dropped)] == ["a.md#0"]
+    assert [(row.source.rpartition("/")[2], row.reason) for row in dropped] == [
+        ("b.md", "not UTF-8"), ("c.txt", "not UTF-8"), ("d.md", "not readable"),
+    ]  # fmt: skip
+    assert "left out: 2 not UTF-8, 1 not readable; the first: " in caplog.text
+    (manuals / "a.md").unlink()
+    with pytest.raises(UserError, match=r"no text found(.|\n)*b\.md:1: byte 0x"):
+        read_documents(manuals, [])
+
+
+def test_rows_and_lines_that_cannot_be_used_are_left_out(tmp_path):
+    rows, lines, dropped = tmp_path / "a.jsonl", tmp_path / "a.txt", []
+    rows.write_text('{"text": "好"}\n{"body": "x"}\n{"text": "\\ud83d"}\n{"text": "行"}', "utf-8")
+    lines.write_bytes("好\n".encode() + "退货\n".encode("gb18030") + "行".encode())
+    for file in (rows, lines):
+        assert [each.text for each in read_documents(file, dropped)] == ["好", "行"]
+    assert [(row.line, row.reason) for row in dropped] == [
+        (2, "no text"), (3, "lone surrogate"), (2, "not UTF-8"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["leer", "a.pdf", "fehlt.jsonl"])
