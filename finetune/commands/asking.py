@@ -43,7 +43,7 @@ def draw(folder: Path, out: Path, dev: Path, queries: int | None, seed: int) -> 
         UserError: There is too little to ask about.
     """
     first: dict[str, Passage] = {}  # by text
-    for passage in read_documents(folder):
+    for passage in read_documents(folder, dropped=[]):
         first.setdefault(passage.text, passage)
     passages = list(first.values())
     wanted = _DRAWN if queries is None else queries

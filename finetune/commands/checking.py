@@ -110,8 +110,10 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
     evaluated = domain.source is not Source.files or domain.dev is not None
     everything = (load if evaluated else load_train)(domain, config.check)
     if domain.documents is not None and domain.train is None:
-        pairs = by_rule(config.generate, domain.documents, config.limit, config.seed)
-        everything = replace(everything, pairs=pairs)
+        pairs, unused = by_rule(
+            config.generate, domain.documents, config.check, config.limit, config.seed
+        )
+        everything = replace(everything, pairs=pairs, dropped=unused)
     selected = select_sources(everything, domain.sources)
     near = dropped.with_stem(f"{dropped.stem}-near") if dropped else None
     loaded, found = inspect(selected, config.check, config.model, near)

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from finetune.data import clean
+from finetune.data import clean, markdown
 from finetune.data.clean import BadRow
-from finetune.data.lines import ending, existing, objects, text_lines
-from finetune.data.problems import Problems, printable
+from finetune.data.lines import NOT_UTF8, decoded, ending, existing, objects
+from finetune.data.markdown import HEADING
+from finetune.data.problems import Problems, excerpt, printable, shown
 from finetune.errors import UserError
-from finetune.records import Passage
+from finetune.inference.script import is_han
+from finetune.records import Dropped, Passage, tally
 
 log = logging.getLogger(__name__)
 
@@ -20,27 +22,41 @@ _EXPECTED = (
     f"a folder of {', '.join(READABLE)} files, a .jsonl file with a text a row or a .txt file with "
     "a text a line"
 )
-_LONGEST = 300  # characters of a passage made of several paragraphs
-_HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$")
+_WAY_OUT = "or set check.bad_rows=drop to leave such files or rows out and count them"
+_LONGEST = 300  # characters of a passage made of several paragraphs, or of a part of one
+# A sentence with the quotation mark or bracket that closes it, or what is left of a line.
+_SENTENCE = re.compile(r"[^。！？!?；;\n]*[。！？!?；;]*[”’」』）)]*\n?")
 
 
-def read_documents(source: Path) -> list[Passage]:
+def read_documents(source: Path, dropped: list[Dropped] | None = None) -> list[Passage]:
     """Read the passages of a folder (searched in depth, hidden ones not) or of one file.
 
-    A Markdown file is cut at its headings, the first of level 1 being its title; a text file's
-    title is its name. Paragraphs are joined up to 300 characters. A JSON Lines file has a ``text``
-    a row, and may have ``title`` and ``heading``; a ``.txt`` file that is named itself has a text a
-    line. All are cleaned as the texts of pairs are.
+    A Markdown file is cut at its headings; its title is that of its front matter, or the first
+    heading of level 1. A text file's title, and that of a Markdown file without one, is its name,
+    if that is Chinese. Paragraphs are joined up to 300 characters, and longer ones cut at the ends
+    of sentences. A JSON Lines file has a ``text`` a row, and may have ``title`` and ``heading``; a
+    ``.txt`` file that is named itself has a text a line. All are cleaned as the texts of pairs are.
+
+    Args:
+        source: The folder or file.
+        dropped: Where files of a folder, lines and rows that cannot be used are put, if they do not
+            end the run.
 
     Raises:
-        UserError: With every problem found.
+        UserError: With every problem found, one of each file in a folder.
     """
-    problems, path = Problems(), existing_documents(source)
+    problems, path = Problems(dropped), existing_documents(source)
     read = _folder if path.is_dir() else _rows if ending(path) == ".jsonl" else _lines
     passages = list(read(path, problems))
-    problems.check()
+    problems.check(*([_WAY_OUT] if problems.refused else []))
     if not passages:
-        raise UserError(f"domain.documents={source}: no text found; expected {_EXPECTED}")
+        told = f"domain.documents={source}: no text found; expected {_EXPECTED}"
+        raise UserError(told, *problems.examples)
+    if dropped and problems.examples:
+        reasons = tally(row.reason for row in dropped)
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        log.warning("%s: left out: %s; the first: %s",
+                    printable(str(path)), counts, problems.examples[0])  # fmt: skip
     return passages
 
 
@@ -72,15 +88,31 @@ def _folder(folder: Path, problems: Problems) -> Iterator[Passage]:
         if ending(path) not in READABLE:
             others[printable(ending(path)) or "without an ending"] += 1
         else:
-            lines = [_seen(line) for _, line in text_lines(path, problems)]
             name = printable(str(inside))
-            sections = _sections(_seen(path.stem), lines, markdown=ending(path) != ".txt")
+            sections = _sections(path, _whole(path, problems))
             for number, (title, heading, text) in enumerate(sections):
                 yield Passage(f"{name}#{number}", title, heading, text)
     if others:
         counts = ", ".join(f"{count:,} {end}" for end, count in others.most_common())
         log.warning("%s: %s files are not read (%s); save as text what they should give",
                     printable(str(folder)), f"{others.total():,}", counts)  # fmt: skip
+
+
+def _whole(path: Path, problems: Problems) -> list[str]:
+    """The cleaned lines of a file; none where one of them cannot be read."""
+    name = printable(str(path))
+    lines = []
+    try:
+        for number, line, problem in decoded(path):
+            if problem:
+                problems.refuse(Dropped(NOT_UTF8, name, number, excerpt(line.strip())), problem)
+                return []
+            lines.append(_seen(line))
+    except UserError as error:  # UTF-16, or cut short
+        message = str(error).removeprefix(f"{name}: ")
+        problems.refuse(Dropped("not readable", name, 1, ""), message)
+        return []
+    return lines
 
 
 def _seen(text: str) -> str:
@@ -91,21 +123,22 @@ def _seen(text: str) -> str:
         return ""
 
 
-def _sections(
-    title: str, lines: Sequence[str], *, markdown: bool
-) -> Iterator[tuple[str, str, str]]:
+def _sections(path: Path, lines: list[str]) -> Iterator[tuple[str, str, str]]:
     """Yield title, heading and text of each passage of a file."""
+    marked_up = ending(path) != ".txt"
+    title, lines = markdown.read("\n".join(lines)) if marked_up else ("", lines)
+    named = any(map(is_han, path.stem))  # a README, or 2024-03_final_v2, says nothing to ask with
+    title = _seen(title) or (_seen(path.stem) if named else "")
     heading = ""
     paragraphs = [""]
-    for line in [*lines, "# "]:
-        found = _HEADING.match(line) if markdown else None
-        if found or line == "# ":
+    for line in [*lines, None]:
+        found = HEADING.match(line) if marked_up and line else None
+        if found or line is None:
             yield from ((title, heading, text) for text in _joined(paragraphs))
             paragraphs = [""]
-        if found and line.startswith("# ") and not heading:
-            title = _seen(found[1])
-        elif found:
-            heading = _seen(found[1])
+        if found:
+            heading = _seen(found[2])
+            heading = "" if heading == title else heading
         elif line:
             paragraphs[-1] += line + "\n"
         else:
@@ -113,20 +146,26 @@ def _sections(
 
 
 def _joined(paragraphs: Sequence[str]) -> Iterator[str]:
-    """Join short paragraphs; a long one stays whole."""
+    """Join short paragraphs; cut long ones at the ends of sentences, of which none is cut."""
     text = ""
-    for paragraph in filter(None, paragraphs):
-        if text and len(text) + len(paragraph) > _LONGEST:
-            yield text.strip()
-            text = ""
-        text += paragraph
+    for paragraph in paragraphs:
+        for piece in [paragraph] if len(paragraph) <= _LONGEST else _SENTENCE.findall(paragraph):
+            if text and len(text) + len(piece) > _LONGEST:
+                yield text.strip()
+                text = ""
+            text += piece
     if text:
         yield text.strip()
 
 
 def _lines(path: Path, problems: Problems) -> Iterator[Passage]:
-    for number, line in text_lines(path, problems):
-        if text := _seen(line):
+    name = printable(str(path))
+    for number, line, problem in decoded(path):
+        if problem:
+            problems.refuse(Dropped(NOT_UTF8, name, number, excerpt(line.strip())), problem)
+            if problems.refused:  # so are most of the lines after it
+                return
+        elif text := _seen(line):
             yield Passage(str(number), "", "", text)
 
 
@@ -136,9 +175,10 @@ def _rows(path: Path, problems: Problems) -> Iterator[Passage]:
         values = {field: row.get(field, "") for field in ("title", "heading", "text")}
         texts = all(isinstance(value, str) for value in values.values())
         if not texts or not values["text"].strip():
-            problems.add(
-                f"{name}:{number}: no text; expected a row with text, and perhaps title and "
-                "heading, all of them strings"
+            problems.refuse(
+                Dropped("no text", name, number, shown(row)),
+                "no text; expected a row with text, and perhaps title and heading, all of them "
+                "strings",
             )
             continue
         try:
@@ -147,6 +187,6 @@ def _rows(path: Path, problems: Problems) -> Iterator[Passage]:
                 for field, value in values.items()
             )
         except BadRow as error:
-            problems.add(f"{name}:{number}: {error}")
+            problems.refuse(Dropped(error.reason, name, number, shown(row)), str(error))
             continue
         yield Passage(str(number), title, heading, text)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import Check, Domain, Generate, Model
-from finetune.config.choices import Source
+from finetune.config.choices import BadRows, Source
 from finetune.config.writing import wanted
 from finetune.data import documents, made
 from finetune.data.loaded import Loaded
 from finetune.data.synthesize import GENERATORS, synthesize
 from finetune.data.written import Writing, write
 from finetune.errors import UserError
-from finetune.records import Pair, Passage, read_jsonl
+from finetune.records import Dropped, Pair, Passage, read_jsonl
 from finetune.sets import AnySet, EvaluationSet, Halves
 
 log = logging.getLogger(__name__)
@@ -54,9 +54,9 @@ def generate(
         UserError: When the documents cannot be read, or give no pair; when the endpoint fails.
     """
     own = list(read_jsonl(data / "train.jsonl", Pair))
-    passages = _passages(domain, halves.select, own)
+    passages, dropped = _passages(domain, check, halves.select, own)
     pairs, told = _make(passages, settings, limit, seed, writing)
-    loaded = Loaded(pairs, (), report=(*halves.select, *halves.report))
+    loaded = Loaded(pairs, dropped, report=(*halves.select, *halves.report))
     found = made.look(loaded, check, model, out)
     if not found.pairs:
         raise UserError(_nothing_made(_weights(settings), passages, told))
@@ -66,18 +66,23 @@ def generate(
     return made.write(found, own, data, settings.use, "generate.use", out, told)
 
 
-def by_rule(settings: Generate, source: Path, limit: int | None, seed: int) -> list[Pair]:
+def by_rule(
+    settings: Generate, source: Path, check: Check, limit: int | None, seed: int
+) -> tuple[list[Pair], list[Dropped]]:
     """Make the pairs of documents that need no endpoint, as they are before they are checked.
+
+    Returns:
+        The pairs, and what of the documents could not be used.
 
     Raises:
         UserError: When the documents cannot be read, or give no pair.
     """
-    passages = documents.read_documents(source)
+    passages, dropped = _read(source, check)
     weights = _weights(settings)
     pairs = _make(passages, settings, limit, seed, None)[0] if any(weights.values()) else []
     if not pairs:
         raise UserError(_nothing_made(weights, passages, {}))
-    return pairs
+    return pairs, dropped
 
 
 def _weights(settings: Generate) -> dict[str, float]:
@@ -104,16 +109,26 @@ def _make(
     return [*ruled, *pairs], {"written": {"queries": len(pairs), **told}}
 
 
-def _passages(domain: Domain, select: Sequence[AnySet], own: Sequence[Pair]) -> list[Passage]:
+def _passages(
+    domain: Domain, check: Check, select: Sequence[AnySet], own: Sequence[Pair]
+) -> tuple[list[Passage], list[Dropped]]:
     if domain.documents is not None:
-        return documents.read_documents(domain.documents)
+        return _read(domain.documents, check)
     if domain.source is Source.statutes:
         from finetune.data import statutes
 
-        return statutes.passages(full=domain.full)
+        return statutes.passages(full=domain.full), []
     sets = (each for each in select if isinstance(each, EvaluationSet))
     texts = [text for each in sets for text in each.corpus.values()]
-    return documents.from_texts(list(dict.fromkeys([*texts, *(pair.positive for pair in own)])))
+    alone = list(dict.fromkeys([*texts, *(pair.positive for pair in own)]))
+    return documents.from_texts(alone), []
+
+
+def _read(source: Path, check: Check) -> tuple[list[Passage], list[Dropped]]:
+    """The passages of documents, and what of them could not be used, where that is dropped."""
+    dropped: list[Dropped] = []
+    stops = check.bad_rows is BadRows.stop
+    return documents.read_documents(source, None if stops else dropped), dropped
 
 
 def _nothing_made(

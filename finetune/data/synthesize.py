@@ -8,7 +8,7 @@ generator    query                                           positive
 ===========  ==============================================  =========================
 title        the document's title                            its first passage
 heading      title and heading                               a passage under it
-question     a sentence that asks                            the sentences after it
+question     a sentence that asks                            the sentences up to the next
 phrases      the passage's rarest phrases, at times asked    the passage
 words        its most telling terms, as in a search box      the passage
 cloze        a sentence of the passage                       the passage without it
@@ -26,25 +26,28 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise, takewhile
 
 from finetune.data.clean import comparable
 from finetune.data.cutting import cutter
+from finetune.inference.script import is_traditional
 from finetune.records import Pair, Passage
 
 Made = Iterator[tuple[str, str]]
 
 _SHORTEST = 8  # characters of a sentence that says something by itself
-_ASKS = ("？", "?", "吗", "么")
+_ASKS = ("？", "?", "吗", "嗎", "么", "麼")
 _SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;]?")
-# Where a phrase ends: punctuation, words that join or point, numbers of articles.
+# Where a phrase ends, in either script: punctuation, words that join or point, numbers of articles.
 _BETWEEN = re.compile(
-    r"[^\w]|可以|应当|不得|或者|以及|及其|按照|依照|依法|根据|规定|下列|情形之一|有关"
-    r"|[的了在是和与或及对为被把将]|第?[一二三四五六七八九十百]+[条款项]"
+    r"[^\w]|可以|[应應][当當]|不得|或者|以及|及其|按照|依照|依法|根[据據]|[规規]定|下列|情形之一"
+    r"|有[关關]|[的了在是和与與或及对對为為爲被把将將]|第?[一二三四五六七八九十百]+[条條款项項]"
 )
 _PHRASE = range(2, 9)  # characters
 _PHRASES = 3  # of one query
 _WORDS = 5  # of one query, at most
 _ENDINGS = ("", "", "怎么办？", "怎么规定的？", "有什么规定？", "怎么处理？")
+_TRADITIONAL_ENDINGS = ("", "", "怎麼辦？", "怎麼規定的？", "有什麼規定？", "怎麼處理？")
 
 
 def synthesize(
@@ -91,12 +94,12 @@ def sentences(text: str) -> list[str]:
 
 
 def _title(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
-    first: dict[str, str] = {}
+    first: dict[tuple[str, str], str] = {}
     for passage in passages:
-        first.setdefault(passage.title, passage.id)
+        first.setdefault(_document(passage), passage.id)
 
     def make(passage: Passage, draw: random.Random) -> Made:
-        if passage.title and first[passage.title] == passage.id:
+        if passage.title and first[_document(passage)] == passage.id:
             yield passage.title, passage.indexed
 
     return make
@@ -115,8 +118,9 @@ def _question(passages: Sequence[Passage]) -> Callable[[Passage, random.Random],
         lines = sentences(passage.text)
         if passage.heading.endswith(_ASKS):
             yield passage.heading, passage.text
-        for asked, *answer in (lines[i : i + 4] for i in range(len(lines) - 1)):
-            if asked.endswith(_ASKS) and not answer[0].endswith(_ASKS):
+        for asked, *after in (lines[i : i + 4] for i in range(len(lines) - 1)):
+            answer = list(takewhile(lambda line: not line.endswith(_ASKS), after))
+            if asked.endswith(_ASKS) and answer:
                 yield asked, "".join(answer)
 
     return make
@@ -136,7 +140,8 @@ def _phrases(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], 
         best = sorted(phrases, key=lambda each: (-rarity(each), each))[: 2 * _PHRASES]
         if len(best) >= 2:
             chosen = draw.sample(best, min(len(best), draw.randint(2, _PHRASES)))
-            yield "，".join(chosen) + draw.choice(_ENDINGS), passage.indexed
+            endings = _TRADITIONAL_ENDINGS if is_traditional(passage.text) else _ENDINGS
+            yield "，".join(chosen) + draw.choice(endings), passage.indexed
 
     return make
 
@@ -181,10 +186,10 @@ def _cloze(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Ma
 
 def _neighbours(passages: Sequence[Passage]) -> Callable[[Passage, random.Random], Made]:
     def make(passage: Passage, draw: random.Random) -> Made:
-        lines = [line for line in sentences(passage.text) if len(line) >= _SHORTEST]
-        if len(lines) > 1:
-            chosen = draw.randrange(len(lines) - 1)
-            yield lines[chosen], lines[chosen + 1]
+        beside = pairwise(sentences(passage.text))
+        telling = [pair for pair in beside if min(map(len, pair)) >= _SHORTEST]
+        if telling:
+            yield draw.choice(telling)
 
     return make
 
@@ -194,6 +199,11 @@ def _identity(passages: Sequence[Passage]) -> Callable[[Passage, random.Random],
         yield passage.indexed, passage.indexed
 
     return make
+
+
+def _document(passage: Passage) -> tuple[str, str]:
+    """The file and the title of a passage's document; rows of one title are one document."""
+    return passage.id.rpartition("#")[0], passage.title
 
 
 def _bigrams(text: str) -> list[str]:

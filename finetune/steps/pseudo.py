@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.config import Config
-from finetune.config.choices import Kind, Use
+from finetune.config.choices import BadRows, Kind, Use
 from finetune.disk import rows
 from finetune.errors import UserError
 from finetune.records import Dropped, Pair, normalised, read_jsonl, write_jsonl
@@ -58,7 +58,7 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
     if documents is not None:
         files["documents"] = existing_documents(documents)
     evaluated = {"sets": "sets"} | ({"general": "general"} if general else {})
-    read = Step("queries", queries, 9, {"check": config.check}, evaluated | {"pairs": own}, files)
+    read = Step("queries", queries, 10, {"check": config.check}, evaluated | {"pairs": own}, files)
     pair = Step(
         "pseudo", pseudo, 5,
         {"pseudo": config.pseudo, "check": config.check, "limit": config.limit,
@@ -77,10 +77,11 @@ def queries(settings: Settings, inputs: Inputs, out: Path) -> None:
     own = rows(inputs["pairs"] / "train.jsonl", Pair)
     asked = all_sets(inputs["sets"], inputs.get("general"))
     found, dropped = read_queries(inputs["queries"], settings["check"], own, asked)
-    passages = read_documents(inputs["documents"]) if "documents" in inputs else []
+    unused: list[Dropped] | None = [] if settings["check"].bad_rows is BadRows.drop else None
+    passages = read_documents(inputs["documents"], unused) if "documents" in inputs else []
     write_jsonl(out / "queries.jsonl", found)
     write_jsonl(out / "passages.jsonl", ({"text": each.indexed} for each in passages))
-    write_jsonl(out / "dropped.jsonl", dropped)
+    write_jsonl(out / "dropped.jsonl", [*dropped, *(unused or [])])
 
 
 def pseudo(settings: Settings, inputs: Inputs, out: Path) -> None:

@@ -72,6 +72,15 @@ def test_of_documents_and_questions_comes_a_set_that_is_evaluated_on(manuals, tm
     assert "is there already" in capsys.readouterr().err
 
 
+def test_a_file_that_is_not_utf8_is_left_out(manuals, tmp_path, caplog):
+    passages = read_documents(manuals)
+    (manuals / "gb.md").write_bytes("退货".encode("gb18030"))
+    assert split(manuals, "--out", tmp_path / "own") == 0
+    corpus = {row["text"] for row in read_dicts(tmp_path / "own/dev/corpus.jsonl")}
+    assert corpus == {each.text for each in passages}
+    assert "left out: 1 not UTF-8" in caplog.text
+
+
 def test_the_draw_is_the_seeds(manuals, tmp_path):
     tables = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -182,6 +182,8 @@ def test_documents_are_checked_by_the_pairs_that_are_made_of_them(files, capsys)
     assert main(["check", str(manuals), *(f"generate.{name}=0" for name in GENERATORS),
                  "writer.url=http://localhost:9/v1", "writer.model=m"]) == 2  # fmt: skip
     assert "no generator has a weight" in capsys.readouterr().err
+    (manuals / "b.md").write_bytes("退货".encode("gb18030"))
+    assert main(line) == 0 and read_json(files / "c.json")["dropped"] == {"not UTF-8": 1}
     (manuals / "train.jsonl").write_text("{}\n", "utf-8")  # then the documents stand beside data
     assert main(line) == 2 and "is a folder; name the file in it" in capsys.readouterr().err
     (manuals / "train.jsonl").unlink()

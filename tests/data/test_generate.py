@@ -5,7 +5,7 @@ from endpoints import completion
 from tiny_runs import write_rows
 
 from finetune.config import Domain, Generate
-from finetune.config.choices import Kind, Leak, Source, Use
+from finetune.config.choices import BadRows, Kind, Leak, Source, Use
 from finetune.config.compose import compose
 from finetune.data.generate import generate
 from finetune.data.leaks import GOLD, LEAK, NEAR_LEAK
@@ -39,7 +39,7 @@ def data(tmp_path):
 
 def make(
     data, out, use=Use.only, documents=None, limit=None, seed=0, writing=None, leak=Leak.default,
-    **shares,
+    bad_rows=BadRows.stop, **shares,
 ):  # fmt: skip
     out.mkdir()
     settings = Generate(use=use, pairs=100, **(dict.fromkeys(GENERATORS, 0.0) | shares))
@@ -47,8 +47,8 @@ def make(
         "law", Source.files, Kind.pairs, None, None, None, documents, None, {}, None, False
     )
     summary = generate(
-        settings, domain, replace(CHECK, leak=leak), data, read_halves(data), limit, seed, out,
-        writing=writing,
+        settings, domain, replace(CHECK, leak=leak, bad_rows=bad_rows), data, read_halves(data),
+        limit, seed, out, writing=writing,
     )  # fmt: skip
     assert summary == read_json(out / "summary.json")
     assert summary["read"] == summary["pairs"] + sum(summary["dropped"].values())
@@ -70,6 +70,17 @@ def test_documents_are_read_where_there_are_some(data, tmp_path):
     (tmp_path / "docs/a.md").write_text("# 题\n\n正文在这里。", "utf-8")
     pairs, _ = make(data, tmp_path / "out", documents=tmp_path / "docs", title=1.0)
     assert [(pair.query, pair.positive) for pair in pairs] == [("题", "正文在这里。")]
+
+
+def test_documents_that_cannot_be_read_are_counted_where_they_are_dropped(data, tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/a.md").write_text("# 题\n\n正文在这里。", "utf-8")
+    (tmp_path / "docs/b.md").write_bytes("退货".encode("gb18030"))
+    line = {"documents": tmp_path / "docs", "title": 1.0, "use": Use.join}
+    with pytest.raises(UserError, match="check.bad_rows=drop"):
+        make(data, tmp_path / "stop", **line)
+    _, summary = make(data, tmp_path / "drop", bad_rows=BadRows.drop, **line)
+    assert summary["dropped"] == {"not UTF-8": 1}
 
 
 def test_own_pairs_stay_beside_them_when_joined(data, tmp_path):

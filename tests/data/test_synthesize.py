@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from finetune.config import ranges
 from finetune.data.clean import comparable
 from finetune.data.synthesize import GENERATORS, sentences, synthesize
+from finetune.inference.script import converter
 from finetune.records import Passage
 
 LAW = Passage(
@@ -29,6 +31,15 @@ def test_a_title_asks_for_its_first_passage():
     assert made("title", LAW, REST) == [("劳动法", "劳动法 第一条：" + LAW.text)]
 
 
+def test_documents_of_one_title_each_give_a_pair():
+    names = ["a/说明.md#0", "a/说明.md#1", "b/说明.md#0"]
+    passages = [Passage(name, "说明", "", f"正文{name}") for name in names]
+    assert set(made("title", *passages)) == {
+        ("说明", "正文a/说明.md#0"),
+        ("说明", "正文b/说明.md#0"),
+    }
+
+
 def test_a_heading_asks_for_the_passages_under_it():
     assert set(made("heading", LAW, REST)) == {
         ("劳动法 工作时间", LAW.text),
@@ -36,12 +47,18 @@ def test_a_heading_asks_for_the_passages_under_it():
     }
 
 
-def test_a_question_asks_for_the_sentences_after_it():
+def test_a_question_asks_for_the_sentences_after_it_up_to_the_next_question():
     assert set(made("question", FAQ, LAW)) == {
         ("怎么退货？", FAQ.text),
-        ("能退几次？", "一件商品可以退一次。运费谁出？由商家承担。"),
+        ("能退几次？", "一件商品可以退一次。"),
         ("运费谁出？", "由商家承担。"),
     }
+
+
+@pytest.mark.parametrize("asked", ["押金退還是什麼", "押金會退嗎", "押金退吗", "押金怎么"])
+def test_a_question_may_be_told_by_its_last_word_in_either_script(asked):
+    text = f"{asked}\n押金應當退還。"
+    assert made("question", Passage("a", "", "", text)) == [(asked, "押金應當退還。")]
 
 
 def test_cloze_takes_the_sentence_out_of_its_passage():
@@ -54,6 +71,13 @@ def test_cloze_takes_the_sentence_out_of_its_passage():
 
 def test_neighbours_follow_each_other():
     assert made("neighbours", LAW, REST) == [("每日工作不超过八小时。", "加班须支付报酬。")]
+
+
+def test_over_a_short_sentence_there_are_no_neighbours():
+    assert made("neighbours", FAQ) == []
+    text = "一件商品可以退一次。运费谁出？运费由商家来承担。退款在三天内退回。"
+    (pair,) = made("neighbours", Passage("a", "", "", text))
+    assert pair == ("运费由商家来承担。", "退款在三天内退回。")
 
 
 def test_identity_is_the_passage_as_the_corpus_holds_it():
@@ -72,6 +96,26 @@ def test_phrases_are_the_rarest_of_the_passage():
     phrases = {"熊猫竹子", "高山流水", "江河湖海", "山川草木", "春夏秋冬"}
     used = {each for each in phrases if each in query}
     assert len(used) >= 2 or (used and "国家机关" not in query)
+
+
+@pytest.mark.parametrize("name", ["phrases", "words"])
+def test_of_one_text_in_either_script_the_same_is_asked(name):
+    """Ending and border words are of the passage's own script."""
+    texts = [
+        "承租人应当与出租人对押金为约定，将租金按照规定支付，有关第三条罚则",
+        "根据约定处罚承租人",
+        "出租人可以将押金扣留",
+        "租金与罚则",
+    ]
+    passages = [Passage(str(number), "", "", text) for number, text in enumerate(texts)]
+    convert = converter("s2tw")
+    others = [replace(each, text=convert(each.text)) for each in passages]
+    for seed in range(9):
+        asked, same = (
+            [pair.query for pair in synthesize(each, {name: 1.0}, 99, seed)]
+            for each in (passages, others)
+        )
+        assert asked and same == [convert(query) for query in asked]
 
 
 def words_of(*passages, seed=0):

@@ -69,6 +69,23 @@ def test_pairs_come_beside_the_own_and_every_query_is_accounted_for(line):
     assert "pseudo" in sources(found["mine"])
 
 
+def test_documents_that_cannot_be_read_are_left_out_where_bad_rows_are(line, tmp_path):
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    (folder / "a.md").write_text("签收后七天内可以申请退货。", "utf-8")
+    (folder / "b.md").write_bytes("退货".encode("gb18030"))
+    words = line("contrastive", "until=queries", f"domain.documents={folder}")
+    with pytest.raises(UserError, match="check.bad_rows=drop"):
+        pipeline.run(compose(words))
+    config = compose([*words, "check.bad_rows=drop"])
+    pipeline.run(config)
+    found = folders(config)["queries"]
+    assert [row["text"] for row in read_dicts(found / "passages.jsonl")] == [
+        "签收后七天内可以申请退货。"
+    ]
+    assert [row["reason"] for row in read_dicts(found / "dropped.jsonl")] == ["not UTF-8"]
+
+
 def test_a_run_on_queries_alone_tells_of_them(line):
     words = [each for each in line("queries", "train.epochs=1", "pseudo.pairs=20")
              if not each.startswith(("domain.train=", "pseudo.use="))]  # fmt: skip
