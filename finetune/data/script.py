@@ -73,6 +73,14 @@ class Scripts:
             Way(there, to_traditional, to_simplified), Way(back, to_simplified, to_traditional)
         )
 
+    @property
+    def converts(self) -> dict[str, Convert]:
+        """What puts texts into each script, by its name."""
+        return {
+            "simplified": self.to_simplified.convert,
+            "traditional": self.to_traditional.convert,
+        }
+
     def other(self, *texts: str) -> Way:
         """The way into the script that texts are not in."""
         return self.to_simplified if is_traditional(*texts) else self.to_traditional
