@@ -16,7 +16,7 @@ from typing import TypeVar
 from finetune.data.clean import comparable
 from finetune.data.terms import around, read_dictionary, swapped
 from finetune.disk import Spilled
-from finetune.inference.script import Convert, converter, is_traditional
+from finetune.inference.script import Convert, converter, is_traditional, script_of
 from finetune.records import AnyRow, Pair, Scored
 from finetune.script import BACK, BOTH, KEEP, OpenCC, is_mixed, share
 from finetune.sets import AnySet, EvaluationSet, ScoredSet
@@ -26,6 +26,9 @@ Row = TypeVar("Row", bound=AnyRow)
 NO_RETURN = "round trip does not return"
 CROSSED = "crossed"  # a set whose queries alone are converted
 _SAMPLE = 2_000  # texts that tell the script of a set
+# Share of the rarer script above which a set is converted into its own, too. Questions in another
+# script than their passages lose 6 points (docs/scripts.md): so few of them, a third of a point.
+_MIXED = 0.05
 
 
 @dataclass(frozen=True)
@@ -172,21 +175,23 @@ def convert_set(each: AnySet, convert: Convert, *, queries_alone: bool = False) 
 
 
 def in_scripts(each: AnySet, scripts: Scripts) -> list[AnySet]:
-    """The set crossed, and wholly in the other script.
+    """The set crossed, and wholly in the other script; of a mixed set wholly in its own, too.
 
     None of a set whose queries and passages differ in script already, or that is the same in both.
     """
     queries, passages = (texts[:: max(1, len(texts) // _SAMPLE)] for texts in _sides(each))
-    convert = scripts.other(*passages).convert
     if is_traditional(*queries) != is_traditional(*passages):
         return []
-    crossed = convert_set(each, convert, queries_alone=True)
-    if crossed == each:
+    own, other = sorted(scripts.converts, reverse=is_traditional(*passages))
+    mixed = _is_mixed(queries) or _is_mixed(passages)
+    uniform = convert_set(each, scripts.converts[own]) if mixed else each
+    crossed = convert_set(uniform, scripts.converts[other], queries_alone=True)
+    if crossed == uniform:
         return []
-    other = "simplified" if is_traditional(*passages) else "traditional"
     return [
         replace(crossed, name=f"{each.name}+{CROSSED}"),
-        replace(convert_set(each, convert), name=f"{each.name}+{other}"),
+        replace(convert_set(each, scripts.converts[other]), name=f"{each.name}+{other}"),
+        *([replace(uniform, name=f"{each.name}+{own}")] if mixed else []),
     ]
 
 
@@ -253,6 +258,13 @@ def _converted(row: Row, convert: Convert, *, query_alone: bool = False) -> Row:
         return replace(row, a=convert(row.a), b=rest(row.b))
     return replace(row, query=convert(row.query), positive=rest(row.positive),
                    negatives=tuple(map(rest, row.negatives)))  # fmt: skip
+
+
+def _is_mixed(texts: Sequence[str]) -> bool:
+    """Say whether texts are in both scripts; those that read as both do not tell."""
+    count = Counter(map(script_of, texts))
+    rarer, more = sorted((count["simplified"], count["traditional"]))
+    return rarer > _MIXED * (rarer + more)
 
 
 def _sides(each: AnySet) -> tuple[list[str], list[str]]:

@@ -130,7 +130,7 @@ def script_sets(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Convert the evaluation sets, where all texts are converted.
 
     Where both scripts are measured, put beside each set of the report half the same set crossed,
-    and in the other script.
+    and in the other script; of a mixed set in either.
     """
     from finetune.data.parts import write_halves
     from finetune.data.script import Scripts, convert_set, in_scripts
@@ -245,7 +245,7 @@ def _with_sets(planned: Sequence[Step], config: Config) -> list[Step]:
 
 
 def _sets_step(settings: Settings, config: Config) -> Step:
-    return Step(_SETS, script_sets, 3, settings, {"sets": "sets"}, dictionary(config))
+    return Step(_SETS, script_sets, 4, settings, {"sets": "sets"}, dictionary(config))
 
 
 def _with_characters(planned: Sequence[Step], config: Config) -> list[Step]:

@@ -185,6 +185,27 @@ def test_the_versions_of_a_set():
 
 
 @pytest.mark.parametrize(
+    ("traditional", "names"),
+    [
+        (1, ["dev+crossed", "dev+traditional"]),  # of 20, which is no more than others have
+        (8, ["dev+crossed", "dev+traditional", "dev+simplified"]),
+        (12, ["dev+crossed", "dev+simplified", "dev+traditional"]),
+    ],
+)
+def test_a_mixed_set_is_put_into_its_own_script_too(traditional, names):
+    queries = {f"q{n}": "房東" if n < traditional else "房东" for n in range(20)}
+    given = retrieval(queries, {f"d{n}": text for n, text in enumerate(queries.values())})
+    found = in_scripts(given, scripts())
+    assert [each.name for each in found] == names
+    for each in found[1:]:
+        (text,) = {*each.queries.values(), *each.corpus.values()}
+        assert text == ("房東" if each.name.endswith("traditional") else "房东")
+    if len(found) == 3:
+        crossed, other, own = found
+        assert (crossed.queries, crossed.corpus) == (other.queries, own.corpus)
+
+
+@pytest.mark.parametrize(
     "each",
     [retrieval({"q": "天下"}, {"d": "你好"}), retrieval({"q": "房東"}, {"d": "应当退还"})],
     ids=["the same in both", "crossed already"],
