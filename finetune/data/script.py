@@ -1,9 +1,9 @@
 """Training rows and evaluation sets in the other script.
 
-Which rows are converted is decided by a hash of seed and row id, so that a run that is repeated, or
-goes on, converts the same. A text whose conversion does not come back to itself (punctuation, case
-and width apart) is one that OpenCC could not read for certain: such rows stay as they are where
-training sees both scripts, are never crossed, and are told.
+Which rows are converted is decided by a hash of seed and row id (of a copy, its original's), so
+that a run that is repeated, or goes on, converts the same. A text whose conversion does not come
+back to itself (punctuation, case and width apart) is one that OpenCC could not read for certain:
+such rows stay as they are where training sees both scripts, are never crossed, and are told.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from finetune.data.clean import comparable
 from finetune.data.terms import around, read_dictionary, swapped
 from finetune.disk import Spilled
 from finetune.inference.script import Convert, converter, is_traditional, script_of
-from finetune.records import AnyRow, Pair, Scored
+from finetune.records import COPY, AnyRow, Pair, Scored
 from finetune.script import BACK, BOTH, KEEP, OpenCC, is_mixed, share
 from finetune.sets import AnySet, EvaluationSet, ScoredSet
 
@@ -219,10 +219,10 @@ def asked_twice(each: AnySet, scripts: Scripts) -> AnySet:
 
 def _other(row: Row, script: str, way: Way, crossed: float, seed: int, counts: Counter[str]) -> Row:
     """The row in the other script, or as it is where it is not chosen."""
-    part = share(script)
-    if part is not None and _chance(f"{seed}:{row.id}") >= part:
+    part, original = share(script), row.id.removesuffix(COPY)
+    if part is not None and _chance(f"{seed}:{original}") >= part:
         return row
-    cross = _chance(f"{seed}:{row.id}:{CROSSED}") < crossed
+    cross = _chance(f"{seed}:{original}:{CROSSED}") < crossed
     other = _converted(row, way.convert, query_alone=cross)
     if other == row:
         counts["unchanged"] += script != KEEP

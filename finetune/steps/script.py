@@ -213,7 +213,7 @@ def _rows_converted(planned: Sequence[Step], config: Config) -> list[Step]:
         if step.name == "pool":
             settings, files = conversion(config), dictionary(config)
             made.append(
-                Step("script-select", script_select, 2, settings, {"select": "pool"}, files)
+                Step("script-select", script_select, 3, settings, {"select": "pool"}, files)
             )
     return made
 
@@ -226,7 +226,7 @@ def _mix_converted(planned: Sequence[Step], config: Config) -> list[Step]:
             kinds = {name: each.kind.value for name, each in config.mix.items()}
             settings = conversion(config) | {"rows": kinds, "seed": config.seed}
             made.append(
-                Step("script-mix", script_mix, 3, settings, {"mixed": "mix"}, dictionary(config))
+                Step("script-mix", script_mix, 4, settings, {"mixed": "mix"}, dictionary(config))
             )
     return made
 
@@ -275,7 +275,7 @@ def _step(
 ) -> Step:
     rows = "mined" if mined else config.domain.kind.value
     settings = conversion(config) | {"rows": rows, "seed": config.seed}
-    return Step(name, script, 3, settings, inputs, dictionary(config))
+    return Step(name, script, 4, settings, inputs, dictionary(config))
 
 
 def _measured(config: Config) -> bool:

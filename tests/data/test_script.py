@@ -88,6 +88,12 @@ def test_the_rows_that_are_mixed_in_follow_from_seed_and_id_alone():
     assert all(is_traditional(row.query) for row in rewritten(ROWS, "mix:1").rows)
 
 
+def test_a_copy_goes_into_the_script_of_its_original():
+    copies = [dataclasses.replace(row, id=f"{row.id}+copy") for row in ROWS]
+    found = rewritten([*ROWS, *copies], "mix:0.5", crossed=0.3).rows
+    assert [row.source for row in found[:100]] == [row.source for row in found[100:]]
+
+
 def test_traditional_rows_go_the_other_way():
     row = Pair("t", "房東不退押金", "應當退還", "s")
     (mixed,) = rewritten([row], "mix:1").rows
