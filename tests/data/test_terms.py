@@ -60,7 +60,7 @@ def test_every_character_of_every_protected_word_stays(words, text):
 
 def test_a_dictionary_is_read_as_opencc_writes_it(tmp_path):
     path = tmp_path / "words.txt"
-    path.write_text("# names\n软件\t軟體 軟件\n\n鼠标\t滑鼠\n软件\t另\n", encoding="utf-8-sig")
+    path.write_text("# names\n软件\t軟體 軟件\n\n 鼠标 \t 滑鼠\n软件\t另\n", encoding="utf-8-sig")
     words = read_dictionary(path)
     assert words == {"软件": "軟體", "鼠标": "滑鼠"}
     assert swapped(words) == {"軟體": "软件", "滑鼠": "鼠标"}
