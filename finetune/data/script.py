@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from finetune.data.clean import comparable
-from finetune.data.terms import around, read_dictionary, swapped
+from finetune.data.terms import around, decided, read_dictionary, swapped
 from finetune.disk import Spilled
 from finetune.inference.script import Convert, converter, is_traditional, script_of
 from finetune.records import COPY, AnyRow, Pair, Scored
@@ -67,7 +67,9 @@ class Scripts:
         there = script if script in BACK else opencc.traditional
         back = script if script == "t2s" else BACK[there]
         words = read_dictionary(dictionary) if dictionary else {}
-        given, turned = words, swapped(words)
+        without = decided(words, opencc.protect)
+        given = {word: value for word, value in words.items() if word not in without}
+        turned = swapped(given)
         if script == "t2s":
             given, turned = turned, given
         to_traditional = around(converter(there), opencc.protect, given)

@@ -85,6 +85,19 @@ def swapped(dictionary: Mapping[str, str]) -> dict[str, str]:
     return back
 
 
+def decided(dictionary: Mapping[str, str], protect: Iterable[str]) -> dict[str, str]:
+    """The words of a dictionary that do not count, with the protected word that decides instead.
+
+    Such a word, or what it becomes, holds the protected one: the entry would count one way alone.
+    """
+    return {
+        word: kept
+        for kept in protect
+        for word, value in dictionary.items()
+        if word != value and (kept in word or kept in value)
+    }
+
+
 def around(convert: Convert, protect: Iterable[str], dictionary: Mapping[str, str]) -> Convert:
     """Return a conversion that leaves words alone, and converts those of a dictionary by it.
 

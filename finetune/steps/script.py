@@ -63,7 +63,20 @@ def dictionary(config: Config) -> dict[str, Path]:
 
 
 def tell(config: Config) -> None:
-    """Warn of a base that was tuned for converted texts, where texts are not converted alike."""
+    """Warn of entries of the user's dictionary that do not count, since a protected word does.
+
+    And of a base that was tuned for converted texts, where texts are not converted alike.
+
+    Raises:
+        UserError: The dictionary cannot be read.
+    """
+    if config.opencc.dictionary is not None:
+        from finetune.data.terms import decided, read_dictionary
+
+        words = read_dictionary(config.opencc.dictionary)
+        for word, kept in decided(words, config.opencc.protect).items():
+            log.warning("opencc.dictionary: the entry %s is left out, there and back: "
+                        "opencc.protect has %s", word, kept)  # fmt: skip
     path = config.model.path
     if path is None or not path.is_dir():
         return
@@ -266,13 +279,7 @@ def _with_characters(planned: Sequence[Step], config: Config) -> list[Step]:
     return made
 
 
-def _step(
-    name: str,
-    inputs: Mapping[str, str],
-    config: Config,
-    *,
-    mined: bool = False,
-) -> Step:
+def _step(name: str, inputs: Mapping[str, str], config: Config, *, mined: bool = False) -> Step:
     rows = "mined" if mined else config.domain.kind.value
     settings = conversion(config) | {"rows": rows, "seed": config.seed}
     return Step(name, script, 4, settings, inputs, dictionary(config))

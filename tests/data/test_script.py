@@ -171,6 +171,11 @@ def test_protected_words_and_a_dictionary_hold_on_the_way_back_too(tmp_path):
     there = Scripts.of("both", opencc, path)
     assert there.to_traditional.convert("东里的软件书") == "东里的軟體書"
     assert there.to_traditional.returns("东里的软件书")
+    path.write_text("劳动合同法\t勞工法\n", encoding="utf-8")
+    opencc = dataclasses.replace(OPENCC, protect=["劳动合同法"])
+    both = Scripts.of("both", opencc, path)
+    assert both.to_traditional.convert("劳动合同法") == "劳动合同法"
+    assert both.to_simplified.convert("勞工法") == "劳工法" and both.to_simplified.returns("勞工法")
     path.write_text("軟體\t软件\n", encoding="utf-8")  # of t2s: Traditional first
     assert Scripts.of("t2s", opencc, path).to_simplified.convert("軟體書") == "软件书"
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.data.terms import around, read_dictionary, read_terms, swapped
+from finetune.data.terms import around, decided, read_dictionary, read_terms, swapped
 from finetune.errors import UserError
 from finetune.inference.script import converter
 
@@ -43,6 +43,12 @@ def test_no_word_of_a_dictionary_reaches_into_a_protected_one():
     convert = around(TO_TAIWAN, ["软件园"], {"软件": "軟體", "动软": "x"})
     assert convert("软件园的软件") == "软件园的軟體"
     assert convert("动软件园") == "動软件园"
+
+
+def test_an_entry_that_holds_a_protected_word_does_not_count():
+    words = {"劳动合同法": "勞工法", "甲": "劳动合同法", "里仁": "里仁", "劳动": "勞工", "乙": "里"}
+    found = decided(words, ["劳动合同法", "里仁"])
+    assert found == {"劳动合同法": "劳动合同法", "甲": "劳动合同法"}
 
 
 WORDS = st.lists(st.text("里书国东a .[]^\\", min_size=1, max_size=3), max_size=4)
