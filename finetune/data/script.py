@@ -2,8 +2,9 @@
 
 Which rows are converted is decided by a hash of seed and row id (of a copy, its original's), so
 that a run that is repeated, or goes on, converts the same. A text whose conversion does not come
-back to itself (punctuation, case and width apart) is one that OpenCC could not read for certain:
-such rows stay as they are where training sees both scripts, are never crossed, and are told.
+back to itself (punctuation, case, width and variants of characters apart) is one that OpenCC could
+not read for certain: such rows stay as they are where training sees both scripts, are never
+crossed, and are told.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from finetune.data.clean import comparable
+from finetune.data.folding import folded
 from finetune.data.terms import around, decided, read_dictionary, swapped
 from finetune.disk import Spilled
 from finetune.inference.script import Convert, converter, is_traditional, script_of
@@ -40,9 +41,12 @@ class Way:
     back: Convert
 
     def returns(self, text: str) -> bool:
-        """Say whether a round trip, where there is any, gives the text again."""
+        """Say whether a round trip, where there is any, gives the text again.
+
+        Another spelling of the same word (臺灣 for 台灣) is the same text: there it was read right.
+        """
         made = self.convert(text)
-        return made == text or comparable(self.back(made)) == comparable(text)
+        return made == text or folded(self.back(made)) == folded(text)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ ROWS = [
     Mined(f"r{n}", f"房东不退押金怎么办{n}", f"合同终止后应当退还{n}", (f"劳动报酬{n}",),
           (0.9, 0.5), "s") for n in range(100)
 ]  # fmt: skip
-# Half Traditional: the way there leaves 這 and the way back does not.
-BROKEN = Pair("b", "這个问题", "答案在这里", "s")
+# The way there makes 待著 of 呆着, another word.
+BROKEN = Pair("b", "老人呆着", "答案在这里", "s")
 
 
 def scripts(script="both", **changes):
@@ -126,12 +126,19 @@ def test_rows_that_do_not_come_back_stay_as_they_are_and_are_told():
         assert list(result.rows) == [BROKEN]
         assert result.counts[NO_RETURN] == 1 and result.counts["converted"] == 0
         assert list(result.lost) == [
-            {"id": "b", "reason": NO_RETURN, "text": "這个问题", "back": "这个问题"}
+            {"id": "b", "reason": NO_RETURN, "text": "老人呆着", "back": "老人待着"}
         ]  # fmt: skip
     # Where all is converted nothing is paired, so that it only counts; it is not crossed.
     result = rewritten([BROKEN], "s2tw", crossed=1.0)
-    assert (result.rows[0].query, result.rows[0].positive) == ("這個問題", "答案在這裡")
+    assert (result.rows[0].query, result.rows[0].positive) == ("老人待著", "答案在這裡")
     assert (result.counts[NO_RETURN], result.counts["crossed"]) == (1, 0)
+
+
+@pytest.mark.parametrize("text", ["台灣", "臺灣的占用", "他裏面穿着衣服", "這个问题"])
+def test_another_spelling_of_the_same_words_comes_back(text):
+    for script in ("both", "mix:1"):
+        counts = rewritten([Pair("v", text, "答案", "s")], script).counts
+        assert (counts[NO_RETURN], counts["converted"]) == (0, 1)
 
 
 def test_taiwans_words_come_back_as_its_own():
@@ -236,7 +243,7 @@ def test_versions_of_scored_sets():
 
 
 def test_questions_are_asked_twice_of_the_passages_as_they_are():
-    given = retrieval({"q": "房东", "u": "天下", "b": "這个问题"}, {"d": "应当退还"})
+    given = retrieval({"q": "房东", "u": "天下", "b": "老人呆着"}, {"d": "应当退还"})
     twice = asked_twice(given, scripts())
     assert twice.queries == {**given.queries, "q+script": "房東"}
     assert twice.qrels["q+script"] == {"d": 1} and twice.corpus == given.corpus
