@@ -126,8 +126,8 @@ def tokens_of(
             found = [text for kind, text in each.prompted if kind == prompt]
             texts |= {f"{each.name}, {name}": found} if found else {}
     added = inputs["characters"] / "characters.json" if "characters" in inputs else None
-    found = tokens.report(tokenizer, texts, window, scripts.converts)
-    return found | {"added": read_json(added) if added else {}}
+    told = tokens.report(tokenizer, texts, window, scripts.converts)
+    return told | {"added": read_json(added) if added else {}}
 
 
 def _tokenizer(inputs: Inputs) -> "Tokenizer":
