@@ -19,13 +19,14 @@ from torch import nn
 from finetune import model as models
 from finetune.data import tokens
 from finetune.errors import UserError
-from finetune.inference.script import converter, is_han
-from finetune.script import KEEP
+from finetune.inference.script import Convert, is_han
 
 log = logging.getLogger(__name__)
 
 
-def add_characters(model: SentenceTransformer, texts: Iterable[str]) -> dict[str, str]:
+def add_characters(
+    model: SentenceTransformer, texts: Iterable[str], converts: Sequence[Convert]
+) -> dict[str, str]:
     """Give a model the characters of texts, in either script, that its tokenizer does not know.
 
     A character gets the embedding of its counterpart in the other script, as OpenCC's tables know
@@ -35,6 +36,7 @@ def add_characters(model: SentenceTransformer, texts: Iterable[str]) -> dict[str
     Args:
         model: The model; it is good for saving only, afterwards.
         texts: Of the domain.
+        converts: What becomes of them; they are looked at as they are, too.
 
     Returns:
         Each added character with its counterpart.
@@ -47,8 +49,8 @@ def add_characters(model: SentenceTransformer, texts: Iterable[str]) -> dict[str
     backend.no_padding()
     found = Counter[str]()
     for text in texts:
-        for way in (KEEP, *tokens.SCRIPTS.values()):
-            found.update(converter(way)(text))
+        for form in {text, *(convert(text) for convert in converts)}:
+            found.update(form)
     han = {char: count for char, count in found.items() if is_han(char)}
     unknown = tokens.unknown_characters(backend, han)
     rows = {char: _counterpart(backend, char) for char in unknown}

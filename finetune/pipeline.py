@@ -181,7 +181,8 @@ def steps_of(config: Config) -> list[Step]:
             "report", reporting.report, 15,
             {"recipe": config.recipe, "domain": config.domain.name, "model": config.model,
              "evaluate": dataclasses.replace(config.evaluate, general=None), "seed": config.seed,
-             "mined": mined, "report": config.report, "max_length": config.train.max_length}
+             "mined": mined, "report": config.report, "max_length": config.train.max_length,
+             "scripts": script_steps.conversion(config)}
             | script_steps.encoding(config)
             | writing.prices(config.writer, config.evaluate.currency)
             | ({"distill": dataclasses.replace(config.distill, teacher=None)} if distilled else {}),
@@ -193,7 +194,7 @@ def steps_of(config: Config) -> list[Step]:
             | ({"written": "generate"} if generated and config.writer.asked else {})
             | ({"merge": "merge"} if merging else {})
             | {step.name: step.name for step in benchmark},
-            files=sources.cards(config),
+            files=sources.cards(config) | script_steps.dictionary(config),
         ),
     ]  # fmt: skip
     return script_steps.applied(augment_steps.applied(planned, config), config)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 Row = TypeVar("Row")
 # The texts that make up a question: a query, or both sides of a scored pair.
 Question = tuple[str, ...]
+COPY = "+copy"  # behind the id of a row whose query alone is another's
 # The name of a prompt, query or passage, and a text.
 Prompted = tuple[str, str]
 _NO_LETTERS = re.compile(r"[\W_]+")  # \w is the categories L and N, and the underscore

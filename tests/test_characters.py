@@ -11,8 +11,13 @@ from finetune import model as models
 from finetune.characters import add_characters
 from finetune.export import Origin, export_bundle
 from finetune.inference import OnnxEncoder
+from finetune.inference.script import converter
+from finetune.records import Pair, read_json, write_jsonl
+from finetune.script import OpenCC
+from finetune.steps import script as script_steps
 
 # In the tiny vocabulary stand 离, 财 and 产 and none of their Traditional forms; 龘 has no other.
+WAYS = [converter("t2s"), converter("s2tw")]
 TEXTS = ["离婚财产", "龘", "😀", "plain"]
 
 
@@ -24,7 +29,7 @@ def row(model, char):
 @pytest.fixture
 def grown(tiny_model, tmp_path):
     model = models.load(tiny_model)
-    added = add_characters(model, TEXTS)
+    added = add_characters(model, TEXTS, WAYS)
     models.save(model, tmp_path / "model")
     return added, tmp_path / "model"
 
@@ -71,7 +76,7 @@ def test_training_moves_the_new_rows(grown):
 def test_nothing_to_add_changes_nothing(tiny_model):
     model = models.load(tiny_model)
     before = model.tokenizer.backend_tokenizer.to_str()
-    assert add_characters(model, ["天下", "abc"]) == {}
+    assert add_characters(model, ["天下", "abc"], WAYS) == {}
     assert model.tokenizer.backend_tokenizer.to_str() == before
 
 
@@ -82,7 +87,7 @@ def test_pieces_with_scores_take_rows_that_the_model_has_to_spare(tmp_path):
     config = XLMRobertaConfig(vocab_size=rows, pad_token_id=1, **SIZES)
     tokenizer = scored(RobertaProcessing(("</s>", 2), ("<s>", 0)), pieces)
     model = models.load(saved(tmp_path, XLMRobertaModel(config), tokenizer))
-    assert add_characters(model, ["财产"]) == {"財": "财", "產": "产"}
+    assert add_characters(model, ["财产"], WAYS) == {"財": "财", "產": "产"}
     assert models.inner(model).config.vocab_size == rows + 1  # one of the two was there
     models.save(model, tmp_path / "grown")
     grown = SentenceTransformer(str(tmp_path / "grown"), device="cpu")
@@ -90,3 +95,26 @@ def test_pieces_with_scores_take_rows_that_the_model_has_to_spare(tmp_path):
     assert tokens[-2:] == ["財", "產"] and "法律" in tokens
     both = grown.encode(["法律财产", "法律財產"])
     np.testing.assert_allclose(both[0], both[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("traditional", "words", "added"),
+    [
+        ("s2tw", "", {"裡": "里"}),
+        ("s2hk", "", {"裏": "里"}),
+        ("s2tw", "里\t財\n", {"財": "财"}),
+    ],
+)
+def test_the_step_adds_those_of_the_traditional_that_the_settings_name(
+    tmp_path, tiny_model, traditional, words, added
+):
+    (tmp_path / "model").symlink_to(tiny_model)
+    write_jsonl(tmp_path / "train.jsonl", [Pair("1", "里", "天", "s")])
+    (tmp_path / "words.txt").write_text(words, "utf-8")
+    out = tmp_path / "out"
+    out.mkdir()
+    settings = {"script": "both", "opencc": OpenCC(traditional, [], None, 0.0), "encode": "keep"}
+    inputs = {"model": tmp_path, "data": tmp_path, "sets": tmp_path,
+              "dictionary": tmp_path / "words.txt"}  # fmt: skip
+    script_steps.characters(settings, inputs, out)
+    assert read_json(out / "characters.json") == added

@@ -16,6 +16,7 @@ from finetune.data.generate import by_rule
 from finetune.data.load import holds_documents
 from finetune.data.loaded import Loaded, Texts
 from finetune.data.prepare import inspect, load, load_train, select_sources, summarise
+from finetune.data.script import Scripts
 from finetune.errors import UserError
 from finetune.inference.script import is_traditional
 from finetune.records import write_jsonl
@@ -124,8 +125,9 @@ def check(config: Config, dropped: Path | None = None) -> dict[str, Any]:
                "model.max_length": config.model.max_length}  # fmt: skip
     counted = lengths.count(texts, tokenizer, otherwise, windows.values())
     found += lengths.too_long(loaded, counted, windows)
-    by_script = tokens.report(tokenizer, {"training": texts, **_asked(loaded)},
-                              config.model.max_length) if tokenizer else None  # fmt: skip
+    converts = Scripts.of(config.script, config.opencc, config.opencc.dictionary).converts
+    sets, window = {"training": texts, **_asked(loaded)}, config.model.max_length
+    by_script = tokens.report(tokenizer, sets, window, converts) if tokenizer else None
     sample = texts[:: max(1, len(texts) // _SAMPLE)]
     given = "traditional" if is_traditional(*sample) else "simplified"
     found += tokens.findings(by_script, given) if by_script else []

@@ -20,7 +20,7 @@ from finetune.data.folding import folded
 from finetune.data.typos import Change
 from finetune.disk import Spilled
 from finetune.progress import bar
-from finetune.records import AnyRow, Dropped, Mined, Pair, Scored, normalised, tally
+from finetune.records import COPY, AnyRow, Dropped, Mined, Pair, Scored, normalised, tally
 from finetune.sets import AnySet
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _drawn(weights: Mapping[str, float], rng: Random) -> list[str]:
 
 
 def _with_first(row: AnyRow, text: str, kind: str) -> AnyRow:
-    key, source = f"{row.id}+copy", f"{row.source}+{kind}"
+    key, source = f"{row.id}{COPY}", f"{row.source}+{kind}"
     if isinstance(row, Scored):
         return replace(row, id=key, a=text, source=source)
     return replace(row, id=key, query=text, source=source)

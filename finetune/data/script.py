@@ -1,9 +1,10 @@
 """Training rows and evaluation sets in the other script.
 
-Which rows are converted is decided by a hash of seed and row id, so that a run that is repeated, or
-goes on, converts the same. A text whose conversion does not come back to itself (punctuation, case
-and width apart) is one that OpenCC could not read for certain: such rows stay as they are where
-training sees both scripts, are never crossed, and are told.
+Which rows are converted is decided by a hash of seed and row id (of a copy, its original's), so
+that a run that is repeated, or goes on, converts the same. A text whose conversion does not come
+back to itself (punctuation, case, width and variants of characters apart) is one that OpenCC could
+not read for certain: such rows stay as they are where training sees both scripts, are never
+crossed, and are told.
 """
 
 import hashlib
@@ -13,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from finetune.data.clean import comparable
-from finetune.data.terms import around, read_dictionary, swapped
+from finetune.data.folding import folded
+from finetune.data.terms import around, decided, read_dictionary, swapped
 from finetune.disk import Spilled
-from finetune.inference.script import Convert, converter, is_traditional
-from finetune.records import AnyRow, Pair, Scored
+from finetune.inference.script import Convert, converter, is_traditional, script_of
+from finetune.records import COPY, AnyRow, Pair, Scored
 from finetune.script import BACK, BOTH, KEEP, OpenCC, is_mixed, share
 from finetune.sets import AnySet, EvaluationSet, ScoredSet
 
@@ -26,6 +27,9 @@ Row = TypeVar("Row", bound=AnyRow)
 NO_RETURN = "round trip does not return"
 CROSSED = "crossed"  # a set whose queries alone are converted
 _SAMPLE = 2_000  # texts that tell the script of a set
+# Share of the rarer script above which a set is converted into its own, too. Questions in another
+# script than their passages lose 6 points (docs/scripts.md): so few of them, a third of a point.
+_MIXED = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,12 @@ class Way:
     back: Convert
 
     def returns(self, text: str) -> bool:
-        """Say whether a round trip, where there is any, gives the text again."""
+        """Say whether a round trip, where there is any, gives the text again.
+
+        Another spelling of the same word (臺灣 for 台灣) is the same text: there it was read right.
+        """
         made = self.convert(text)
-        return made == text or comparable(self.back(made)) == comparable(text)
+        return made == text or folded(self.back(made)) == folded(text)
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,9 @@ class Scripts:
         there = script if script in BACK else opencc.traditional
         back = script if script == "t2s" else BACK[there]
         words = read_dictionary(dictionary) if dictionary else {}
-        given, turned = words, swapped(words)
+        without = decided(words, opencc.protect)
+        given = {word: value for word, value in words.items() if word not in without}
+        turned = swapped(given)
         if script == "t2s":
             given, turned = turned, given
         to_traditional = around(converter(there), opencc.protect, given)
@@ -72,6 +81,14 @@ class Scripts:
         return cls(
             Way(there, to_traditional, to_simplified), Way(back, to_simplified, to_traditional)
         )
+
+    @property
+    def converts(self) -> dict[str, Convert]:
+        """What puts texts into each script, by its name."""
+        return {
+            "simplified": self.to_simplified.convert,
+            "traditional": self.to_traditional.convert,
+        }
 
     def other(self, *texts: str) -> Way:
         """The way into the script that texts are not in."""
@@ -164,21 +181,23 @@ def convert_set(each: AnySet, convert: Convert, *, queries_alone: bool = False) 
 
 
 def in_scripts(each: AnySet, scripts: Scripts) -> list[AnySet]:
-    """The set crossed, and wholly in the other script.
+    """The set crossed, and wholly in the other script; of a mixed set wholly in its own, too.
 
     None of a set whose queries and passages differ in script already, or that is the same in both.
     """
     queries, passages = (texts[:: max(1, len(texts) // _SAMPLE)] for texts in _sides(each))
-    convert = scripts.other(*passages).convert
     if is_traditional(*queries) != is_traditional(*passages):
         return []
-    crossed = convert_set(each, convert, queries_alone=True)
-    if crossed == each:
+    own, other = sorted(scripts.converts, reverse=is_traditional(*passages))
+    mixed = _is_mixed(queries) or _is_mixed(passages)
+    uniform = convert_set(each, scripts.converts[own]) if mixed else each
+    crossed = convert_set(uniform, scripts.converts[other], queries_alone=True)
+    if crossed == uniform:
         return []
-    other = "simplified" if is_traditional(*passages) else "traditional"
     return [
         replace(crossed, name=f"{each.name}+{CROSSED}"),
-        replace(convert_set(each, convert), name=f"{each.name}+{other}"),
+        replace(convert_set(each, scripts.converts[other]), name=f"{each.name}+{other}"),
+        *([replace(uniform, name=f"{each.name}+{own}")] if mixed else []),
     ]
 
 
@@ -206,10 +225,10 @@ def asked_twice(each: AnySet, scripts: Scripts) -> AnySet:
 
 def _other(row: Row, script: str, way: Way, crossed: float, seed: int, counts: Counter[str]) -> Row:
     """The row in the other script, or as it is where it is not chosen."""
-    part = share(script)
-    if part is not None and _chance(f"{seed}:{row.id}") >= part:
+    part, original = share(script), row.id.removesuffix(COPY)
+    if part is not None and _chance(f"{seed}:{original}") >= part:
         return row
-    cross = _chance(f"{seed}:{row.id}:{CROSSED}") < crossed
+    cross = _chance(f"{seed}:{original}:{CROSSED}") < crossed
     other = _converted(row, way.convert, query_alone=cross)
     if other == row:
         counts["unchanged"] += script != KEEP
@@ -245,6 +264,13 @@ def _converted(row: Row, convert: Convert, *, query_alone: bool = False) -> Row:
         return replace(row, a=convert(row.a), b=rest(row.b))
     return replace(row, query=convert(row.query), positive=rest(row.positive),
                    negatives=tuple(map(rest, row.negatives)))  # fmt: skip
+
+
+def _is_mixed(texts: Sequence[str]) -> bool:
+    """Say whether texts are in both scripts; those that read as both do not tell."""
+    count = Counter(map(script_of, texts))
+    rarer, more = sorted((count["simplified"], count["traditional"]))
+    return rarer > _MIXED * (rarer + more)
 
 
 def _sides(each: AnySet) -> tuple[list[str], list[str]]:

@@ -49,15 +49,14 @@ def read_terms(path: Path) -> list[tuple[str, str]]:
         UserError: With every line that is no entry, or when the file cannot be read or has none.
     """
     expected = "a term, a tab and what else it is called"
-    found = [(word.strip(), other.strip())
-             for word, other in _entries(path, "augment.terms", expected)]  # fmt: skip
+    found = _entries(path, "augment.terms", expected)
     if not found:
         raise UserError(f"augment.terms={path}: holds no terms; expected {expected} a line")
     return found
 
 
 def _entries(path: Path, key: str, expected: str) -> list[tuple[str, str]]:
-    """The two columns of a file that a key names."""
+    """The two columns of a file that a key names, without the spaces around them."""
     if not path.is_file():
         raise UserError(f"{key}={path}: no such file; expected {expected} a line")
     try:
@@ -73,7 +72,7 @@ def _entries(path: Path, key: str, expected: str) -> list[tuple[str, str]]:
         if not (word.strip() and values.strip()):
             problems.add(f"{path}:{number}: {shown(line)}; expected {expected}")
         else:
-            found.append((word, values))
+            found.append((word.strip(), values.strip()))
     problems.check()
     return found
 
@@ -84,6 +83,19 @@ def swapped(dictionary: Mapping[str, str]) -> dict[str, str]:
     for word, value in dictionary.items():
         back.setdefault(value, word)
     return back
+
+
+def decided(dictionary: Mapping[str, str], protect: Iterable[str]) -> dict[str, str]:
+    """The words of a dictionary that do not count, with the protected word that decides instead.
+
+    Such a word, or what it becomes, holds the protected one: the entry would count one way alone.
+    """
+    return {
+        word: kept
+        for kept in protect
+        for word, value in dictionary.items()
+        if word != value and (kept in word or kept in value)
+    }
 
 
 def around(convert: Convert, protect: Iterable[str], dictionary: Mapping[str, str]) -> Convert:

@@ -15,11 +15,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from finetune.data.findings import Finding
-from finetune.inference.script import converter
+from finetune.inference.script import Convert, converter
 from finetune.records import read_dicts
 from finetune.script import BACK
 
-SCRIPTS = {"simplified": "t2s", "traditional": "s2tw"}
 _SAMPLE = 2_000  # texts of each set whose tokens are counted
 _SCANNED = 50_000  # texts in all whose characters are looked at
 _MANY = 0.001  # of all characters; from here on unknown ones are a warning
@@ -38,13 +37,19 @@ class Row:
     cut: float
 
 
-def report(tokenizer: Tokenizer, sets: Mapping[str, Sequence[str]], window: int) -> dict[str, Any]:
+def report(
+    tokenizer: Tokenizer,
+    sets: Mapping[str, Sequence[str]],
+    window: int,
+    converts: Mapping[str, Convert],
+) -> dict[str, Any]:
     """Tell what a tokenizer makes of texts in both scripts.
 
     Args:
         tokenizer: Without truncation.
         sets: Texts by what they are called; of each a sample is taken.
         window: Tokens that the model reads.
+        converts: What puts texts into each script, by its name.
 
     Returns:
         ``rows`` (`Row`) and ``unknown``: by script, how many ``characters`` the tokenizer does not
@@ -52,15 +57,15 @@ def report(tokenizer: Tokenizer, sets: Mapping[str, Sequence[str]], window: int)
         ``frequent``.
     """
     rows = [
-        asdict(_row(tokenizer, name, script, texts, window))
-        for name, texts in sets.items() if texts for script in SCRIPTS
+        asdict(_row(tokenizer, name, script, list(map(convert, _spread(texts, _SAMPLE))), window))
+        for name, texts in sets.items() if texts for script, convert in converts.items()
     ]  # fmt: skip
     step = max(1, -(-sum(map(len, sets.values())) // _SCANNED))
     every = [text for texts in sets.values() for text in texts[::step]]
     return {"rows": rows, "unknown": {
-        script: _told(unknown_characters(tokenizer, characters(every, way)))
+        script: _told(unknown_characters(tokenizer, characters(every, convert)))
         | {"of": sum(map(len, every))}
-        for script, way in SCRIPTS.items()
+        for script, convert in converts.items()
     }}  # fmt: skip
 
 
@@ -81,9 +86,9 @@ def findings(found: Mapping[str, Any], given: str) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def characters(texts: Iterable[str], way: str) -> Counter[str]:
+def characters(texts: Iterable[str], convert: Convert) -> Counter[str]:
     """Count the characters of texts after a conversion."""
-    convert, found = converter(way), Counter[str]()
+    found = Counter[str]()
     for text in texts:
         found.update(convert(text))
     return found
@@ -134,8 +139,7 @@ def domain_texts(pairs: Iterable[Path], sets: Path | None = None) -> Iterator[st
             yield from (row[name] for name in ("text", "a", "b") if name in row)
 
 
-def _row(tokenizer: Tokenizer, name: str, script: str, texts: Sequence[str], window: int) -> Row:
-    sample = list(map(converter(SCRIPTS[script]), _spread(texts, _SAMPLE)))
+def _row(tokenizer: Tokenizer, name: str, script: str, sample: Sequence[str], window: int) -> Row:
     encoded = tokenizer.encode_batch(sample, add_special_tokens=False)
     counts = [len(each.ids) for each in encoded]
     unknown, tokens = unknown_id(tokenizer), max(sum(counts), 1)

@@ -34,6 +34,7 @@ from finetune.evaluation.guard import FEWEST_TEXTS, guard_texts
 from finetune.machine.geometry import STARTER, Geometry
 from finetune.mining import usual
 from finetune.records import read_json
+from finetune.script import BOTH
 from finetune.stage import Planned, Step
 
 _TOKENS_PER_CHARACTER = 1.0  # of Chinese text in BERT's vocabularies
@@ -130,12 +131,16 @@ class Facts:
         return self._maker(made.step) if passes else made
 
     def _growth(self, step: Step) -> float:
-        """How many times its maker's rows a step reads, where copies have yet to be added."""
+        """How many times its maker's rows a step reads, about, where copies have yet to be added.
+
+        With ``script=both`` rows that are the same in both scripts are counted twice all the same.
+        """
         made = self._planned[step.inputs.get("pairs", "data")]
         if made.cached or not made.step.name.startswith(("script", "augment")):
             return 1.0
-        augment = made.step.settings.get("augment")
-        return self._growth(made.step) * (1 + augment.share if augment else 1)
+        settings = made.step.settings
+        copies = settings["augment"].share if "augment" in settings else 0
+        return self._growth(made.step) * (1 + copies + (settings.get("script") == BOTH))
 
     @cached_property
     def general(self) -> Peek | None:

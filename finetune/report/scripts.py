@@ -38,8 +38,7 @@ def sections(
         ``traditional`` and ``crossed``, each with ``value``, ``ci_low`` and ``ci_high``; ``gap``
         (Simplified less Traditional, paired) with ``gap_low``, ``gap_high`` and ``p_value``; and
         ``overlap_traditional`` and ``overlap_crossed``, the share of the first ten documents that
-        the set in the other script, and crossed, have in common with the set as given (None of
-        pairs).
+        both scripts, and the set as given and crossed, have in common (None of pairs).
     """
     return [
         {"set": name, "artifact": artifact, **_told(found, by_set[name], samples, seed)}
@@ -94,12 +93,14 @@ def gap(
 
 
 def _versions(by_set: Mapping[str, Outcome], name: str) -> tuple[Outcome, Outcome, Outcome] | None:
-    """Outcomes in Simplified, in Traditional, and crossed."""
-    other = next((each for each in SCRIPTS if f"{name}+{each}" in by_set), None)
-    if other is None or name not in by_set:
+    """Outcomes in Simplified, in Traditional, and crossed.
+
+    The set as given stands for the script that it was not converted into.
+    """
+    if name not in by_set or f"{name}+{CROSSED}" not in by_set:
         return None
-    both = [by_set[name], by_set[f"{name}+{other}"]]
-    simplified, traditional = both if other == "traditional" else both[::-1]
+    given = by_set[name]
+    simplified, traditional = (by_set.get(f"{name}+{script}", given) for script in SCRIPTS)
     return simplified, traditional, by_set[f"{name}+{CROSSED}"]
 
 

@@ -72,7 +72,9 @@ def report(settings: Settings, inputs: Inputs, out: Path) -> None:
             general_set=general.name if general else None,
             merge=read_json(inputs["merge"] / "merge.json") if "merge" in inputs else None,
             select=(inputs["evaluate"] / "select", only_set(halves / "select")),
-            tokens=tokens_of(inputs, told, settings["model"].max_length, settings["domain"]),
+            tokens=tokens_of(
+                inputs, told, settings["model"].max_length, settings["domain"], settings["scripts"]
+            ),
             script=settings.get("script", KEEP),
             noise=samples(inputs["noise"], _NOISE) if "noise" in inputs else (),
             cmteb=cmteb.rows(inputs, settings["model"], read_json(inputs["data"] / "summary.json")),
@@ -91,22 +93,28 @@ def cut(settings: Settings, inputs: Inputs) -> dict[str, Any]:
             "setting to raise": found.setting}  # fmt: skip
 
 
-def tokens_of(inputs: Inputs, sets: Sequence[AnySet], window: int, domain: str) -> dict[str, Any]:
+def tokens_of(
+    inputs: Inputs, sets: Sequence[AnySet], window: int, domain: str, settings: Settings
+) -> dict[str, Any]:
     """Report on the tokenizer of a run's bundle.
 
     Args:
         inputs: ``export`` (the bundle's step), ``data`` (the training rows'), and, where there
-            are, ``mixed`` (the mixed sets') and ``characters`` (those that were added).
+            are, ``mixed`` (the mixed sets'), ``characters`` (those that were added) and
+            ``dictionary`` (the user's).
         sets: Evaluation sets.
         window: Tokens that the model reads.
         domain: What the training rows are called.
+        settings: ``script`` and ``opencc``, which name the scripts.
 
     Returns:
         What `report` does, and ``added``: characters with the counterpart whose embedding they got.
     """
     from finetune.data import tokens
+    from finetune.data.script import Scripts
 
     tokenizer = _tokenizer(inputs)
+    scripts = Scripts.of(settings["script"], settings["opencc"], inputs.get("dictionary"))
     texts: dict[str, Sequence[str]] = {
         f"{domain}, training": Spilled(str, tokens.domain_texts([inputs["data"]]))
     }
@@ -118,7 +126,8 @@ def tokens_of(inputs: Inputs, sets: Sequence[AnySet], window: int, domain: str) 
             found = [text for kind, text in each.prompted if kind == prompt]
             texts |= {f"{each.name}, {name}": found} if found else {}
     added = inputs["characters"] / "characters.json" if "characters" in inputs else None
-    return tokens.report(tokenizer, texts, window) | {"added": read_json(added) if added else {}}
+    told = tokens.report(tokenizer, texts, window, scripts.converts)
+    return told | {"added": read_json(added) if added else {}}
 
 
 def _tokenizer(inputs: Inputs) -> "Tokenizer":

@@ -45,8 +45,38 @@ def encoding(config: Config) -> dict[str, str]:
     return {"script": config.encode.script} if config.encode.script != KEEP else {}
 
 
+def conversion(config: Config) -> dict[str, Any]:
+    """What steps that convert read: where the user's dictionary lies does not count."""
+    opencc = replace(config.opencc, dictionary=None)
+    return {"script": config.script, "opencc": opencc, "encode": config.encode.script}
+
+
+def dictionary(config: Config) -> dict[str, Path]:
+    """The user's dictionary, read once to tell its mistakes before any work."""
+    path = config.opencc.dictionary
+    if path is None:
+        return {}
+    from finetune.data.terms import read_dictionary
+
+    read_dictionary(path)
+    return {"dictionary": path}
+
+
 def tell(config: Config) -> None:
-    """Warn of a base that was tuned for converted texts, where texts are not converted alike."""
+    """Warn of entries of the user's dictionary that do not count, since a protected word does.
+
+    And of a base that was tuned for converted texts, where texts are not converted alike.
+
+    Raises:
+        UserError: The dictionary cannot be read.
+    """
+    if config.opencc.dictionary is not None:
+        from finetune.data.terms import decided, read_dictionary
+
+        words = read_dictionary(config.opencc.dictionary)
+        for word, kept in decided(words, config.opencc.protect).items():
+            log.warning("opencc.dictionary: the entry %s is left out, there and back: "
+                        "opencc.protect has %s", word, kept)  # fmt: skip
     path = config.model.path
     if path is None or not path.is_dir():
         return
@@ -70,7 +100,7 @@ def applied(planned: Sequence[Step], config: Config) -> list[Step]:
         made = (_all_converted if config.script in WHOLE else _rows_converted)(made, config)
     if _measured(config) and config.script not in WHOLE:
         made = _with_sets(made, config)
-    return _with_characters(made) if config.encode.add_characters else made
+    return _with_characters(made, config) if config.encode.add_characters else made
 
 
 def script(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -113,7 +143,7 @@ def script_sets(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Convert the evaluation sets, where all texts are converted.
 
     Where both scripts are measured, put beside each set of the report half the same set crossed,
-    and in the other script.
+    and in the other script; of a mixed set in either.
     """
     from finetune.data.parts import write_halves
     from finetune.data.script import Scripts, convert_set, in_scripts
@@ -147,11 +177,15 @@ def characters(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Give a model the characters of the domain's texts that its tokenizer does not know."""
     from finetune import model as models
     from finetune.characters import add_characters
+    from finetune.data.script import Scripts
     from finetune.data.tokens import domain_texts
+    from finetune.inference.script import converter
 
     model = models.load(inputs["model"] / "model")
     pairs = [inputs[name] for name in ("data", "generate") if name in inputs]
-    added = add_characters(model, domain_texts(pairs, inputs["sets"]))
+    scripts = Scripts.of(settings["script"], settings["opencc"], inputs.get("dictionary"))
+    converts = [*scripts.converts.values(), converter(settings["encode"])]
+    added = add_characters(model, domain_texts(pairs, inputs["sets"]), converts)
     models.save(model, out / "model")
     write_json(out / "characters.json", added)
 
@@ -162,7 +196,7 @@ def _all_converted(planned: Sequence[Step], config: Config) -> list[Step]:
     for step in planned:
         made.append(step if step.name in _AS_GIVEN else _reading(step, renamed))
         if step.name == "sets":
-            settings = _settings(config) | {"measured": _measured(config)}
+            settings = conversion(config) | {"measured": _measured(config)}
             made.append(_sets_step(settings, config))
         if step.name == "data":
             made.append(_step("script", {"pairs": "data"}, config))
@@ -190,9 +224,9 @@ def _rows_converted(planned: Sequence[Step], config: Config) -> list[Step]:
             inputs["script"] = "script"
         made.append(replace(step, inputs=inputs))
         if step.name == "pool":
-            settings, files = _settings(config), _files(config)
+            settings, files = conversion(config), dictionary(config)
             made.append(
-                Step("script-select", script_select, 2, settings, {"select": "pool"}, files)
+                Step("script-select", script_select, 3, settings, {"select": "pool"}, files)
             )
     return made
 
@@ -203,9 +237,9 @@ def _mix_converted(planned: Sequence[Step], config: Config) -> list[Step]:
         made.append(_reading(step, {"mix": "script-mix"}))
         if step.name == "mix":
             kinds = {name: each.kind.value for name, each in config.mix.items()}
-            settings = _settings(config) | {"rows": kinds, "seed": config.seed}
+            settings = conversion(config) | {"rows": kinds, "seed": config.seed}
             made.append(
-                Step("script-mix", script_mix, 3, settings, {"mixed": "mix"}, _files(config))
+                Step("script-mix", script_mix, 4, settings, {"mixed": "mix"}, dictionary(config))
             )
     return made
 
@@ -217,17 +251,17 @@ def _with_sets(planned: Sequence[Step], config: Config) -> list[Step]:
         made.append(_reading(step, {"sets": _SETS}) if both else step)
         if step.name == "sets":
             # However rows are mixed, the sets are the same, and so is what the base gets on them.
-            opencc = replace(_settings(config)["opencc"], crossed=0.0)
+            opencc = replace(conversion(config)["opencc"], crossed=0.0)
             settings = {"script": KEEP, "opencc": opencc, "measured": True}
             made.append(_sets_step(settings, config))
     return made
 
 
 def _sets_step(settings: Settings, config: Config) -> Step:
-    return Step(_SETS, script_sets, 3, settings, {"sets": "sets"}, _files(config))
+    return Step(_SETS, script_sets, 4, settings, {"sets": "sets"}, dictionary(config))
 
 
-def _with_characters(planned: Sequence[Step]) -> list[Step]:
+def _with_characters(planned: Sequence[Step], config: Config) -> list[Step]:
     """Let everything that trains start from the model that knows the characters."""
     made: list[Step] = []
     names = [step.name for step in planned]
@@ -235,7 +269,9 @@ def _with_characters(planned: Sequence[Step]) -> list[Step]:
     for step in planned:
         if step.inputs.get("model") == "base" and "select" in step.inputs:
             if all(each.name != "characters" for each in made):
-                made.append(Step("characters", characters, 1, {}, {"model": "base", **texts}))
+                settings, files = conversion(config), dictionary(config)
+                read = {"model": "base", **texts}
+                made.append(Step("characters", characters, 2, settings, read, files))
             step = _reading(step, {"base": "characters"})
         if step.name == "report":
             step = replace(step, inputs={**step.inputs, "characters": "characters"})
@@ -243,33 +279,10 @@ def _with_characters(planned: Sequence[Step]) -> list[Step]:
     return made
 
 
-def _step(
-    name: str,
-    inputs: Mapping[str, str],
-    config: Config,
-    *,
-    mined: bool = False,
-) -> Step:
+def _step(name: str, inputs: Mapping[str, str], config: Config, *, mined: bool = False) -> Step:
     rows = "mined" if mined else config.domain.kind.value
-    settings = _settings(config) | {"rows": rows, "seed": config.seed}
-    return Step(name, script, 3, settings, inputs, _files(config))
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    # What a dictionary holds counts, where it lies does not.
-    opencc = replace(config.opencc, dictionary=None)
-    return {"script": config.script, "opencc": opencc, "encode": config.encode.script}
-
-
-def _files(config: Config) -> dict[str, Path]:
-    """The user's dictionary, read once to tell its mistakes before any work."""
-    path = config.opencc.dictionary
-    if path is None:
-        return {}
-    from finetune.data.terms import read_dictionary
-
-    read_dictionary(path)
-    return {"dictionary": path}
+    settings = conversion(config) | {"rows": rows, "seed": config.seed}
+    return Step(name, script, 4, settings, inputs, dictionary(config))
 
 
 def _measured(config: Config) -> bool:

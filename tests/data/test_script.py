@@ -22,8 +22,8 @@ ROWS = [
     Mined(f"r{n}", f"房东不退押金怎么办{n}", f"合同终止后应当退还{n}", (f"劳动报酬{n}",),
           (0.9, 0.5), "s") for n in range(100)
 ]  # fmt: skip
-# Half Traditional: the way there leaves 這 and the way back does not.
-BROKEN = Pair("b", "這个问题", "答案在这里", "s")
+# The way there makes 待著 of 呆着, another word.
+BROKEN = Pair("b", "老人呆着", "答案在这里", "s")
 
 
 def scripts(script="both", **changes):
@@ -88,6 +88,12 @@ def test_the_rows_that_are_mixed_in_follow_from_seed_and_id_alone():
     assert all(is_traditional(row.query) for row in rewritten(ROWS, "mix:1").rows)
 
 
+def test_a_copy_goes_into_the_script_of_its_original():
+    copies = [dataclasses.replace(row, id=f"{row.id}+copy") for row in ROWS]
+    found = rewritten([*ROWS, *copies], "mix:0.5", crossed=0.3).rows
+    assert [row.source for row in found[:100]] == [row.source for row in found[100:]]
+
+
 def test_traditional_rows_go_the_other_way():
     row = Pair("t", "房東不退押金", "應當退還", "s")
     (mixed,) = rewritten([row], "mix:1").rows
@@ -120,12 +126,19 @@ def test_rows_that_do_not_come_back_stay_as_they_are_and_are_told():
         assert list(result.rows) == [BROKEN]
         assert result.counts[NO_RETURN] == 1 and result.counts["converted"] == 0
         assert list(result.lost) == [
-            {"id": "b", "reason": NO_RETURN, "text": "這个问题", "back": "这个问题"}
+            {"id": "b", "reason": NO_RETURN, "text": "老人呆着", "back": "老人待着"}
         ]  # fmt: skip
     # Where all is converted nothing is paired, so that it only counts; it is not crossed.
     result = rewritten([BROKEN], "s2tw", crossed=1.0)
-    assert (result.rows[0].query, result.rows[0].positive) == ("這個問題", "答案在這裡")
+    assert (result.rows[0].query, result.rows[0].positive) == ("老人待著", "答案在這裡")
     assert (result.counts[NO_RETURN], result.counts["crossed"]) == (1, 0)
+
+
+@pytest.mark.parametrize("text", ["台灣", "臺灣的占用", "他裏面穿着衣服", "這个问题"])
+def test_another_spelling_of_the_same_words_comes_back(text):
+    for script in ("both", "mix:1"):
+        counts = rewritten([Pair("v", text, "答案", "s")], script).counts
+        assert (counts[NO_RETURN], counts["converted"]) == (0, 1)
 
 
 def test_taiwans_words_come_back_as_its_own():
@@ -165,6 +178,11 @@ def test_protected_words_and_a_dictionary_hold_on_the_way_back_too(tmp_path):
     there = Scripts.of("both", opencc, path)
     assert there.to_traditional.convert("东里的软件书") == "东里的軟體書"
     assert there.to_traditional.returns("东里的软件书")
+    path.write_text("劳动合同法\t勞工法\n", encoding="utf-8")
+    opencc = dataclasses.replace(OPENCC, protect=["劳动合同法"])
+    both = Scripts.of("both", opencc, path)
+    assert both.to_traditional.convert("劳动合同法") == "劳动合同法"
+    assert both.to_simplified.convert("勞工法") == "劳工法" and both.to_simplified.returns("勞工法")
     path.write_text("軟體\t软件\n", encoding="utf-8")  # of t2s: Traditional first
     assert Scripts.of("t2s", opencc, path).to_simplified.convert("軟體書") == "软件书"
 
@@ -182,6 +200,27 @@ def test_the_versions_of_a_set():
     assert whole.corpus == {"d": "應當退還", "e": "天下"} and whole.qrels == given.qrels
     (_, back) = in_scripts(dataclasses.replace(whole, name="t"), scripts())
     assert (back.name, back.corpus) == ("t+simplified", given.corpus)
+
+
+@pytest.mark.parametrize(
+    ("traditional", "names"),
+    [
+        (1, ["dev+crossed", "dev+traditional"]),  # of 20, which is no more than others have
+        (8, ["dev+crossed", "dev+traditional", "dev+simplified"]),
+        (12, ["dev+crossed", "dev+simplified", "dev+traditional"]),
+    ],
+)
+def test_a_mixed_set_is_put_into_its_own_script_too(traditional, names):
+    queries = {f"q{n}": "房東" if n < traditional else "房东" for n in range(20)}
+    given = retrieval(queries, {f"d{n}": text for n, text in enumerate(queries.values())})
+    found = in_scripts(given, scripts())
+    assert [each.name for each in found] == names
+    for each in found[1:]:
+        (text,) = {*each.queries.values(), *each.corpus.values()}
+        assert text == ("房東" if each.name.endswith("traditional") else "房东")
+    if len(found) == 3:
+        crossed, other, own = found
+        assert (crossed.queries, crossed.corpus) == (other.queries, own.corpus)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +243,7 @@ def test_versions_of_scored_sets():
 
 
 def test_questions_are_asked_twice_of_the_passages_as_they_are():
-    given = retrieval({"q": "房东", "u": "天下", "b": "這个问题"}, {"d": "应当退还"})
+    given = retrieval({"q": "房东", "u": "天下", "b": "老人呆着"}, {"d": "应当退还"})
     twice = asked_twice(given, scripts())
     assert twice.queries == {**given.queries, "q+script": "房東"}
     assert twice.qrels["q+script"] == {"d": 1} and twice.corpus == given.corpus

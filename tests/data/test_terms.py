@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.data.terms import around, read_dictionary, read_terms, swapped
+from finetune.data.terms import around, decided, read_dictionary, read_terms, swapped
 from finetune.errors import UserError
 from finetune.inference.script import converter
 
@@ -45,6 +45,12 @@ def test_no_word_of_a_dictionary_reaches_into_a_protected_one():
     assert convert("动软件园") == "動软件园"
 
 
+def test_an_entry_that_holds_a_protected_word_does_not_count():
+    words = {"劳动合同法": "勞工法", "甲": "劳动合同法", "里仁": "里仁", "劳动": "勞工", "乙": "里"}
+    found = decided(words, ["劳动合同法", "里仁"])
+    assert found == {"劳动合同法": "劳动合同法", "甲": "劳动合同法"}
+
+
 WORDS = st.lists(st.text("里书国东a .[]^\\", min_size=1, max_size=3), max_size=4)
 
 
@@ -60,7 +66,7 @@ def test_every_character_of_every_protected_word_stays(words, text):
 
 def test_a_dictionary_is_read_as_opencc_writes_it(tmp_path):
     path = tmp_path / "words.txt"
-    path.write_text("# names\n软件\t軟體 軟件\n\n鼠标\t滑鼠\n软件\t另\n", encoding="utf-8-sig")
+    path.write_text("# names\n软件\t軟體 軟件\n\n 鼠标 \t 滑鼠\n软件\t另\n", encoding="utf-8-sig")
     words = read_dictionary(path)
     assert words == {"软件": "軟體", "鼠标": "滑鼠"}
     assert swapped(words) == {"軟體": "软件", "滑鼠": "鼠标"}

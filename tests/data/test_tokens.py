@@ -2,10 +2,13 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from finetune.data import tokens
+from finetune.inference.script import converter
 from finetune.records import Pair, write_json, write_jsonl
+from finetune.script import OpenCC
 from finetune.sets import EvaluationSet, write_set
 from finetune.steps.reporting import tokens_of
 
+CONVERTS = {"simplified": converter("t2s"), "traditional": converter("s2tw")}
 WORDS = {"[UNK]": 0, "房": 1, "东": 2, "国": 3, "國": 4, "a": 5}
 
 
@@ -16,7 +19,7 @@ def tokenizer():
 
 
 def test_tokens_a_character_unknown_ones_and_texts_that_are_cut():
-    found = tokens.report(tokenizer(), {"x": ["房东国", "a"], "none": []}, 2)
+    found = tokens.report(tokenizer(), {"x": ["房东国", "a"], "none": []}, 2, CONVERTS)
     simplified, traditional = found["rows"]
     assert (simplified["set"], simplified["script"], simplified["texts"]) == ("x", "simplified", 2)
     assert (simplified["tokens_per_character"], simplified["unknown"], simplified["cut"]) == (
@@ -36,7 +39,7 @@ def test_tokens_a_character_unknown_ones_and_texts_that_are_cut():
 
 def test_a_word_of_several_characters_is_fewer_tokens_than_characters():
     made = Tokenizer(models.Unigram([("<unk>", 0.0), ("法律", -1.0), ("法", -5.0)], unk_id=0))
-    (row, _) = tokens.report(made, {"x": ["法律法"]}, 9)["rows"]
+    (row, _) = tokens.report(made, {"x": ["法律法"]}, 9, CONVERTS)["rows"]
     assert row["tokens_per_character"] == pytest.approx(2 / 3)
     assert tokens.unknown_id(made) == 0
 
@@ -48,7 +51,7 @@ def test_a_tokenizer_without_an_unknown_piece_knows_everything():
 
 
 def test_the_most_frequent_of_the_unknown_comes_first():
-    counts = tokens.characters(["东丙乙乙房丙丙"], "keep")
+    counts = tokens.characters(["东丙乙乙房丙丙"], converter("keep"))
     assert list(tokens.unknown_characters(tokenizer(), counts).items()) == [("丙", 3), ("乙", 2)]
 
 
@@ -74,7 +77,25 @@ def test_the_texts_of_a_run(tmp_path):
     (tmp_path / "characters").mkdir()
     write_json(tmp_path / "characters/characters.json", {"東": "东"})
     inputs = {name: tmp_path / name for name in ("data", "export", "characters")}
-    found = tokens_of(inputs, [select], 512, "law")
+    settings = {"script": "both", "opencc": OpenCC("s2hk", [], None, 0.0)}
+    found = tokens_of(inputs, [select], 512, "law", settings)
     names = {row["set"]: row["texts"] for row in found["rows"]}
     assert names == {"law, training": 3, "dev, queries": 1, "dev, passages": 1}
     assert found["added"] == {"東": "东"}
+
+
+@pytest.mark.parametrize(
+    ("traditional", "words", "unknown"),
+    [("s2tw", "", "裡"), ("s2hk", "", "裏"), ("s2tw", "房\t屋\n里\t內\n", "內屋")],
+)
+def test_the_report_looks_at_the_traditional_that_the_settings_name(
+    tmp_path, traditional, words, unknown
+):
+    (tmp_path / "bundle").mkdir()
+    tokenizer().save(str(tmp_path / "bundle/tokenizer.json"))
+    write_jsonl(tmp_path / "train.jsonl", [Pair("1", "房", "a里", "s")])
+    (tmp_path / "words.txt").write_text(words, "utf-8")
+    inputs = {"data": tmp_path, "export": tmp_path, "dictionary": tmp_path / "words.txt"}
+    settings = {"script": "both", "opencc": OpenCC(traditional, [], None, 0.0)}
+    found = tokens_of(inputs, [], 512, "law", settings)
+    assert found["unknown"]["traditional"]["frequent"] == unknown

@@ -115,6 +115,19 @@ def test_rows_to_be_mined_get_columns_as_long_as_their_positives(planned):
     assert (lengths[:, 2:] == lengths[:, 1:2]).all() and (lengths[:, 0] != lengths[:, 1]).any()
 
 
+@pytest.mark.parametrize(
+    ("more", "rows"),
+    [
+        (["script=mix:0.5"], 48),
+        (["script=both"], 96),
+        (["script=both", "augment=typos", "augment.share=0.5"], 144),
+    ],
+)
+def test_copies_count_before_they_are_made(planned, more, rows):
+    plan_ = planned(*more)
+    assert Facts(plan_).rows(step(plan_, "train").step)[0] == rows
+
+
 def test_mined_rows_are_taken_as_they_are(planned):
     plan_ = planned()
     row = {"query": "房东", "positive": "押金合同", "negatives": ["网店商品质量"]}

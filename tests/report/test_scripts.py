@@ -58,6 +58,14 @@ def test_of_a_traditional_set_the_given_one_is_the_traditional():
     assert gate.value == pytest.approx(-0.2)
 
 
+def test_of_a_mixed_set_neither_is_the_given_one():
+    mixed = {**FOUND["tuned"], "law+simplified": outcome([1.0, 1.0], [("a",), ("c",)])}
+    (row,) = told({"tuned": mixed})
+    assert (row["simplified"]["value"], row["traditional"]["value"]) == (1, pytest.approx(0.55))
+    (gate,) = gates({"tuned": mixed}, Run)
+    assert gate.value == pytest.approx(0.45)
+
+
 def test_pairs_have_no_first_documents():
     assert overlap((), ()) is None
     assert overlap([("a",), ()], [("a",), ()]) == 0.5

@@ -135,6 +135,15 @@ def test_a_dictionary_that_is_none_ends_before_any_work(arguments, tmp_path):
         pipeline.run(compose(line))
 
 
+def test_an_entry_at_odds_with_a_protected_word_is_told(arguments, tmp_path, caplog):
+    (tmp_path / "words.txt").write_text("软件\t軟體\n劳动合同法\t勞工法\n", "utf-8")
+    line = arguments("full", "script=both", f"opencc.dictionary={tmp_path}/words.txt",
+                     "opencc.protect=[劳动合同法]")  # fmt: skip
+    pipeline.resolve(compose(line))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "the entry 劳动合同法 is left out, there and back: opencc.protect has 劳动合同法" in told
+
+
 @pytest.fixture(scope="module")
 def mixed(arguments, tmp_path_factory):
     """A run on rows in both scripts, whose model learned the characters first."""
