@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -57,14 +58,17 @@ def load_pairs(
     table, laid_out = layouts.recognise(_open(source, problems), columns, kind)
     found = _resolve(form, laid_out, table, problems, f"{setting}.columns")
     collector = Collector(form, table, found, duplicates, problems, dropped)
+    there = dict.fromkeys(table.columns)
     with bar(f"read {table.name}", None) as progress:
         for count, (line, row) in enumerate(table.rows(sorted(set(found.values()))), 1):
             collector.add(line, row)
+            there.update(dict.fromkeys(row))
             if count % _CHUNK == 0:
                 progress(_CHUNK)
     for name in sorted(columns.keys() - collector.found):
         problems.add(_no_column(table, f"{setting}.columns", name, columns[name], mapped=True))
     collector.check()
+    table = replace(table, columns=tuple(there))  # those of all rows
     _warn_of_misspelt(table, f"{setting}.columns", form, found, collector.found)
     if not collector.read:
         raise empty(table.name, problems)

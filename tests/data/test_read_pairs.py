@@ -182,7 +182,7 @@ BAD = [
     ({"query": 3, "positive": "答"}, "not text"),
     ({"query": "\ud800", "positive": "答"}, "lone surrogate"),
     ({"query": "问", "positive": "答", "negatives": ["答！"]}, "negative equals positive"),
-    ({"query": "问", "positive": "答", "negatives": "反"}, "not text"),
+    ({"query": "问", "positive": "答", "negatives": "['反']"}, "not text"),
     ({"query": "问", "positive": "答", "id": "same"}, "duplicate id"),
 ]
 

@@ -1,0 +1,52 @@
+"""Read the value of each field of a row."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from finetune.data import clean
+from finetune.data.clean import BadRow
+from finetune.data.problems import shown, type_name
+
+
+def _negatives(column: str, value: Any, changed: Counter[str]) -> tuple[str, ...]:
+    """Return the cleaned negatives of a list, or of a JSON list in a CSV cell; a text is one."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.lstrip().startswith("[") else [value]
+        except (ValueError, RecursionError):
+            pass  # then it is no list, and said to be none below
+    if not isinstance(value, list):
+        raise BadRow(
+            "not text",
+            f"{column} is {shown(value)}, {type_name(value)}; expected a list of texts: "
+            '["text", "text"]',
+        )
+    return tuple(clean.text(f"{column} {n}", text, changed) for n, text in enumerate(value, 1))
+
+
+def _name(column: str, value: Any, changed: Counter[str]) -> str:
+    """An id or a source: text, or a whole number."""
+    return str(value) if type(value) is int else clean.text(column, value, changed)
+
+
+def _label(column: str, value: Any, changed: Counter[str]) -> int:
+    """1 for a pair, 0 for what is none; in a CSV file they are text."""
+    if isinstance(value, str | int | float) and str(value).strip() in ("0", "1", "0.0", "1.0"):
+        return int(float(value))
+    raise BadRow(
+        "bad label",
+        f"{column} is {shown(value)}; expected 1 (answers) or 0 (does not); for graded scores "
+        "set domain.kind=scored",
+    )
+
+
+def _score(column: str, value: Any, changed: Counter[str]) -> float:
+    return clean.number(column, value)
+
+
+# Fields that hold something else than a text.
+CLEANERS: Mapping[str, Callable[[str, Any, Counter[str]], Any]] = {
+    "negatives": _negatives, "source": _name, "id": _name, "score": _score, "label": _label,
+}  # fmt: skip
