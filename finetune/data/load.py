@@ -43,7 +43,8 @@ def load_pairs(
     Args:
         source: A JSON Lines, JSON, CSV, TSV, Parquet or Excel file, a BEIR-shaped folder, or
             ``owner/name[@revision][:[subset/]split]`` on the Hugging Face hub.
-        columns: The source's column for each field that it calls by another name.
+        columns: The source's column for each field that it calls by another name; an optional field
+            without one is not read.
         bad_rows: Whether rows that cannot be used end the run or are dropped.
         kind: Whether a row holds a query and a text that answers it, or two texts and a score.
         duplicates: How alike pairs are dropped as one.
@@ -58,6 +59,7 @@ def load_pairs(
     table, laid_out = layouts.recognise(_open(source, problems), columns, kind)
     found = _resolve(form, laid_out, table, problems, f"{setting}.columns")
     collector = Collector(form, table, found, duplicates, problems, dropped)
+    collector.found |= {name for name, column in columns.items() if not column}
     there = dict.fromkeys(table.columns)
     with bar(f"read {table.name}", None) as progress:
         for count, (line, row) in enumerate(table.rows(sorted(set(found.values()))), 1):
@@ -150,6 +152,8 @@ def _resolve(
     guessed: dict[str, str | None] = {}
     for name in form.fields:
         column = columns.get(name, name)
+        if not column and name in form.optional:
+            continue
         if column in table.columns or (table.ragged and name in form.optional):
             found[name] = guessed[name] = column
         elif name in columns or name in form.required:

@@ -188,7 +188,7 @@ class Collector:
         return BadRow(
             "duplicate id",
             f"id {shown(pair_id)} is that of line {self.lines[pair_id]} too; expected ids that "
-            "occur once: change one, or leave the ids out",
+            "occur once: change one, or leave the column alone with domain.columns.id=''",
         )
 
     def _place(self, pair_id: str) -> str:

@@ -10,6 +10,9 @@ from finetune.data.clean import BadRow
 from finetune.data.problems import shown, type_name
 
 
+_LABELS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+
+
 def _negatives(column: str, value: Any, changed: Counter[str]) -> tuple[str, ...]:
     """Return the cleaned negatives of a list, or of a JSON list in a CSV cell; a text is one."""
     if isinstance(value, str):
@@ -27,18 +30,30 @@ def _negatives(column: str, value: Any, changed: Counter[str]) -> tuple[str, ...
 
 
 def _name(column: str, value: Any, changed: Counter[str]) -> str:
-    """An id or a source: text, or a whole number."""
-    return str(value) if type(value) is int else clean.text(column, value, changed)
+    """An id or a source: text, or a number (1.0 is 1); bytes that are no text in hexadecimal."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.hex()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int | float) else clean.text(column, value, changed)
 
 
 def _label(column: str, value: Any, changed: Counter[str]) -> int:
     """1 for a pair, 0 for what is none; in a CSV file they are text."""
-    if isinstance(value, str | int | float) and str(value).strip() in ("0", "1", "0.0", "1.0"):
-        return int(float(value))
+    if isinstance(value, str | int | float) and str(value).strip().lower() in _LABELS:
+        return _LABELS[str(value).strip().lower()]
+    try:
+        clean.number(column, value)
+        graded = "for graded scores set domain.kind=scored; "
+    except BadRow:
+        graded = ""
     raise BadRow(
         "bad label",
-        f"{column} is {shown(value)}; expected 1 (answers) or 0 (does not); for graded scores "
-        "set domain.kind=scored",
+        f"{column} is {shown(value)}; expected 1 (answers) or 0 (does not); {graded}if the column "
+        "says something else, domain.columns.label='' leaves it alone",
     )
 
 

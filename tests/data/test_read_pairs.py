@@ -200,6 +200,42 @@ def test_bad_rows_stop_the_run_or_are_dropped_and_counted(tmp_path, row, reason)
     assert [(each.reason, each.line) for each in dropped] == [(reason, 2)]
 
 
+@pytest.mark.parametrize(
+    ("label", "part"),
+    [
+        ("合同纠纷", "or 0 (does not); if the column says something else"),
+        ("0.5", "set domain.kind=scored; if the column says something else"),
+        (3, "set domain.kind=scored; if the column says something else"),
+    ],
+)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_label_that_is_none_can_be_left_alone(tmp_path, name, label, part):
+    source = write(tmp_path / name, [row | {"label": label} for row in ROWS])
+    with pytest.raises(UserError) as caught:
+        read_pairs(source, {}, BadRows.stop)
+    assert part in str(caught.value) and "domain.columns.label='' leaves it" in str(caught.value)
+    pairs, dropped = read_pairs(source, {"label": ""}, BadRows.stop)
+    assert (len(pairs), dropped) == (3, [])
+
+
+@pytest.mark.parametrize("yes", [True, "TRUE", " true", 1.0])
+@pytest.mark.parametrize("no", [False, "False", "0.0"])
+def test_true_and_false_are_labels(tmp_path, yes, no):
+    rows = [ROWS[0] | {"label": yes}, ROWS[1] | {"label": no}]
+    pairs, dropped = read_pairs(jsonl(tmp_path / "a.jsonl", rows), {}, BadRows.stop)
+    assert [pair.query for pair in pairs] == ["问题0"]
+    assert [row.reason for row in dropped] == [LABEL_0]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.0, "1"), (1.5, "1.5"), (b"x1", "x1"), (b"\xff\x00", "ff00"), (7, "7")]
+)
+def test_ids_and_sources_may_be_numbers_and_bytes(tmp_path, value, text):
+    source = write(tmp_path / "a.parquet", [ROWS[0] | {"id": value, "source": value}])
+    ((pair,), _) = read_pairs(source, {}, BadRows.stop)
+    assert (pair.id, pair.source) == (text, text)
+
+
 DUPLICATES = [
     ROWS[0],
     ROWS[1],
