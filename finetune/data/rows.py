@@ -12,7 +12,7 @@ from finetune.data.joined import Joined
 from finetune.data.loaded import sides
 from finetune.data.problems import Problems, excerpt, listed, shown
 from finetune.data.tables import Table
-from finetune.data.values import CLEANERS
+from finetune.data.values import CLEANERS, is_nothing, some_text
 from finetune.disk import Spilled
 from finetune.records import Dropped, Pair, Scored
 
@@ -176,10 +176,11 @@ class Collector:
             value = row.get(column)
             if column in row:
                 self.found.add(name)
-            if name in self.form.optional and value in (None, ""):
+            nothing = value in (None, "") if name == "label" else is_nothing(value)
+            if name in self.form.optional and nothing:
                 continue
             try:
-                values[name] = CLEANERS.get(name, clean.text)(column, value, self.changed)
+                values[name] = CLEANERS.get(name, some_text)(column, value, self.changed)
             except BadRow as error:
                 bad.append(error)
         return values, bad

@@ -9,12 +9,40 @@ from finetune.data import clean
 from finetune.data.clean import BadRow
 from finetune.data.problems import shown, type_name
 
+LEFT_OUT = "empty negatives left out"  # a change, as it is counted
 
+# What exports write where there is nothing, compared in lower case.
+_NOTHING = {"null", "nan", "none", "n/a", "#n/a", "<na>", "\\n", "-", "--"}
 _LABELS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
+def is_nothing(value: Any) -> bool:
+    """Whether a cell is empty: null, not a number, white space, or what stands for that."""
+    if isinstance(value, str):
+        return not value.strip() or value.strip().lower() in _NOTHING
+    return value is None or value != value
+
+
+def some_text(column: str, value: Any, changed: Counter[str]) -> str:
+    """Return the cleaned text, which must be more than a word for nothing.
+
+    Raises:
+        BadRow: As of `clean.text`.
+    """
+    if value is not None and is_nothing(value) and str(value).strip():
+        raise BadRow(
+            "empty text",
+            f"{column} is {shown(value)}, which stands for nothing; expected text: fill it in, or "
+            "delete the row",
+        )
+    return clean.text(column, value, changed)
+
+
 def _negatives(column: str, value: Any, changed: Counter[str]) -> tuple[str, ...]:
-    """Return the cleaned negatives of a list, or of a JSON list in a CSV cell; a text is one."""
+    """Return the cleaned negatives of a list, or of a JSON list in a CSV cell; a text is one.
+
+    Empty ones are left out and counted.
+    """
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.lstrip().startswith("[") else [value]
@@ -26,7 +54,10 @@ def _negatives(column: str, value: Any, changed: Counter[str]) -> tuple[str, ...
             f"{column} is {shown(value)}, {type_name(value)}; expected a list of texts: "
             '["text", "text"]',
         )
-    return tuple(clean.text(f"{column} {n}", text, changed) for n, text in enumerate(value, 1))
+    kept = [(n, each) for n, each in enumerate(value, 1) if not is_nothing(each)]
+    if len(kept) < len(value):
+        changed[LEFT_OUT] += len(value) - len(kept)
+    return tuple(clean.text(f"{column} {n}", each, changed) for n, each in kept)
 
 
 def _name(column: str, value: Any, changed: Counter[str]) -> str:

@@ -236,6 +236,28 @@ def test_ids_and_sources_may_be_numbers_and_bytes(tmp_path, value, text):
     assert (pair.id, pair.source) == (text, text)
 
 
+NOTHING = ["NULL", "null", "N/A", "#N/A", "nan", "NaN", "None", "<NA>", "\\N", "-", " -- "]
+
+
+@pytest.mark.parametrize("value", [*NOTHING, float("nan")])
+def test_a_cell_that_stands_for_nothing_is_empty(tmp_path, value):
+    rows = [ROWS[0] | {"source": value, "id": value, "negatives": value},
+            ROWS[1] | {"positive": value}]  # fmt: skip
+    pairs, (row,) = read_pairs(jsonl(tmp_path / "a.jsonl", rows), {}, BadRows.drop)
+    assert pairs == [Pair("a-1", "问题0", "答案0", "a")]
+    assert (row.line, row.reason) == (2, "empty text")
+    assert f"positive is {value!r}, which stands for nothing; expected text" in row.problem
+
+
+@pytest.mark.parametrize("empty", [None, "", " ", *NOTHING])
+@pytest.mark.parametrize("column", ["negatives", "neg"])
+def test_an_empty_negative_is_left_out_of_its_list(tmp_path, column, empty):
+    source = write(tmp_path / "a.parquet", [ROWS[0] | {column: ["反一", empty, "反二"]}])
+    loaded = load_pairs(source, {}, BadRows.stop)
+    assert [pair.negatives for pair in loaded.pairs] == [("反一", "反二")]
+    assert loaded.changed == {"empty negatives left out": 1}
+
+
 DUPLICATES = [
     ROWS[0],
     ROWS[1],
