@@ -336,3 +336,28 @@ def test_a_judgement_of_nothing(tmp_path):
     (path / "qrels.tsv").write_text("q1\tgone\t1\nq1\tc1\t1\n")
     with pytest.raises(UserError, match=r"qrels.tsv:1: id 'gone' is not in corpus.jsonl"):
         read(str(path))
+
+
+def test_a_folder_of_judgements_whose_passages_have_no_text(tmp_path, caplog):
+    path = folder(tmp_path / "beir", "qrels.tsv")
+    jsonl(path / "corpus.jsonl", [{"_id": "c1", "text": "文"}, {"_id": "c2", "text": ""}])
+    with pytest.raises(UserError, match="qrels.tsv:4: positive is ''; expected text"):
+        read(str(path))
+    loaded = read(str(path), BadRows.drop)
+    assert [pair.id for pair in loaded.pairs] == ["q1 c1"]
+    assert [(row.reason, row.line) for row in loaded.dropped] == [("empty text", 4)]
+    assert "1 passages have no text" in caplog.text
+
+
+def test_contradicting_judgements_are_no_pair(tmp_path):
+    path = folder(tmp_path / "beir", "qrels.tsv")
+    (path / "qrels.tsv").write_text("q1\tc1\t1\nq1\tc1\t0\nq2\tc2\t1.0\n")
+    loaded = read(str(path))
+    assert [pair.id for pair in loaded.pairs] == ["q2 c2"]
+    assert {row.reason for row in loaded.dropped} == {reasons.LABEL_0, reasons.CONFLICT}
+
+
+def test_a_folder_that_only_evaluates_is_told_as_one(tmp_path):
+    path = folder(tmp_path / "beir", "qrels/test.tsv")
+    with pytest.raises(UserError, match=r"for evaluation only \(qrels/test.tsv\).*domain.dev="):
+        read(str(path))
