@@ -72,8 +72,8 @@ PAIRS = {
                     "expected text: fill it in", ["a.jsonl:1", "bad_rows=drop"]),
     "lone surrogate": ("a.jsonl", b'{"query": "a\\ud83d", "positive": "a"}', "a lone surrogate",
                        ["a.jsonl:1", "\\ud83d", "character 2"]),
-    "negatives": ("a.jsonl", b'{"query": "a", "positive": "b", "negatives": "c"}',
-                  "expected a list of texts", ["a.jsonl:1", "'c'"]),
+    "negatives": ("a.jsonl", b'{"query": "a", "positive": "b", "negatives": 3}',
+                  "expected a list of texts", ["a.jsonl:1", "is 3, a number"]),
     "negative": ("a.jsonl", b'{"query": "a", "positive": "b", "negatives": ["B"]}',
                  "stands in negatives and is the positive", ["a.jsonl:1", "'B'"]),
     "duplicate id": ("a.jsonl", b'{"query": "a", "positive": "b", "id": 1}\n'

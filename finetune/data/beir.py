@@ -1,14 +1,12 @@
 """Tell the shapes of the user's evaluation folders, and read the BEIR-shaped, strictly."""
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from finetune.data import clean
 from finetune.data.clean import BadRow
+from finetune.data.identified import id_of, titled
 from finetune.data.lines import beside, empty, names, objects, reason
 from finetune.data.problems import Problems, listed, meant, printable, shown
 from finetune.data.qrels import judgements, unknown
@@ -18,6 +16,7 @@ from finetune.sets import EvaluationSet
 log = logging.getLogger(__name__)
 
 _FILES = ("corpus.jsonl", "queries.jsonl", "qrels.tsv")
+_TRAIN = "qrels/train.tsv"
 RERANKING = "reranking.jsonl"
 SPLITS = ("test", "dev")
 _STS_FILES = tuple(f"{split}.jsonl" for split in SPLITS)
@@ -27,7 +26,6 @@ SHAPES = (
     "(reranking.jsonl with query, positive and negative, the two lists of texts), or a similarity "
     "set (test.jsonl or dev.jsonl with sentence1, sentence2 and label or score); each may be .gz"
 )
-_LINE_END = re.compile(r"[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 Qrels = dict[str, dict[str, int]]
 
@@ -67,7 +65,7 @@ def read_splits(folder: Path, key: str = "") -> dict[str, EvaluationSet]:
     read, as BEIR has them, which share passages and queries. Ids may be called ``id`` or ``_id``; a
     ``title`` is put before the ``text``, with a space between. The header of the judgements may be
     missing. Queries without a relevant passage cannot be scored and are left out, with a warning
-    that counts them.
+    that counts them, as are passages without text that answer nothing.
 
     Args:
         folder: What is read.
@@ -89,18 +87,30 @@ def read_splits(folder: Path, key: str = "") -> dict[str, EvaluationSet]:
         )
     problems = Problems()
     changed: Counter[str] = Counter()
-    corpus = texts(folder, "corpus.jsonl", problems, changed)
+    empty_ones: dict[str, str] = {}
+    corpus = texts(folder, "corpus.jsonl", problems, changed, empty_ones)
     queries = texts(folder, "queries.jsonl", problems, changed)
     files = _judged(folder)
     qrels = {split: _qrels(folder, file, queries, corpus, problems)
              for split, file in files.items()}  # fmt: skip
+    answers = {passage for split in qrels.values() for scores in split.values()
+               for passage, score in scores.items() if score > 0}  # fmt: skip
+    for passage in empty_ones.keys() & answers:
+        problems.add(empty_ones[passage])
     problems.check()
     name = folder.resolve().name or "set"
+    if empty_ones:
+        log.warning("%s: %s passages have no text, answer nothing and are left out", name,
+                    f"{len(empty_ones):,}")  # fmt: skip
+        for passage in empty_ones:
+            del corpus[passage]
+            for scores in (scores for split in qrels.values() for scores in split.values()):
+                scores.pop(passage, None)
     for what, count in sorted(changed.items()):
         log.info("%s: %s in %s texts", name, what, f"{count:,}")
     found = {}
     for split, each in qrels.items():
-        answered = {query for query, scores in each.items() if max(scores.values()) > 0}
+        answered = {query for query, scores in each.items() if max(scores.values(), default=0) > 0}
         # Where there are several splits, the queries of all of them stand in one file.
         unjudged = len(queries if files[split] == _FILES[2] else each) - len(answered)
         if unjudged:
@@ -173,6 +183,12 @@ def _find(folder: Path, name: str) -> Path:
     where = printable(str(folder.expanduser()))
     if len(found) == 2:
         raise UserError(f"{where}: has {name} and {name}.gz; delete the one that is out of date")
+    if not found and name == _FILES[2] and _packed(folder, _TRAIN):
+        raise UserError(
+            f"{where}: has only judgements that are trained on, {_TRAIN}; expected qrels.tsv, "
+            "qrels/test.tsv or qrels/dev.tsv, of other queries: name another folder, or hold some "
+            "queries out (finetune split)"
+        )
     if not found:
         raise UserError(
             f"{where}/{name}: no such file; the folder holds {listed(names_in(folder))}; "
@@ -181,21 +197,44 @@ def _find(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def texts(folder: Path, name: str, problems: Problems, changed: Counter[str]) -> dict[str, str]:
-    """Read the texts of ``corpus.jsonl`` or ``queries.jsonl`` by id; nothing if it is not there."""
+def texts(
+    folder: Path,
+    name: str,
+    problems: Problems,
+    changed: Counter[str],
+    empty_ones: dict[str, str] | None = None,
+) -> dict[str, str]:
+    """Read the texts of ``corpus.jsonl`` or ``queries.jsonl`` by id; nothing if it is not there.
+
+    Args:
+        folder: Where the file is, packed or not.
+        name: Of the file.
+        problems: Where what is wrong is collected.
+        changed: Where changes are counted, by kind.
+        empty_ones: Gets what is wrong with each empty text, by id, instead of ``problems``.
+    """
     texts: dict[str, str] = {}
     lines: dict[str, int] = {}
     before = problems.count
     try:
         path = _find(folder, name)
         for line, row in objects(path, problems):
+            key = ""  # until the row is known to have one
             try:
-                key = _id(row, lines, changed)
+                key = id_of(row, lines, changed)
                 lines[key] = line
                 texts[key] = ""  # known to qrels.tsv even when the text is bad
-                texts[key] = _titled(row, changed)
+                texts[key] = titled(row, changed)
             except BadRow as error:
-                problems.add(f"{printable(str(path))}:{line}: {error}")
+                told = f"{printable(str(path))}:{line}: {error}"
+                if (
+                    empty_ones is not None
+                    and error.reason == "empty text"
+                    and lines.get(key) == line
+                ):
+                    empty_ones[key] = told
+                else:
+                    problems.add(told)
         if not lines and problems.count == before:
             raise empty(printable(str(path)))
     except UserError as error:
@@ -235,50 +274,3 @@ def _qrels(
     except UserError as error:
         problems.include(error)
     return qrels
-
-
-def _id(row: Mapping[str, Any], lines: Mapping[str, int], changed: Counter[str]) -> str:
-    """Return the id of a row, which must be new and fit into a line of ``qrels.tsv``."""
-    value = row.get("id", row.get("_id"))
-    if value is None:
-        raise missing(row, "id")
-    key = str(value) if type(value) is int else clean.text("id", value, changed)
-    if key != str(value) or _LINE_END.search(key):
-        raise BadRow(
-            "bad id",
-            f"id is {shown(value)}; expected one without tabs, line ends, control characters or "
-            "white space around it: rename it here and in qrels.tsv",
-        )
-    if key in lines:
-        raise BadRow(
-            "duplicate id",
-            f"id {shown(key)} is that of line {lines[key]} too; expected ids that occur once: "
-            "rename one, or delete one of the lines",
-        )
-    return key
-
-
-def _titled(row: Mapping[str, Any], changed: Counter[str]) -> str:
-    if row.get("title") in (None, ""):
-        return text(row, "text", changed)
-    title = clean.text("title", row["title"], changed)
-    return title if row.get("text") == "" else f"{title} {text(row, 'text', changed)}"
-
-
-def text(row: Mapping[str, Any], field: str, changed: Counter[str]) -> str:
-    """Return the cleaned text of a field.
-
-    Raises:
-        BadRow: When it is not there, or no text.
-    """
-    if field not in row:
-        raise missing(row, field)
-    return clean.text(field, row[field], changed)
-
-
-def missing(row: Mapping[str, Any], field: str) -> BadRow:
-    """The error of a row without a field."""
-    fix = meant(field, row, "add it, or delete the line")
-    return BadRow(
-        "no column", f"no {field!r}; found {listed(row)}; expected it in every row: {fix}"
-    )

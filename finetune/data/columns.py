@@ -11,7 +11,8 @@ _USUAL = {
     "query": ("question", "问题", "提问", "问句", "anchor", "prompt", "instruction", "input",
               "标题", "title"),
     "positive": ("answer", "答案", "回答", "回复", "response", "output", "passage", "document",
-                 "text_pos", "正文", "内容", "content", "text"),
+                 "text_pos", "pos", "正文", "内容", "content", "text"),
+    "negatives": ("negative", "neg"),
 }  # fmt: skip
 
 

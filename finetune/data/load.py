@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def load_pairs(
     Args:
         source: A JSON Lines, JSON, CSV, TSV, Parquet or Excel file, a BEIR-shaped folder, or
             ``owner/name[@revision][:[subset/]split]`` on the Hugging Face hub.
-        columns: The source's column for each field that it calls by another name.
+        columns: The source's column for each field that it calls by another name; an optional field
+            without one is not read.
         bad_rows: Whether rows that cannot be used end the run or are dropped.
         kind: Whether a row holds a query and a text that answers it, or two texts and a score.
         duplicates: How alike pairs are dropped as one.
@@ -57,14 +59,18 @@ def load_pairs(
     table, laid_out = layouts.recognise(_open(source, problems), columns, kind)
     found = _resolve(form, laid_out, table, problems, f"{setting}.columns")
     collector = Collector(form, table, found, duplicates, problems, dropped)
+    collector.found |= {name for name, column in columns.items() if not column}
+    there = dict.fromkeys(table.columns)
     with bar(f"read {table.name}", None) as progress:
         for count, (line, row) in enumerate(table.rows(sorted(set(found.values()))), 1):
             collector.add(line, row)
+            there.update(dict.fromkeys(row))
             if count % _CHUNK == 0:
                 progress(_CHUNK)
     for name in sorted(columns.keys() - collector.found):
         problems.add(_no_column(table, f"{setting}.columns", name, columns[name], mapped=True))
     collector.check()
+    table = replace(table, columns=tuple(there))  # those of all rows
     _warn_of_misspelt(table, f"{setting}.columns", form, found, collector.found)
     if not collector.read:
         raise empty(table.name, problems)
@@ -146,6 +152,8 @@ def _resolve(
     guessed: dict[str, str | None] = {}
     for name in form.fields:
         column = columns.get(name, name)
+        if not column and name in form.optional:
+            continue
         if column in table.columns or (table.ragged and name in form.optional):
             found[name] = guessed[name] = column
         elif name in columns or name in form.required:

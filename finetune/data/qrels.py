@@ -9,7 +9,8 @@ from finetune.data.problems import Problems, excerpt, printable, shown
 from finetune.records import Dropped
 
 UNKNOWN_ID = "unknown id"  # why a judgement is dropped
-_INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")
+_NAME = re.compile(r"[^0-9]+")  # what a header calls the score
 
 
 def unknown(key: str, kind: str) -> str:
@@ -28,7 +29,7 @@ def judgements(path: Path, problems: Problems) -> Iterator[tuple[int, str, str, 
         cells = line.rstrip("\r\n").split("\t")
         if not line.strip():
             continue
-        header = first and len(cells) == 3 and cells[2].strip().lower() in ("score", "relevance")
+        header = first and len(cells) == 3 and _NAME.fullmatch(cells[2].strip())
         first = False
         if header:
             continue
@@ -45,4 +46,4 @@ def judgements(path: Path, problems: Problems) -> Iterator[tuple[int, str, str, 
                 "the query, 0 if not",
             )
         else:
-            yield number, cells[0], cells[1], int(cells[2])
+            yield number, cells[0], cells[1], int(float(cells[2]))

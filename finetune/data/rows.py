@@ -1,6 +1,5 @@
 """Turn rows into pairs, and keep account of those that become none."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from finetune.data import clean, folding
 from finetune.data.clean import BadRow
 from finetune.data.joined import Joined
 from finetune.data.loaded import sides
-from finetune.data.problems import Problems, excerpt, listed, shown, type_name
+from finetune.data.problems import Problems, excerpt, listed, shown
 from finetune.data.tables import Table
+from finetune.data.values import CLEANERS, is_nothing, some_text
 from finetune.disk import Spilled
 from finetune.records import Dropped, Pair, Scored
 
@@ -176,10 +176,11 @@ class Collector:
             value = row.get(column)
             if column in row:
                 self.found.add(name)
-            if name in self.form.optional and value in (None, ""):
+            nothing = value in (None, "") if name == "label" else is_nothing(value)
+            if name in self.form.optional and nothing:
                 continue
             try:
-                values[name] = _CLEANERS.get(name, clean.text)(column, value, self.changed)
+                values[name] = CLEANERS.get(name, some_text)(column, value, self.changed)
             except BadRow as error:
                 bad.append(error)
         return values, bad
@@ -188,7 +189,7 @@ class Collector:
         return BadRow(
             "duplicate id",
             f"id {shown(pair_id)} is that of line {self.lines[pair_id]} too; expected ids that "
-            "occur once: change one, or leave the ids out",
+            "occur once: change one, or leave the column alone with domain.columns.id=''",
         )
 
     def _place(self, pair_id: str) -> str:
@@ -212,27 +213,6 @@ class Collector:
         return Dropped(reason, self.table.name, line, text, collided_with)
 
 
-def _negatives(column: str, value: Any, changed: Counter[str]) -> tuple[str, ...]:
-    """Return the cleaned negatives of a list, or of a JSON list in a CSV cell."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            pass  # then it is no list, and said to be none below
-    if not isinstance(value, list):
-        raise BadRow(
-            "not text",
-            f"{column} is {shown(value)}, {type_name(value)}; expected a list of texts: "
-            '["text", "text"]',
-        )
-    return tuple(clean.text(f"{column} {n}", text, changed) for n, text in enumerate(value, 1))
-
-
-def _name(column: str, value: Any, changed: Counter[str]) -> str:
-    """An id or a source: text, or a whole number."""
-    return str(value) if type(value) is int else clean.text(column, value, changed)
-
-
 def _again(first: Pair | Scored, pair: Pair | Scored) -> str:
     """Why a pair is dropped that is the first again."""
     if isinstance(first, Scored) and isinstance(pair, Scored) and first.score != pair.score:
@@ -244,27 +224,6 @@ def _again(first: Pair | Scored, pair: Pair | Scored) -> str:
 def _unordered(pair: Pair | Scored) -> bytes:
     """What a pair shares with the same texts in either order: a label says nothing of order."""
     return clean.fingerprint(*sorted(map(folding.folded, sides(pair))))
-
-
-def _label(column: str, value: Any, changed: Counter[str]) -> int:
-    """1 for a pair, 0 for what is none; in a CSV file they are text."""
-    if isinstance(value, str | int | float) and str(value).strip() in ("0", "1", "0.0", "1.0"):
-        return int(float(value))
-    raise BadRow(
-        "bad label",
-        f"{column} is {shown(value)}; expected 1 (answers) or 0 (does not); for graded scores "
-        "set domain.kind=scored",
-    )
-
-
-def _score(column: str, value: Any, changed: Counter[str]) -> float:
-    return clean.number(column, value)
-
-
-# Fields that hold something else than a text.
-_CLEANERS: Mapping[str, Callable[[str, Any, Counter[str]], Any]] = {
-    "negatives": _negatives, "source": _name, "id": _name, "score": _score, "label": _label,
-}  # fmt: skip
 
 
 def _contradictions(values: Mapping[str, Any], positive: str) -> Iterator[BadRow]:

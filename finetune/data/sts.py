@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.data.beir import SHAPES, SPLITS, is_file, kind, missing, names_in, text
+from finetune.data.beir import SHAPES, SPLITS, is_file, kind, names_in
 from finetune.data.clean import BadRow
+from finetune.data.identified import missing, text
 from finetune.data.lines import empty, ending, existing, objects
 from finetune.data.problems import Problems, printable, shown, type_name
 from finetune.errors import UserError

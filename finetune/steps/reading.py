@@ -28,14 +28,14 @@ def steps_of(
     domain = config.domain
     names = [path.resolve().name for path in (domain.dev, domain.test) if path]
     evaluated = Step(
-        "sets", sets, 2,
+        "sets", sets, 3,
         {"kind": domain.kind, "source": domain.source, "full": domain.full, "names": names},
         files=folders,
         outside={"domain": domain, "check": config.check, "model": config.model,
                  "searched": config.paths.data},
     )  # fmt: skip
     trained_on = Step(
-        "data", data, 17,
+        "data", data, 18,
         {"domain": domain, "check": config.check, "limit": config.limit,
          "seed": 0 if config.limit is None else config.seed},  # which draws a limit's pairs
         {"sets": "sets"},

@@ -1,4 +1,5 @@
 import gzip
+import json
 import logging
 
 import pytest
@@ -32,6 +33,50 @@ def test_both_spellings_of_ids_titles_and_unjudged_queries(tmp_path, caplog):
 def test_a_title_may_be_all_there_is(tmp_path):
     corpus = '{"_id": "c1", "title": "合同法", "text": ""}\n{"id": 2, "text": "第二条"}\n'
     assert beir.read_folder(folder(tmp_path, corpus=corpus)).corpus["c1"] == "合同法"
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"title": "题", "text": None}, "题"),
+        ({"title": "题", "text": " "}, "题"),
+        ({"title": None, "text": "文"}, "文"),
+        ({"title": " ", "text": "文"}, "文"),
+    ],
+)
+def test_an_empty_title_or_text_leaves_the_other(tmp_path, row, text):
+    corpus = CORPUS.replace('{"_id": "c1", ', json.dumps(row)[:-1] + ', "_id": "c1"}\n{"_id": 3, ')
+    assert beir.read_folder(folder(tmp_path, corpus=corpus)).corpus["c1"] == text
+
+
+@pytest.mark.parametrize("score", [None, 0, 1])
+def test_a_passage_without_text_is_left_out_unless_it_answers(tmp_path, caplog, score):
+    folder(tmp_path, corpus=CORPUS + '{"_id": "c3", "title": "", "text": ""}\n')
+    if score is not None:
+        (tmp_path / "qrels.tsv").write_text(f"{QRELS}q1\tc3\t{score}\nq2\tc3\t{score}\n")
+    if score:
+        with pytest.raises(UserError, match="corpus.jsonl:3: text is ''; expected text"):
+            beir.read_folder(tmp_path)
+        return
+    found = beir.read_folder(tmp_path)
+    assert set(found.corpus) == {"c1", "2"} and found.qrels == {"q1": {"c1": 2, "2": 0}}
+    assert "1 passages have no text, answer nothing and are left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "header", ["qid\tpid\tlabel", "query\tpassage\t相关度", "a\tb\trelevance_"]
+)
+def test_any_header_whole_scores_and_ids_written_as_decimals(tmp_path, header):
+    qrels = f"{header}\nq1\tc1\t2.0\nq1\t2\t0.\n"
+    found = beir.read_folder(folder(tmp_path, CORPUS.replace("2,", "2.0,"), qrels=qrels))
+    assert found.qrels == {"q1": {"c1": 2, "2": 0}}
+
+
+def test_a_folder_that_is_only_trained_on_is_told_as_one(tmp_path):
+    (folder(tmp_path, qrels=None) / "qrels").mkdir()
+    (tmp_path / "qrels/train.tsv").write_text(QRELS)
+    with pytest.raises(UserError, match="only judgements that are trained on, qrels/train.tsv"):
+        beir.read_folder(tmp_path)
 
 
 def test_packed_files_and_no_header(tmp_path):

@@ -78,6 +78,29 @@ def test_a_list_of_negatives_in_one_column(tmp_path, negative):
     assert [pair.negatives for pair in pairs] == [("反一", "反二"), (), ("反三",)]
 
 
+@pytest.mark.parametrize(
+    "late",
+    [
+        {"negative": "反一", "negative_1": "反二"},
+        {"neg": ["反一", "反二"]},
+        {"negatives": ["反一", "反二"]},
+    ],
+)
+@pytest.mark.parametrize("positive", ["positive", "pos"])
+def test_negatives_of_later_rows_are_read(tmp_path, late, positive):
+    rows = [{"query": f"问{n}", positive: f"答{n}"} for n in range(50)]
+    rows[30:] = [row | late for row in rows[30:]]
+    pairs = read(jsonl(tmp_path / "a.jsonl", rows)).pairs
+    assert [pair.negatives for pair in pairs] == 30 * [()] + 20 * [("反一", "反二")]
+
+
+def test_a_misspelt_column_of_later_rows_is_a_warning(tmp_path, caplog):
+    rows = [{"query": f"问{n}", "positive": f"答{n}"} for n in range(50)]
+    rows[30]["negatvies"] = ["反"]
+    read(jsonl(tmp_path / "a.jsonl", rows))
+    assert "no row has negatives, which it may have: did you mean 'negatvies'?" in caplog.text
+
+
 def test_triplets(tmp_path):
     rows = [{"anchor": "问", "positive": "答", "negative": "反"}]
     (pair,) = read(jsonl(tmp_path / "a.jsonl", rows)).pairs
@@ -117,6 +140,51 @@ def test_columns_that_were_mapped_are_taken_at_their_word(tmp_path):
     rows = [{"anchor": "问", "positive": "答", "query": "别"}]
     loaded = load_pairs(jsonl(tmp_path / "a.jsonl", rows), {"query": "anchor"}, BadRows.stop)
     assert loaded.pairs[0].query == "问"
+
+
+LISTS = {"pos": ["答"], "neg": ["反"], "type": "律"}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "negatives"),
+    [
+        ({"问题": "问", **LISTS}, {"query": "问题", "positive": "pos"}, ("反",)),
+        ({"问题": "问", **LISTS}, {"query": "问题"}, ("反",)),
+        ({"query": "问", **LISTS}, {"source": "type"}, ("反",)),
+        ({"query": "问", **LISTS}, {"negatives": "neg"}, ("反",)),
+        ({"anchor": "问", "positive": "答", "negative": "反"}, {"negatives": "negative"}, ("反",)),
+        ({"问题": "问", "positive": "答", "negative": "反"}, {"query": "问题"}, ("反",)),
+        ({"问题": "问", "pos": "答", "negative_2": "反"}, {"query": "问题"}, ("反",)),
+        ({"query": "问", "positive": "答", "neg": "律"}, {"source": "neg"}, ()),
+        ({"sentence1": "问", "sentence2": "答"}, {"query": "sentence1"}, ()),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_what_is_not_mapped_is_recognised(tmp_path, name, row, columns, negatives):
+    path = tmp_path / name
+    if name == "a.parquet":
+        parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    else:
+        jsonl(path, [row])
+    (pair,) = load_pairs(str(path), columns, BadRows.stop).pairs
+    assert (pair.query, pair.positive, pair.negatives) == ("问", "答", negatives)
+    assert pair.source == ("律" if "source" in columns else "a")
+
+
+@pytest.mark.parametrize(
+    ("label", "columns"),
+    [
+        ("score", {"query": "sentence1", "positive": "sentence2"}),
+        ("label", {"query": "sentence2"}),
+        ("对", {"label": "对"}),
+    ],
+)
+def test_the_label_of_mapped_sentences_is_recognised(tmp_path, label, columns):
+    rows = [{"sentence1": "甲", "sentence2": "乙", label: 1},
+            {"sentence1": "丙", "sentence2": "丁", label: 0}]  # fmt: skip
+    loaded = load_pairs(jsonl(tmp_path / "a.jsonl", rows), columns, BadRows.stop)
+    assert [sorted((pair.query, pair.positive)) for pair in loaded.pairs] == [["乙", "甲"]]
+    assert [each.reason for each in loaded.dropped] == [reasons.LABEL_0]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
@@ -267,4 +335,29 @@ def test_a_judgement_of_nothing(tmp_path):
     path = folder(tmp_path / "beir", "qrels.tsv")
     (path / "qrels.tsv").write_text("q1\tgone\t1\nq1\tc1\t1\n")
     with pytest.raises(UserError, match=r"qrels.tsv:1: id 'gone' is not in corpus.jsonl"):
+        read(str(path))
+
+
+def test_a_folder_of_judgements_whose_passages_have_no_text(tmp_path, caplog):
+    path = folder(tmp_path / "beir", "qrels.tsv")
+    jsonl(path / "corpus.jsonl", [{"_id": "c1", "text": "文"}, {"_id": "c2", "text": ""}])
+    with pytest.raises(UserError, match="qrels.tsv:4: positive is ''; expected text"):
+        read(str(path))
+    loaded = read(str(path), BadRows.drop)
+    assert [pair.id for pair in loaded.pairs] == ["q1 c1"]
+    assert [(row.reason, row.line) for row in loaded.dropped] == [("empty text", 4)]
+    assert "1 passages have no text" in caplog.text
+
+
+def test_contradicting_judgements_are_no_pair(tmp_path):
+    path = folder(tmp_path / "beir", "qrels.tsv")
+    (path / "qrels.tsv").write_text("q1\tc1\t1\nq1\tc1\t0\nq2\tc2\t1.0\n")
+    loaded = read(str(path))
+    assert [pair.id for pair in loaded.pairs] == ["q2 c2"]
+    assert {row.reason for row in loaded.dropped} == {reasons.LABEL_0, reasons.CONFLICT}
+
+
+def test_a_folder_that_only_evaluates_is_told_as_one(tmp_path):
+    path = folder(tmp_path / "beir", "qrels/test.tsv")
+    with pytest.raises(UserError, match=r"for evaluation only \(qrels/test.tsv\).*domain.dev="):
         read(str(path))

@@ -182,7 +182,7 @@ BAD = [
     ({"query": 3, "positive": "答"}, "not text"),
     ({"query": "\ud800", "positive": "答"}, "lone surrogate"),
     ({"query": "问", "positive": "答", "negatives": ["答！"]}, "negative equals positive"),
-    ({"query": "问", "positive": "答", "negatives": "反"}, "not text"),
+    ({"query": "问", "positive": "答", "negatives": "['反']"}, "not text"),
     ({"query": "问", "positive": "答", "id": "same"}, "duplicate id"),
 ]
 
@@ -198,6 +198,64 @@ def test_bad_rows_stop_the_run_or_are_dropped_and_counted(tmp_path, row, reason)
     pairs, dropped = read_pairs(str(path), {}, BadRows.drop)
     assert [pair.query for pair in pairs] == ["问题0", "问题1"]
     assert [(each.reason, each.line) for each in dropped] == [(reason, 2)]
+
+
+@pytest.mark.parametrize(
+    ("label", "part"),
+    [
+        ("合同纠纷", "or 0 (does not); if the column says something else"),
+        ("0.5", "set domain.kind=scored; if the column says something else"),
+        (3, "set domain.kind=scored; if the column says something else"),
+    ],
+)
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_label_that_is_none_can_be_left_alone(tmp_path, name, label, part):
+    source = write(tmp_path / name, [row | {"label": label} for row in ROWS])
+    with pytest.raises(UserError) as caught:
+        read_pairs(source, {}, BadRows.stop)
+    assert part in str(caught.value) and "domain.columns.label='' leaves it" in str(caught.value)
+    pairs, dropped = read_pairs(source, {"label": ""}, BadRows.stop)
+    assert (len(pairs), dropped) == (3, [])
+
+
+@pytest.mark.parametrize("yes", [True, "TRUE", " true", 1.0])
+@pytest.mark.parametrize("no", [False, "False", "0.0"])
+def test_true_and_false_are_labels(tmp_path, yes, no):
+    rows = [ROWS[0] | {"label": yes}, ROWS[1] | {"label": no}]
+    pairs, dropped = read_pairs(jsonl(tmp_path / "a.jsonl", rows), {}, BadRows.stop)
+    assert [pair.query for pair in pairs] == ["问题0"]
+    assert [row.reason for row in dropped] == [LABEL_0]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.0, "1"), (1.5, "1.5"), (b"x1", "x1"), (b"\xff\x00", "ff00"), (7, "7")]
+)
+def test_ids_and_sources_may_be_numbers_and_bytes(tmp_path, value, text):
+    source = write(tmp_path / "a.parquet", [ROWS[0] | {"id": value, "source": value}])
+    ((pair,), _) = read_pairs(source, {}, BadRows.stop)
+    assert (pair.id, pair.source) == (text, text)
+
+
+NOTHING = ["NULL", "null", "N/A", "#N/A", "nan", "NaN", "None", "<NA>", "\\N", "-", " -- "]
+
+
+@pytest.mark.parametrize("value", [*NOTHING, float("nan")])
+def test_a_cell_that_stands_for_nothing_is_empty(tmp_path, value):
+    rows = [ROWS[0] | {"source": value, "id": value, "negatives": value},
+            ROWS[1] | {"positive": value}]  # fmt: skip
+    pairs, (row,) = read_pairs(jsonl(tmp_path / "a.jsonl", rows), {}, BadRows.drop)
+    assert pairs == [Pair("a-1", "问题0", "答案0", "a")]
+    assert (row.line, row.reason) == (2, "empty text")
+    assert f"positive is {value!r}, which stands for nothing; expected text" in row.problem
+
+
+@pytest.mark.parametrize("empty", [None, "", " ", *NOTHING])
+@pytest.mark.parametrize("column", ["negatives", "neg"])
+def test_an_empty_negative_is_left_out_of_its_list(tmp_path, column, empty):
+    source = write(tmp_path / "a.parquet", [ROWS[0] | {column: ["反一", empty, "反二"]}])
+    loaded = load_pairs(source, {}, BadRows.stop)
+    assert [pair.negatives for pair in loaded.pairs] == [("反一", "反二")]
+    assert loaded.changed == {"empty negatives left out": 1}
 
 
 DUPLICATES = [
