@@ -19,9 +19,10 @@ from finetune.errors import UserError
 log = logging.getLogger(__name__)
 
 # What openpyxl lets through of a damaged file: bad XML is a SyntaxError, an element that does not
-# belong a TypeError, a text that is not there a LookupError, encryption a RuntimeError.
+# belong a TypeError, a text that is not there a LookupError, encryption a RuntimeError, a sheet for
+# a chart without one an AttributeError.
 _BROKEN = (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, RuntimeError,
-           OSError, EOFError, SyntaxError)  # fmt: skip
+           OSError, EOFError, SyntaxError, AttributeError)  # fmt: skip
 _PERCENT = re.compile(r"(?:0\.(0+)|0)%")  # a format, and its decimals
 _NOT_COMPUTED = "a formula without a result, which Excel adds when it saves the file"
 
@@ -113,7 +114,7 @@ def _formulas(path: Path, name: str) -> Iterator[tuple[int, Sequence[Any]]]:
 def _broken(name: str, error: Exception) -> UserError:
     return UserError(
         f"{name}: not readable as Excel ({reason(error)}); expected an .xlsx file: save it again "
-        "from Excel, or as CSV UTF-8"
+        "from Excel, without sheets for charts, or as CSV UTF-8"
     )
 
 

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from finetune.data.lines import NOT_UTF8, decoded, empty, ending, existing, objects, reason
+from finetune.data.lines import NOT_UTF8, decoded, empty, ending, existing, objects
 from finetune.data.problems import Problems, excerpt, listed, printable, shown
 from finetune.errors import UserError
 from finetune.records import Dropped
@@ -52,7 +52,9 @@ def open_table(path: Path, problems: Problems) -> Table:
     suffix = ending(path)
     packed = path.suffix == ".gz"
     if suffix == ".parquet" and not packed:
-        return _parquet_table(path)
+        from finetune.data.parquet import open_parquet
+
+        return open_parquet(path, problems)
     if suffix == ".xlsx" and not packed:
         from finetune.data.excel import open_excel
 
@@ -159,38 +161,6 @@ def _records(path: Path, delimiter: str, problems: Problems) -> Iterator[_Record
             return
         if len(cells) > 1 or "".join(cells).strip():
             yield _Record(start, fed - start + 1, cells, *(broken or [(start, "")])[0])
-
-
-def _parquet_table(path: Path) -> Table:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
-    name = printable(str(path))
-    errors = (pyarrow.ArrowException, OSError, ValueError)
-
-    def rows(wanted: Collection[str]) -> Iterator[Row]:
-        number = 0
-        try:
-            for batch in file.iter_batches(batch_size=1024, columns=list(wanted)):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-        except errors as error:
-            raise _broken_parquet(name, error) from error
-
-    try:
-        file = ParquetFile(path)
-        columns = tuple(file.schema_arrow.names)
-    except errors as error:
-        raise _broken_parquet(name, error) from error
-    return Table(name, _stem(path), columns, rows)
-
-
-def _broken_parquet(name: str, error: Exception) -> UserError:
-    return UserError(
-        f"{name}: not readable as Parquet ({reason(error)}); copy it again, or give it the ending "
-        "of what it is"
-    )
 
 
 def _stem(path: Path) -> str:

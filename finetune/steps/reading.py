@@ -35,7 +35,7 @@ def steps_of(
                  "searched": config.paths.data},
     )  # fmt: skip
     trained_on = Step(
-        "data", data, 17,
+        "data", data, 18,
         {"domain": domain, "check": config.check, "limit": config.limit,
          "seed": 0 if config.limit is None else config.seed},  # which draws a limit's pairs
         {"sets": "sets"},
