@@ -44,3 +44,56 @@ def test_a_sheet_for_a_chart_without_one_is_told(tmp_path):
     book.save(tmp_path / "a.xlsx")
     with pytest.raises(UserError, match="without sheets for charts"):
         read_pairs(str(tmp_path / "a.xlsx"), {}, BadRows.stop)
+
+
+def table(delimiter, rows):
+    return "".join(delimiter.join(row) + "\n" for row in [("query", "positive"), *rows])
+
+
+@pytest.mark.parametrize("end", ["csv", "tsv"])
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (1, 1)])
+def test_rows_between_two_stray_quotes_are_no_text(tmp_path, end, first, last):
+    rows = [[f"问{number}", f"答{number}"] for number in range(12)]
+    rows[3][first] = f'"{rows[3][first]}'
+    rows[9][last] += '"'
+    path = tmp_path / f"a.{end}"
+    path.write_text(table("," if end == "csv" else "\t", rows), "utf-8")
+    for bad_rows in BadRows:
+        with pytest.raises(UserError, match=r"5: from here to line 11 .* holds lines of 2 cells"):
+            read_pairs(str(path), {}, bad_rows)
+
+
+@pytest.mark.parametrize("end", ["csv", "tsv"])
+@pytest.mark.parametrize(
+    "text",
+    ["静夜思\n床前明月光,疑是地上霜\n举头望明月,低头思故乡", "\n".join(["甲,乙"] * 9),
+     "步骤：\n\n1. 准备, 提交\n\n2. 等\n\n3. 取", "说\"是\"\n的\t话"],
+)  # fmt: skip
+def test_a_text_of_several_lines_is_read(tmp_path, end, text):
+    quoted = '"' + text.replace('"', '""') + '"'
+    rows = [("问", quoted), (quoted, "答"), ("问二", "答二")]
+    path = tmp_path / f"a.{end}"
+    path.write_text(table("," if end == "csv" else "\t", rows), "utf-8")
+    pairs, _ = read_pairs(str(path), {}, BadRows.stop)
+    assert [(p.query, p.positive) for p in pairs] == [("问", text), (text, "答"), ("问二", "答二")]
+
+
+@pytest.mark.parametrize(
+    ("line", "query", "positive"),
+    [
+        ('"表见代理"是什么\t答', '"表见代理"是什么', "答"),
+        ('5"屏幕\t"大屏', '5"屏幕', '"大屏'),
+        (
+            '"""表见""代理"\t"答\t案\n二"',
+            '"表见"代理',
+            "答\t案\n二",
+        ),  # as Excel and pandas write it
+    ],
+)
+def test_a_quote_of_tsv_that_encloses_no_cell_is_text(tmp_path, line, query, positive):
+    path = tmp_path / "a.tsv"
+    path.write_text(f"query\tpositive\n问\t答一\n{line}\n问三\t答三\n问四\t答四\n", "utf-8")
+    pairs, _ = read_pairs(str(path), {}, BadRows.stop)
+    assert [(p.query, p.positive) for p in pairs[1:]] == [
+        (query, positive), ("问三", "答三"), ("问四", "答四"),
+    ]  # fmt: skip
