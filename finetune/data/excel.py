@@ -1,11 +1,10 @@
-"""Rows of an Excel workbook: its first sheet, whose first row names the columns."""
+"""Rows of an Excel workbook: its first sheet, whose first row with a value names the columns."""
 
 import datetime
 import logging
 import re
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from finetune.data.lines import empty, reason
 from finetune.data.problems import NoValue, listed, printable, shown
-from finetune.data.tables import Row, Table
+from finetune.data.tables import Row, Table, check_once
 from finetune.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -40,19 +39,18 @@ def open_excel(path: Path) -> Table:
     name = printable(str(path))
     book = _workbook(path, name, results=True)
     rows = _rows(book, name)
-    header = [_value(cell) for cell in next(rows, (0, ()))[1]]
+    header, line = next(((values, number) for number, cells in rows
+                         if any(values := [_value(cell) for cell in cells])), ([], 0))  # fmt: skip
     columns = [column for column in header if column and isinstance(column, str)]
     title = book.worksheets[0].title
     if not columns:
         raise empty(f"{name}, sheet {shown(title)}")
-    twice = [column for column, count in Counter(columns).items() if count > 1]
-    if twice:
-        raise UserError(f"{name}:1: column {shown(twice[0])} is there twice; rename one of them")
     if len(book.worksheets) > 1:
         log.warning("%s: only the first sheet, %s, is read; there are %s", name,
                     shown(title), listed(book.sheetnames))  # fmt: skip
 
     def read(wanted: Collection[str]) -> Iterator[Row]:
+        check_once(columns, wanted, f"{name}:{line}")
         formulas = _formulas(path, name)
         told = False
         for number, cells in rows:
@@ -68,12 +66,12 @@ def open_excel(path: Path) -> Table:
             if not told and (value := next(unnamed, None)):
                 told = True
                 log.warning("%s:%d: %s stands under no name, and such cells are not read; if it "
-                            "is of use, name its column in row 1", name, number,
-                            shown(value))  # fmt: skip
+                            "is of use, name its column in row %d", name, number,
+                            shown(value), line)  # fmt: skip
             named = dict(zip(header, values, strict=False))
             yield number, {column: named.get(column) for column in columns}
 
-    return Table(name, printable(path.stem), tuple(columns), read)
+    return Table(name, printable(path.stem), tuple(dict.fromkeys(columns)), read)
 
 
 def _workbook(path: Path, name: str, *, results: bool) -> Any:

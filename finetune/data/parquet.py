@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune.data.lines import NOT_UTF8, reason
 from finetune.data.problems import Problems, excerpt, printable, shown
-from finetune.data.tables import Row, Table
+from finetune.data.tables import Row, Table, check_once
 from finetune.errors import UserError
 from finetune.records import Dropped
 
@@ -24,6 +24,7 @@ def open_parquet(path: Path, problems: Problems) -> Table:
     errors = (pyarrow.ArrowException, OSError, ValueError)
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
+        check_once(header, wanted, name)
         before = 0  # rows of earlier batches
         try:
             for batch in file.iter_batches(batch_size=1024, columns=list(wanted)):
@@ -37,10 +38,10 @@ def open_parquet(path: Path, problems: Problems) -> Table:
 
     try:
         file = ParquetFile(path)
-        columns = tuple(file.schema_arrow.names)
+        header = file.schema_arrow.names
     except errors as error:
         raise _broken(name, error) from error
-    return Table(name, printable(path.name.rsplit(".", 1)[0]), columns, rows)
+    return Table(name, printable(path.name.rsplit(".", 1)[0]), tuple(dict.fromkeys(header)), rows)
 
 
 def _one_by_one(batch: Any, name: str, first: int, problems: Problems) -> Iterator[Row]:

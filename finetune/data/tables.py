@@ -72,6 +72,17 @@ def open_table(path: Path, problems: Problems) -> Table:
     )
 
 
+def check_once(header: Collection[str], wanted: Collection[str], place: str) -> None:
+    """Do nothing if each of the wanted columns is there once.
+
+    Raises:
+        UserError: When one is there twice; others may be.
+    """
+    twice = [column for column, count in Counter(header).items() if count > 1 and column in wanted]
+    if twice:
+        raise UserError(f"{place}: column {shown(twice[0])} is there twice; rename one of them")
+
+
 def _json_table(path: Path, problems: Problems) -> Table:
     rows = objects(path, problems)
     first = list(islice(rows, _LOOKED_AT))
@@ -96,12 +107,10 @@ def _csv_table(path: Path, delimiter: str, problems: Problems) -> Table:
     at_start.check()
     if first is None:
         raise empty(name)
-    header = first.cells
-    twice = [column for column, count in Counter(header).items() if count > 1]
-    if twice:
-        raise UserError(f"{name}:1: column {shown(twice[0])} is there twice; rename one of them")
+    header, place = first.cells, f"{name}:{first.start}"
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
+        check_once(header, wanted, place)
         for each in islice(_records(path, delimiter, problems), 1, None):
             whole = len(each.cells) == len(header)
             if whole and not each.problem and not each.rows:
@@ -125,7 +134,7 @@ def _csv_table(path: Path, delimiter: str, problems: Problems) -> Table:
             else:  # many rows between a quote and the next are no row that may be dropped
                 problems.add(f"{many} it {what}, or close the quote")
 
-    return Table(name, _stem(path), tuple(header), rows)
+    return Table(name, _stem(path), tuple(dict.fromkeys(filter(None, header))), rows)
 
 
 @dataclass(frozen=True)

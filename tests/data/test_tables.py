@@ -97,3 +97,31 @@ def test_a_quote_of_tsv_that_encloses_no_cell_is_text(tmp_path, line, query, pos
     assert [(p.query, p.positive) for p in pairs[1:]] == [
         (query, positive), ("问三", "答三"), ("问四", "答四"),
     ]  # fmt: skip
+
+
+def write(path, header, rows):
+    """Write rows under a header, in which names may be there twice."""
+    if path.suffix == ".csv":
+        path.write_text("\n".join(map(",".join, [header, *rows])), "utf-8")
+    elif path.suffix == ".xlsx":
+        book = Workbook()
+        for row in [header, *rows]:
+            book.active.append(row)
+        book.save(path)
+    else:
+        parquet.write_table(
+            pyarrow.Table.from_arrays(list(map(pyarrow.array, zip(*rows, strict=True))), header),
+            path,
+        )
+    return str(path)
+
+
+@pytest.mark.parametrize("end", ["csv", "xlsx", "parquet"])
+def test_a_column_that_is_read_may_not_be_there_twice(tmp_path, end):
+    path = tmp_path / f"a.{end}"
+    source = write(path, ["query", "positive", "positive"], [["问", "答", "答二"]])
+    with pytest.raises(UserError, match="column 'positive' is there twice"):
+        read_pairs(source, {}, BadRows.drop)
+    for name in ("备注", ""):
+        source = write(path, ["query", "positive", name, name], [["问", "答", "甲", "乙"]])
+        assert [pair.positive for pair in read_pairs(source, {}, BadRows.stop)[0]] == ["答"]
