@@ -58,7 +58,7 @@ PAIRS = {
     "no CSV": ("a.csv", b"query,positive\n\"a,b\n", "not readable as CSV", ["a.csv:2"]),
     "Excel as CSV": ("a.csv", b"PK\x03\x04", "which its name does not say", ["Excel"]),
     "cells": ("a.csv", b"query,positive\na,b,c\n", "cell(s)", ["a.csv:2", "['a', 'b', 'c']"]),
-    "column twice": ("a.csv", b"query,query\na,b\n", "is there twice", ["a.csv:1", "'query'"]),
+    "column twice": ("a.csv", b"query,query,positive\na,b,c\n", "is there twice", ["a.csv:1", "'query'"]),
     "misspelt column": ("a.jsonl", GOOD.replace(b"query", b"qeury"), "no column",
                         ["'query'", "did you mean 'qeury'?", "domain.columns.query="]),
     "missing key": ("a.jsonl", GOOD + b'{"query": "a"}', "expected it in every row",

@@ -23,15 +23,16 @@ log = logging.getLogger(__name__)
 _BROKEN = (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, RuntimeError,
            OSError, EOFError, SyntaxError, AttributeError)  # fmt: skip
 _PERCENT = re.compile(r"(?:0\.(0+)|0)%")  # a format, and its decimals
+_RETURN = re.compile("(?:_x000D_|\r)\n?")  # the end of a line that was pasted from Windows
 _NOT_COMPUTED = "a formula without a result, which Excel adds when it saves the file"
 
 
 def open_excel(path: Path) -> Table:
     """Open the first sheet of a workbook; numbers and dates become text, as CSV has them.
 
-    A row with no value in any cell is none. Cells that show an error, and formulas whose result
-    the file lacks, are values that are no text. Cells under no name are not read; the first is
-    told.
+    A row with no value in any cell is none, and of merged cells only the first has one. Cells that
+    show an error, and formulas whose result the file lacks, are values that are no text. Cells
+    under no name are not read; the first is told.
 
     Raises:
         UserError: When openpyxl is not installed, or the file is no workbook.
@@ -129,8 +130,10 @@ def _value(cell: Any) -> str | NoValue | None:
     if cell.data_type == "f":
         # An array's formula is an object.
         return NoValue(value if isinstance(value, str) else "=…", _NOT_COMPUTED)
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _RETURN.sub("\n", value)
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, datetime.datetime):

@@ -125,3 +125,18 @@ def test_a_column_that_is_read_may_not_be_there_twice(tmp_path, end):
     for name in ("备注", ""):
         source = write(path, ["query", "positive", name, name], [["问", "答", "甲", "乙"]])
         assert [pair.positive for pair in read_pairs(source, {}, BadRows.stop)[0]] == ["答"]
+
+
+def test_excel_below_blank_rows_and_with_line_ends_of_windows(tmp_path):
+    book = Workbook()
+    rows = [[None, None]] * 3 + [
+        ["query", "positive"],
+        ["问", "一_x000D_\n二_x000D_三"],
+        ["问二", 2],
+    ]
+    for number, row in enumerate(rows, 1):
+        for column, value in enumerate(row, 1):
+            book.active.cell(number, column, value)
+    book.save(tmp_path / "a.xlsx")
+    pairs, _ = read_pairs(str(tmp_path / "a.xlsx"), {}, BadRows.stop)
+    assert [(pair.id, pair.positive) for pair in pairs] == [("a-5", "一\n二\n三"), ("a-6", "2")]
