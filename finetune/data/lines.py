@@ -142,7 +142,8 @@ def reason(error: BaseException, lines: int = 1) -> str:
 def _raw_lines(path: Path) -> Iterator[bytes]:
     try:
         with _open(path) as file:
-            yield from file
+            for line in file:
+                yield from line.splitlines(keepends=True)  # a carriage return ends one too
     except (OSError, EOFError, zlib.error) as error:  # not there, not allowed, cut short, no gzip
         raise UserError(
             f"{printable(str(path))}: cannot be read ({reason(error)}); copy it again, or name "

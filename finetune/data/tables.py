@@ -23,6 +23,10 @@ csv.field_size_limit(10_000_000)
 _ROWS = 6
 _LOOKED_AT = 20  # rows of a JSON file whose columns are looked at
 
+# What separates the cells of a header, where the ending says something else.
+_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars",
+               "，": "full-width commas"}  # fmt: skip
+
 READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 
 
@@ -108,6 +112,7 @@ def _csv_table(path: Path, delimiter: str, problems: Problems) -> Table:
     if first is None:
         raise empty(name)
     header, place = first.cells, f"{name}:{first.start}"
+    _check_separator(header, delimiter, place)
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:
         check_once(header, wanted, place)
@@ -135,6 +140,26 @@ def _csv_table(path: Path, delimiter: str, problems: Problems) -> Table:
                 problems.add(f"{many} it {what}, or close the quote")
 
     return Table(name, _stem(path), tuple(dict.fromkeys(filter(None, header))), rows)
+
+
+def _check_separator(header: list[str], delimiter: str, place: str) -> None:
+    """Do nothing if the cells of a header are separated by the delimiter, as far as one can tell.
+
+    Raises:
+        UserError: When another separates them, or they are a line that only Excel understands.
+    """
+    if header[0].lower().startswith("sep="):
+        raise UserError(f"{place}: {shown(header[0])} tells Excel the separator, and is no header; "
+                        "delete the line")  # fmt: skip
+    found = next((each for each in _SEPARATORS if each in header[0]), None)
+    if len(header) == 1 and found:
+        fix = {",": "give it the ending .csv", "\t": "give it the ending .tsv"}.get(
+            found, "save it as CSV UTF-8, with commas"
+        )
+        raise UserError(
+            f"{place}: the header is one cell, {shown(header[0])}, with {_SEPARATORS[found]} "
+            f"instead of {_SEPARATORS[delimiter]}; expected a cell for each column: {fix}"
+        )
 
 
 @dataclass(frozen=True)

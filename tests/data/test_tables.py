@@ -140,3 +140,32 @@ def test_excel_below_blank_rows_and_with_line_ends_of_windows(tmp_path):
     book.save(tmp_path / "a.xlsx")
     pairs, _ = read_pairs(str(tmp_path / "a.xlsx"), {}, BadRows.stop)
     assert [(pair.id, pair.positive) for pair in pairs] == [("a-5", "一\n二\n三"), ("a-6", "2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "part"),
+    [
+        ("a.csv", "query;positive", "with semicolons instead of commas; .*: save it as CSV"),
+        ("a.csv", "query\tpositive", "with tabs instead of commas; .*: give it the ending .tsv"),
+        ("a.tsv", "query,positive", "with commas instead of tabs; .*: give it the ending .csv"),
+        ("a.csv", "query，positive", "with full-width commas instead of commas"),
+        ("a.csv", "sep=,\nquery,positive", "'sep=' tells Excel the separator"),
+        ("a.csv", "sep=;\nquery;positive", "'sep=;' tells Excel the separator"),
+    ],
+)
+def test_cells_that_something_else_separates_are_told(tmp_path, name, start, part):
+    (tmp_path / name).write_text(f"{start}\n问,答\n", "utf-8")
+    with pytest.raises(UserError, match=f"{name}:1: .*{part}"):
+        read_pairs(str(tmp_path / name), {}, BadRows.drop)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [("a.csv", ["query,positive", "问,答", "问二,答二"]), ("a.jsonl", [
+        "", '{"query": "问", "positive": "答"}', '{"query": "问二", "positive": "答二"}'])],
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_a_carriage_return_ends_a_line(tmp_path, name, lines, end):
+    (tmp_path / name).write_text(end.join(lines), "utf-8", newline="")
+    pairs, _ = read_pairs(str(tmp_path / name), {}, BadRows.stop)
+    assert [(pair.id, pair.query) for pair in pairs] == [("a-2", "问"), ("a-3", "问二")]
