@@ -201,7 +201,7 @@ def steps_of(config: Config) -> list[Step]:
 
 def _generate(config: Config) -> Step:
     return Step(
-        "generate", steps.generate, 10,
+        "generate", steps.generate, 11,
         {"generate": config.generate, "domain": config.domain, "check": config.check,
          "limit": config.limit, "seed": config.seed} | writing.settings(config.writer),
         {"data": "data", "sets": "sets"},

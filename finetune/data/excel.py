@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from finetune.data.clean import named
 from finetune.data.lines import empty, reason
 from finetune.data.problems import NoValue, listed, printable, shown
 from finetune.data.tables import Row, Table, check_once
@@ -42,6 +43,7 @@ def open_excel(path: Path) -> Table:
     rows = _rows(book, name)
     header, line = next(((values, number) for number, cells in rows
                          if any(values := [_value(cell) for cell in cells])), ([], 0))  # fmt: skip
+    header = [named(each) if isinstance(each, str) else each for each in header]
     columns = [column for column in header if column and isinstance(column, str)]
     title = book.worksheets[0].title
     if not columns:

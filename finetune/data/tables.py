@@ -8,6 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from finetune.data.clean import named
 from finetune.data.lines import NOT_UTF8, decoded, empty, ending, existing, objects
 from finetune.data.problems import Problems, excerpt, listed, printable, shown
 from finetune.errors import UserError
@@ -111,7 +112,7 @@ def _csv_table(path: Path, delimiter: str, problems: Problems) -> Table:
     at_start.check()
     if first is None:
         raise empty(name)
-    header, place = first.cells, f"{name}:{first.start}"
+    header, place = [*map(named, first.cells)], f"{name}:{first.start}"
     _check_separator(header, delimiter, place)
 
     def rows(wanted: Collection[str]) -> Iterator[Row]:

@@ -58,7 +58,7 @@ def steps_of(config: Config, own: str, general: Path | None) -> tuple[Step, Step
     if documents is not None:
         files["documents"] = existing_documents(documents)
     evaluated = {"sets": "sets"} | ({"general": "general"} if general else {})
-    read = Step("queries", queries, 9, {"check": config.check}, evaluated | {"pairs": own}, files)
+    read = Step("queries", queries, 10, {"check": config.check}, evaluated | {"pairs": own}, files)
     pair = Step(
         "pseudo", pseudo, 5,
         {"pseudo": config.pseudo, "check": config.check, "limit": config.limit,

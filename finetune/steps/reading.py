@@ -28,7 +28,7 @@ def steps_of(
     domain = config.domain
     names = [path.resolve().name for path in (domain.dev, domain.test) if path]
     evaluated = Step(
-        "sets", sets, 2,
+        "sets", sets, 3,
         {"kind": domain.kind, "source": domain.source, "full": domain.full, "names": names},
         files=folders,
         outside={"domain": domain, "check": config.check, "model": config.model,

@@ -169,3 +169,29 @@ def test_a_carriage_return_ends_a_line(tmp_path, name, lines, end):
     (tmp_path / name).write_text(end.join(lines), "utf-8", newline="")
     pairs, _ = read_pairs(str(tmp_path / name), {}, BadRows.stop)
     assert [(pair.id, pair.query) for pair in pairs] == [("a-2", "问"), ("a-3", "问二")]
+
+
+@pytest.mark.parametrize("end", [".json", ".jsonl"])
+def test_a_key_that_is_there_twice_is_a_bad_row(tmp_path, end):
+    good = '{"query": "问", "positive": "答", "more": {"a": 1, "a": 2}}'
+    rows = [good, '{"query": "甲", "query": "乙", "positive": "丙"}']
+    path = tmp_path / f"a{end}"
+    path.write_text("\n".join(rows) if end == ".jsonl" else f"[{','.join(rows)}]", "utf-8")
+    with pytest.raises(UserError, match=f"a{end}:2: the key 'query' is there twice"):
+        read_pairs(str(path), {}, BadRows.stop)
+    pairs, dropped = read_pairs(str(path), {}, BadRows.drop)
+    assert len(pairs) == 1 and [(row.line, row.reason) for row in dropped] == [(2, "key twice")]
+
+
+def test_an_array_of_one_line_is_told_as_an_array(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('[{"query": "问", "positive": "答"}]', "utf-8")
+    with pytest.raises(UserError, match="an array begins in it; .*the ending .json"):
+        read_pairs(str(path), {}, BadRows.drop)
+
+
+@pytest.mark.parametrize("end", ["csv", "xlsx"])
+def test_what_nobody_sees_is_no_part_of_a_columns_name(tmp_path, end):
+    header = ["\ufeff\ufeffquery", "positive\u200b"]
+    source = write(tmp_path / f"a.{end}", header, [["问", "答"]])
+    assert len(read_pairs(source, {}, BadRows.stop)[0]) == 1
