@@ -18,13 +18,18 @@ SPACE = "white space stripped"
 
 # The C0 and C1 controls but tab and line ends; those that Python takes for white space (\v, \f,
 # \x1c-\x1f, \x85) become a space, so that no two words grow together. Then what has no width: the
-# zero-width space, word joiner and byte order mark, and joiners behind a Chinese character, which
-# join nothing (in an emoji, or other scripts, they do). The C1 controls of UTF-8 that was read as
+# zero-width space, word joiner and byte order mark, signs that only turn the direction of writing
+# or annotate (bidirectional controls, tags), and joiners behind a Chinese character, which join
+# nothing (in an emoji, or other scripts, they do). The C1 controls of UTF-8 that was read as
 # Latin-1 stay, so that `texts.is_broken` can tell it.
 _SPACES = "\v\f\x1c\x1d\x1e\x1f\x85"
-_ANY_CONTROL = re.compile("[\x00-\x08\v\f\x0e-\x1f\x7f-\x9f\u200b-\u200d\u2060\ufeff]")
+_WIDTHLESS = (
+    "\u200b\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0001\U000e0020-\U000e007f"
+)
+_ANY_CONTROL = re.compile(rf"[\x00-\x08\v\f\x0e-\x1f\x7f-\x9f\u200c\u200d{_WIDTHLESS}]")
 _CONTROL = re.compile(
-    "(?<=[\u3400-\u9fff])[\u200b-\u200d]+|[\x00-\x08\v\f\x0e-\x1f\x7f\u200b\u2060\ufeff]"
+    rf"(?<=[\u3400-\u9fff])[\u200b-\u200d]+|[\x00-\x08\v\f\x0e-\x1f\x7f{_WIDTHLESS}]"
     "|(?<![\xe3-\xef])(?<![\xe3-\xef][\x80-\xbf])[\x80-\x9f]"
 )
 _INVISIBLE = "\xad\u200b-\u200f\u2060-\u2064\ufeff"
@@ -73,6 +78,11 @@ def text(field: str, value: Any, changed: Counter[str]) -> str:
     if stripped != cleaned:
         changed[SPACE] += 1
     return stripped
+
+
+def named(column: str) -> str:
+    """The name of a column without characters that nobody sees."""
+    return _CONTROL.sub("", column)
 
 
 def number(field: str, value: Any) -> float:

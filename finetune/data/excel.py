@@ -1,37 +1,39 @@
-"""Rows of an Excel workbook: its first sheet, whose first row names the columns."""
+"""Rows of an Excel workbook: its first sheet, whose first row with a value names the columns."""
 
 import datetime
 import logging
 import re
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from finetune.data.clean import named
 from finetune.data.lines import empty, reason
 from finetune.data.problems import NoValue, listed, printable, shown
-from finetune.data.tables import Row, Table
+from finetune.data.tables import Row, Table, check_once
 from finetune.errors import UserError
 
 log = logging.getLogger(__name__)
 
 # What openpyxl lets through of a damaged file: bad XML is a SyntaxError, an element that does not
-# belong a TypeError, a text that is not there a LookupError, encryption a RuntimeError.
+# belong a TypeError, a text that is not there a LookupError, encryption a RuntimeError, a sheet for
+# a chart without one an AttributeError.
 _BROKEN = (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, RuntimeError,
-           OSError, EOFError, SyntaxError)  # fmt: skip
+           OSError, EOFError, SyntaxError, AttributeError)  # fmt: skip
 _PERCENT = re.compile(r"(?:0\.(0+)|0)%")  # a format, and its decimals
+_RETURN = re.compile("(?:_x000D_|\r)\n?")  # the end of a line that was pasted from Windows
 _NOT_COMPUTED = "a formula without a result, which Excel adds when it saves the file"
 
 
 def open_excel(path: Path) -> Table:
     """Open the first sheet of a workbook; numbers and dates become text, as CSV has them.
 
-    A row with no value in any cell is none. Cells that show an error, and formulas whose result
-    the file lacks, are values that are no text. Cells under no name are not read; the first is
-    told.
+    A row with no value in any cell is none, and of merged cells only the first has one. Cells that
+    show an error, and formulas whose result the file lacks, are values that are no text. Cells
+    under no name are not read; the first is told.
 
     Raises:
         UserError: When openpyxl is not installed, or the file is no workbook.
@@ -39,19 +41,19 @@ def open_excel(path: Path) -> Table:
     name = printable(str(path))
     book = _workbook(path, name, results=True)
     rows = _rows(book, name)
-    header = [_value(cell) for cell in next(rows, (0, ()))[1]]
+    header, line = next(((values, number) for number, cells in rows
+                         if any(values := [_value(cell) for cell in cells])), ([], 0))  # fmt: skip
+    header = [named(each) if isinstance(each, str) else each for each in header]
     columns = [column for column in header if column and isinstance(column, str)]
     title = book.worksheets[0].title
     if not columns:
         raise empty(f"{name}, sheet {shown(title)}")
-    twice = [column for column, count in Counter(columns).items() if count > 1]
-    if twice:
-        raise UserError(f"{name}:1: column {shown(twice[0])} is there twice; rename one of them")
     if len(book.worksheets) > 1:
         log.warning("%s: only the first sheet, %s, is read; there are %s", name,
                     shown(title), listed(book.sheetnames))  # fmt: skip
 
     def read(wanted: Collection[str]) -> Iterator[Row]:
+        check_once(columns, wanted, f"{name}:{line}")
         formulas = _formulas(path, name)
         told = False
         for number, cells in rows:
@@ -67,12 +69,12 @@ def open_excel(path: Path) -> Table:
             if not told and (value := next(unnamed, None)):
                 told = True
                 log.warning("%s:%d: %s stands under no name, and such cells are not read; if it "
-                            "is of use, name its column in row 1", name, number,
-                            shown(value))  # fmt: skip
+                            "is of use, name its column in row %d", name, number,
+                            shown(value), line)  # fmt: skip
             named = dict(zip(header, values, strict=False))
             yield number, {column: named.get(column) for column in columns}
 
-    return Table(name, printable(path.stem), tuple(columns), read)
+    return Table(name, printable(path.stem), tuple(dict.fromkeys(columns)), read)
 
 
 def _workbook(path: Path, name: str, *, results: bool) -> Any:
@@ -113,7 +115,7 @@ def _formulas(path: Path, name: str) -> Iterator[tuple[int, Sequence[Any]]]:
 def _broken(name: str, error: Exception) -> UserError:
     return UserError(
         f"{name}: not readable as Excel ({reason(error)}); expected an .xlsx file: save it again "
-        "from Excel, or as CSV UTF-8"
+        "from Excel, without sheets for charts, or as CSV UTF-8"
     )
 
 
@@ -130,8 +132,10 @@ def _value(cell: Any) -> str | NoValue | None:
     if cell.data_type == "f":
         # An array's formula is an object.
         return NoValue(value if isinstance(value, str) else "=…", _NOT_COMPUTED)
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _RETURN.sub("\n", value)
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, datetime.datetime):

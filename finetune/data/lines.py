@@ -7,6 +7,7 @@ nothing but white space are no rows.
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -84,7 +85,13 @@ def objects(path: Path, problems: Problems) -> Iterator[tuple[int, dict[str, Any
     name = printable(str(path))
     rows = _array(path, problems) if _is_array(path) else _json_lines(path, problems)
     for number, content in rows:
-        if isinstance(content, dict):
+        if isinstance(content, _Doubled):
+            problems.refuse(
+                Dropped("key twice", name, number, shown(dict(content))),
+                f"the key {shown(content.key)} is there twice; expected each once: rename one of "
+                "them, or delete the line",
+            )
+        elif isinstance(content, dict):
             yield number, content
         else:
             problems.refuse(
@@ -142,7 +149,8 @@ def reason(error: BaseException, lines: int = 1) -> str:
 def _raw_lines(path: Path) -> Iterator[bytes]:
     try:
         with _open(path) as file:
-            yield from file
+            for line in file:
+                yield from line.splitlines(keepends=True)  # a carriage return ends one too
     except (OSError, EOFError, zlib.error) as error:  # not there, not allowed, cut short, no gzip
         raise UserError(
             f"{printable(str(path))}: cannot be read ({reason(error)}); copy it again, or name "
@@ -173,26 +181,48 @@ def _check_magic(name: str, start: bytes) -> None:
 
 def _json_lines(path: Path, problems: Problems) -> Iterator[tuple[int, Any]]:
     name, first = printable(str(path)), True
+    no_lines = (
+        f"{name}: not JSON Lines: an array begins in it; expected one object a line: give the file "
+        "the ending .json, or write it so"
+    )
     for number, line in text_lines(path, problems):
         if not line.strip():
             continue
         try:
-            content = json.loads(line)
+            content = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             array = isinstance(error, json.JSONDecodeError) and line.lstrip().startswith("[")
             if first and array:
-                problems.add(f"{name}: not JSON Lines: an array begins in it; expected one object "
-                             "a line: give the file the ending .json, or write it so")  # fmt: skip
+                problems.add(no_lines)
                 return
             problems.refuse(
                 Dropped("not JSON", name, number, excerpt(line.strip())),
                 f"not JSON ({_why(error)}): {shown(line.strip())}; expected one object a line: "
                 "correct the line, or delete it",
             )
-            continue
-        finally:
             first = False
+            continue
+        if first and isinstance(content, list) and content and isinstance(content[0], dict):
+            problems.add(no_lines)
+            return
+        first = False
         yield number, content
+
+
+class _Doubled(dict[str, Any]):
+    """An object in which ``key`` is there twice."""
+
+    key = ""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, of its keys and values."""
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    doubled = _Doubled(found)
+    doubled.key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+    return doubled
 
 
 def _why(error: ValueError | RecursionError) -> str:
@@ -217,7 +247,7 @@ def _array(path: Path, problems: Problems) -> Iterator[tuple[int, Any]]:
     if broken.count:
         return
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         problems.add(
             f"{printable(str(path))}: not JSON ({_why(error)}); expected an array of objects, or "

@@ -38,7 +38,7 @@ def read_step(config: Config, general: Path | None) -> Step:
     files = {f"{name}.train": file_or_folder(str(each.train)) for name, each in config.mix.items()
              if not is_hub_id(str(each.train))}  # fmt: skip
     evaluated = {"sets": "sets"} | ({"general": "general"} if general else {})
-    return Step("mix", mix, 13, {"mix": read, "check": config.check}, evaluated, files,
+    return Step("mix", mix, 14, {"mix": read, "check": config.check}, evaluated, files,
                 outside={"model": config.model})  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def test_rows_in_are_rows_kept_and_rows_dropped(tmp_path, rows):
     )
 )
 def test_lines_in_are_rows_kept_and_rows_dropped(tmp_path, lines):
-    lines = [line for line in (each.replace(b"\n", b"") for each in lines) if line.strip()]
+    lines = [line for line in (b"".join(each.splitlines()) for each in lines) if line.strip()]
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join([b'{"query": "1", "positive": "2"}', *lines]))
     # Bytes that are no UTF-8 are no white space; some that are stand for nothing but it.

@@ -15,6 +15,8 @@ from finetune.data import clean
         ("第一行\n\t第二行", "第一行\n\t第二行", {}),
         ("①ＡＢＣ，ﬁ", "①ＡＢＣ，ﬁ", {}),  # NFKC is for comparison only
         ("合\u200b\u200d同\u2060", "合同", {clean.CONTROLS: 1}),
+        ("合\u202e同\u2066甲\U000e0041", "合同甲", {clean.CONTROLS: 1}),
+        ("❤\ufe0f", "❤\ufe0f", {}),
         ("👨\u200d👧", "👨\u200d👧", {}),  # one emoji of two
         ("æ\x8a¼é\x87\x91", "æ\x8a¼é\x87\x91", {}),  # 押金, broken: findings tell it
         ("\x01 合同 \x01", "合同", {clean.CONTROLS: 1, clean.SPACE: 1}),
