@@ -24,7 +24,7 @@ def variants() -> dict[str, list[str]]:
     singles = {
         name: [*alone, *(f"generate.{each}={float(each == name)}" for each in GENERATORS)]
         # Statutes hold no questions: `question` makes none.
-        for name in ("title", "heading", "phrases", "words", "cloze", "neighbours")
+        for name in ("title", "heading", "phrases", "words", "cloze", "neighbours", "identity")
     }
     questions = ["recipes=contrastive", "domain=statutes"]
     return {
