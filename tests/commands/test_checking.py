@@ -103,7 +103,7 @@ def test_rows_that_cannot_be_read_are_on_the_page_and_in_the_file_beside_it(file
 
 def test_rows_that_cannot_be_used_are_things_to_do_with_value_and_fix(tmp_path, capsys):
     bad = [{"sentence1": f"甲{n}", "sentence2": "乙", "score": score}
-           for n, score in enumerate((4.8, "2", True, "5分"))]  # fmt: skip
+           for n, score in enumerate((4.8, "2", "对", "5分"))]  # fmt: skip
     good = {"sentence1": "押金退吗", "sentence2": "退", "score": 1}
     lines(tmp_path / "pairs.jsonl", [good, *bad])
     page = tmp_path / "a.html"
@@ -114,7 +114,7 @@ def test_rows_that_cannot_be_used_are_things_to_do_with_value_and_fix(tmp_path, 
     assert page.read_text("utf-8").count("score is &#39;5分&#39;; expected") == 2
     dropped = list(read_dicts(tmp_path / "a-dropped.jsonl"))
     assert [row["problem"].split(";")[0] for row in dropped] == [
-        "score is 4.8", "score is '2'", "score is true", "score is '5分'",
+        "score is 4.8", "score is '2'", "score is '对'", "score is '5分'",
     ]  # fmt: skip
     lines(tmp_path / "pairs.jsonl", bad)
     assert main(["check", str(tmp_path / "pairs.jsonl")]) == 2
