@@ -24,7 +24,7 @@ from finetune.data import statutes
 from finetune.data.augment import augment
 from finetune.data.typos import CHANGES
 from finetune.evaluation.artifacts import Outcome
-from finetune.records import Pair
+from finetune.records import COPY, Pair
 from finetune.sets import EvaluationSet
 from finetune.starter import build_starter
 
@@ -46,8 +46,8 @@ def slipped(given: EvaluationSet) -> EvaluationSet:
     rows = [Pair(key, text, "", NAME) for key, text in given.queries.items()]
     made = augment(rows, (), replace(config.augment, share=1.0), CHANGES, (), _SEED,
                    leak=config.check.leak, near=config.check.near)  # fmt: skip
-    copies = {row.id.removesuffix("+copy"): row.query for row in made.rows
-              if isinstance(row, Pair) and row.id.endswith("+copy")}  # fmt: skip
+    copies = {row.id.removesuffix(COPY): row.query for row in made.rows
+              if isinstance(row, Pair) and row.id.endswith(COPY)}  # fmt: skip
     return replace(given.only(set(copies)), name=f"{NAME}+slips", queries=copies)
 
 

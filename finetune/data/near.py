@@ -33,7 +33,7 @@ _CONTENT = 4  # characters of it, from which on it tells what a text is about
 # (能); one that is not said changes nothing, but for those that tell doer from sufferer.
 _ROLES, _VOICE = re.compile("[我你他她它咱从到由向给对把被须能]"), "把被"
 _AS_ONE = {"您": "你", "将": "把", "必须": "须", "应当": "须", "应该": "须", "需要": "须",
-           "可以": "能", "能够": "能", "可": "能"}  # fmt: skip
+           "应": "须", "需": "须", "可以": "能", "能够": "能", "可": "能"}  # fmt: skip
 _NAMES = re.compile("|".join(sorted(_AS_ONE, key=len, reverse=True)))
 
 # Among them is what stopwords-iso lists and says nothing of what is asked (谁, 各 and 只有 do).

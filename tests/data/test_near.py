@@ -40,6 +40,7 @@ def test_words_without_content_and_slips_make_no_other_text(old, new):
         ("拒绝", "没有拒绝"),
         ("可以", "不可以"),
         ("可以", "必须"),
+        ("可以", "应"),
         ("房东", "中介"),
         ("他赔", "我赔"),
         ("押金", "定金"),
