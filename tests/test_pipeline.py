@@ -401,19 +401,30 @@ def keys(config: Config):
     return {each.step.name: each.key for each in plan(pipeline.steps_of(config), Path("cache"))}
 
 
+@pytest.fixture(scope="module")
+def with_every_step(arguments, copies):
+    """A run of all that a run can do, but distil."""
+    line = [*arguments("contrastive", "merge=interpolate", "script=mix:0.5", "augment=all"),
+            "generate=documents", "writer.url=http://a/v1", "writer.model=m", "pseudo.use=join",
+            f"domain.queries={copies['domain.dev'] / 'queries.jsonl'}"]  # fmt: skip
+    return compose(line)
+
+
 @pytest.mark.parametrize("key", LEAVES)
-def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, copies, key):
-    if key.startswith("distill."):
-        line = arguments("distill")
-    else:
-        line = [*arguments("contrastive", "merge=interpolate", "script=mix:0.5", "augment=all"),
-                "generate=documents", "writer.url=http://a/v1", "writer.model=m", "pseudo.use=join",
-                f"domain.queries={copies['domain.dev'] / 'queries.jsonl'}"]  # fmt: skip
-    config = compose(line)
+def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(
+    with_every_step, arguments, copies, key
+):
+    distils = key.startswith("distill.")
+    config = compose(arguments("distill")) if distils else with_every_step
     if key == "domain.source":
         pytest.importorskip("finetune.data.statutes")
     changed = keys(replaced(config, key, copies))
     assert (changed == keys(config)) == (key in OUTSIDE)
+
+
+@pytest.fixture(scope="module")
+def contrastive(arguments):
+    return keys(compose(arguments("contrastive")))
 
 
 @pytest.mark.parametrize(
@@ -445,8 +456,8 @@ def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(arguments, c
         ("evaluate.alpha=0.01", "report"),
     ],
 )
-def test_the_first_step_that_a_value_changes(arguments, override, first):
-    before = keys(compose(arguments("contrastive")))
+def test_the_first_step_that_a_value_changes(contrastive, arguments, override, first):
+    before = contrastive
     after = keys(compose(arguments("contrastive", override)))
     changed = [name for name in before if before[name] != after[name]]
     assert changed[0] == first

@@ -251,7 +251,15 @@ for load in (
 # --- exported ---
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "dense"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("bert", marks=pytest.mark.slow),  # as tests/export/test_formats.py has it
+        "roberta",
+        pytest.param("xlm-roberta", marks=pytest.mark.slow),
+        "dense",
+    ],
+)
 def test_the_bundle_has_the_prefix(make_base, tmp_path, kind):
     models.save(attached(make_base(kind), tmp_path), tmp_path / "model")
     model = models.load(tmp_path / "model")

@@ -103,7 +103,7 @@ def trained(cache):
 @pytest.mark.parametrize(
     ("loss", "where"),
     [
-        ("mnrl", "embedding"),
+        pytest.param("mnrl", "embedding", marks=pytest.mark.slow),
         pytest.param("mnrl", "forward", marks=pytest.mark.slow),
         ("mnrl", "backward"),
         ("matryoshka", "embedding"),
