@@ -1,7 +1,6 @@
 """Small real things that tests share: a 2-layer char-BERT, its bundle, a domain of pairs."""
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,11 +26,8 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def logs_as_they_were():
-    """Commands set up logging; tests after these want theirs."""
-    root, ours = logging.getLogger(), logging.getLogger("finetune")
-    before = list(root.handlers), root.level, ours.level
-    yield
-    root.handlers[:], root.level, ours.level = before
+    with tiny_runs.logs_as_they_were():
+        yield
 
 
 @pytest.fixture

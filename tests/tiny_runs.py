@@ -1,11 +1,14 @@
 """A domain that a tiny model can learn, and the command lines of runs on it."""
 
+import contextlib
 import dataclasses
 import importlib
 import json
+import logging
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from finetune import pipeline
@@ -111,6 +114,15 @@ def export_settings(*precisions: str, **floor: float) -> dict[str, object]:
     floors = config.export.floors | (dict.fromkeys(precisions, floor) if floor else {})
     export = dataclasses.replace(config.export, precisions=list(precisions), floors=floors)
     return {"export": export, "quantize": config.quantize}
+
+
+@contextlib.contextmanager
+def logs_as_they_were() -> Iterator[None]:
+    """Commands set up logging; tests after these want theirs."""
+    root, ours = logging.getLogger(), logging.getLogger("finetune")
+    before = list(root.handlers), root.level, ours.level
+    yield
+    root.handlers[:], root.level, ours.level = before
 
 
 def die() -> None:

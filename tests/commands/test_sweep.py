@@ -180,24 +180,44 @@ def test_a_run_dir_for_each_job(monkeypatch, tmp_path, arguments, run_dirs):
     assert ran == run_dirs
 
 
-def test_jobs_are_the_children_of_their_sweep_in_mlflow(tmp_path, tiny_model, domain, monkeypatch):
+@pytest.fixture(scope="module")
+def of_seeds(tmp_path_factory, tiny_model, domain):
+    """MLflow's client, the run above a sweep of two seeds, and the two below it."""
     from mlflow import MlflowClient
 
-    monkeypatch.chdir(tmp_path)  # MLflow's artifacts
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    work = tmp_path_factory.mktemp("seeds")
+    uri = f"sqlite:///{work}/mlflow.db"
     arguments = tiny_runs.overrides(
-        tiny_model, domain, tmp_path, "full", "tracking=mlflow", "until=train", "train.epochs=1"
-    )
-    assert train(["-m", *arguments, "loss.scale=20,50", f"tracking.uri={uri}"]) == DONE
+        tiny_model, domain, work, "full", "tracking=mlflow", "train.epochs=1",
+        f"tracking.uri={uri}",
+    )  # fmt: skip
+    with tiny_runs.logs_as_they_were(), contextlib.chdir(work):  # MLflow's artifacts
+        train(["-m", *arguments, "seed=1,2"])
     client = MlflowClient(tracking_uri=uri)
     found = client.search_runs([client.get_experiment_by_name("custom").experiment_id])
-    (above,) = [run for run in found if run.info.run_name == "sweep loss.scale=20, 50"]
-    below = [run for run in found if run != above]
-    assert {run.info.run_name for run in below} == {"full loss.scale=20", "full loss.scale=50"}
-    assert {run.data.params["loss.scale"] for run in below} == {"20", "50"}
+    (above,) = [run for run in found if run.info.run_name == "sweep seed=1, 2"]
+    return client, above, [run for run in found if run != above]
+
+
+def test_jobs_are_the_children_of_their_sweep_in_mlflow(of_seeds):
+    _, above, below = of_seeds
+    assert {run.info.run_name for run in below} == {"full seed=1", "full seed=2"}
+    assert {run.data.params["seed"] for run in below} == {"1", "2"}
     assert {run.data.tags["mlflow.parentRunId"] for run in below} == {above.info.run_id}
-    assert above.data.params["loss.scale"] == "20, 50"
-    assert {run.info.status for run in found} == {"FINISHED"}
+    assert above.data.params["seed"] == "1, 2"
+    assert {run.info.status for run in (above, *below)} == {"FINISHED"}
+
+
+def test_the_run_above_has_the_mean_over_the_seeds(of_seeds):
+    client, above, below = of_seeds
+    for artifact in ("tuned", "onnx-int8-dynamic"):
+        for name in (f"{artifact}/dev/ndcg_at_10", f"{artifact}/dev/ndcg_at_10_delta"):
+            seeds = [run.data.metrics[name] for run in below]
+            told = [above.data.metrics[f"{name}_{each}"] for each in ("mean", "min", "max")]
+            assert told == pytest.approx([sum(seeds) / 2, min(seeds), max(seeds)]), name
+    assert len(set(seeds)) == 2, "the seeds differ, or this shows nothing"
+    assert "| seeds alone | dev | tuned | 2 |" in above.data.tags["mlflow.note.content"]
+    assert [item.path for item in client.list_artifacts(above.info.run_id)] == ["settings.md"]
 
 
 def test_a_run_above_others_for_each_experiment(tmp_path, monkeypatch):
@@ -223,25 +243,3 @@ def in_its_group(overrides) -> tuple[int, None]:
     config = compose(overrides)
     assert config.tracking.parent == {"legal": "1e1", "finance": "1e2"}[config.domain.name]
     return config.seed, None
-
-
-def test_the_run_above_has_the_mean_over_the_seeds(tmp_path, tiny_model, domain, monkeypatch):
-    from mlflow import MlflowClient
-
-    monkeypatch.chdir(tmp_path)  # MLflow's artifacts
-    arguments = tiny_runs.overrides(
-        tiny_model, domain, tmp_path, "full", "tracking=mlflow", "train.epochs=1",
-        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
-    )  # fmt: skip
-    train(["-m", *arguments, "seed=1,2"])
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    found = client.search_runs([client.get_experiment_by_name("custom").experiment_id])
-    (above,) = [run for run in found if run.info.run_name == "sweep seed=1, 2"]
-    for artifact in ("tuned", "onnx-int8-dynamic"):
-        for name in (f"{artifact}/dev/ndcg_at_10", f"{artifact}/dev/ndcg_at_10_delta"):
-            seeds = [run.data.metrics[name] for run in found if run != above]
-            told = [above.data.metrics[f"{name}_{each}"] for each in ("mean", "min", "max")]
-            assert told == pytest.approx([sum(seeds) / 2, min(seeds), max(seeds)]), name
-    assert len(set(seeds)) == 2, "the seeds differ, or this shows nothing"
-    assert "| seeds alone | dev | tuned | 2 |" in above.data.tags["mlflow.note.content"]
-    assert [item.path for item in client.list_artifacts(above.info.run_id)] == ["settings.md"]
