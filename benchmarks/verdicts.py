@@ -5,6 +5,7 @@ interval does not exclude that there is nothing behind it: a gain of 0, a loss l
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from comparison import (
     rounding,
     trained_on,
 )
+from runs import ROOT
 
 from finetune.evaluation.statistics import Difference
 
@@ -35,6 +37,7 @@ GAP = 1.0  # points between the scripts
 INT8_LOSS = 0.5  # percent of fp32's score
 MINUTES = 30
 MET, MISSED, UNSURE = "met", "not met", "inconclusive"
+_TRIED = re.compile(r"\b[Cc]hosen among (\d+) settings\b")
 _STATUS = {"passed": MET, "failed": MISSED, "inconclusive": UNSURE}
 
 Bar = tuple[str, str, str, str]  # what, the bar, the value, the verdict
@@ -56,7 +59,7 @@ def page(found: Found) -> str:
     """The page of the documentation: what each domain gains, then the bars."""
     rows = [line([domain, *(_mean(runs, name) for name in ("bm25", BASE, "plain", "best")),
                   *(_gain(runs, other) for other in (BASE, "plain")), str(len(runs["best"])),
-                  f"{_whole(runs['best']):.0f}"])
+                  tried(domain), f"{_whole(runs['best']):.0f}"])
             for domain, runs in found.items() if "best" in runs]  # fmt: skip
     made = {each["versions"]["machine"] for runs in found.values()
             for name in ("plain", "best") for each in runs.get(name, ())
@@ -70,9 +73,17 @@ def page(found: Found) -> str:
         "The script is sentence-transformers' trainer with its usual values. Minutes are of the",
         f"whole command. Machine: {'; '.join(sorted(made)) or 'unknown'}.", "",
         head("domain", "BM25", "starter", "script", "best recipe", "gain over the starter",
-             "over the script", "seeds", "minutes"),
+             "over the script", "seeds", "settings tried", "minutes"),
         *rows, "", verdicts(found),
     ])  # fmt: skip
+
+
+def tried(domain: str) -> str:
+    """Among how many settings the best recipe was chosen, by its own header."""
+    recipe = ROOT / f"recipes/best_{domain}.yaml"
+    header = re.sub(r"\s+#?\s*", " ", recipe.read_text("utf-8")) if recipe.is_file() else ""
+    found = _TRIED.search(header)
+    return found[1] if found else "unknown"
 
 
 def _of_domain(domain: str, runs: Runs, found: Found) -> Iterator[Bar]:

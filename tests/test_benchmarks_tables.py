@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from benchmarking import benchmark
 
+from finetune.config.compose import ROOT
+
 
 @pytest.fixture
 def comparison(monkeypatch):
@@ -191,13 +193,22 @@ def test_the_bars_of_scripts_and_of_int8(tmp_path, comparison, monkeypatch):
     assert told(0.999, 0.005, "inconclusive") == ["met", "inconclusive"]
 
 
+def test_a_best_recipe_says_among_how_many_settings_it_was_chosen(monkeypatch):
+    tried = benchmark("verdicts", monkeypatch).tried
+    best = [path.stem.removeprefix("best_") for path in (ROOT / "recipes").glob("best_*.yaml")]
+    assert len(best) >= 3 and all(int(tried(domain)) > 1 for domain in best)
+    assert tried("nothing") == "unknown"
+
+
 def test_the_documentations_page_is_made_of_the_results(tmp_path, comparison, monkeypatch):
-    page = benchmark("verdicts", monkeypatch).page
-    text = page(found(tmp_path, comparison, seeds=(1, 2), versions={"machine": "two cores"}))
+    verdicts = benchmark("verdicts", monkeypatch)
+    text = verdicts.page(
+        found(tmp_path, comparison, seeds=(1, 2), versions={"machine": "two cores"})
+    )
     assert "Machine: two cores." in text and text.startswith("# ")
     (row,) = [line for line in text.splitlines() if line.startswith("| finance | ")]
-    _, bm25, starter, script, best, gain, over, seeds, minutes = row.strip("| ").split(" | ")
+    _, bm25, starter, script, best, gain, over, seeds, tried, minutes = row.strip("| ").split(" | ")
     assert bm25 == "" and float(best) - float(starter) == pytest.approx(10)
     assert gain.startswith("+10.0 [") and over.startswith("+5.0 [") and float(script) > 50
-    assert (seeds, minutes) == ("2", "31")
+    assert (seeds, tried, minutes) == ("2", verdicts.tried("finance"), "31")
     assert "| finance, whole run, minutes | <= 30 | 31 | not met |" in text
