@@ -28,7 +28,9 @@ _LONGEST = 300  # characters of a passage made of several paragraphs, or of a pa
 _SENTENCE = re.compile(r"[^。！？!?；;\n]*[。！？!?；;]*[”’」』）)]*\n?")
 
 
-def read_documents(source: Path, dropped: list[Dropped] | None = None) -> list[Passage]:
+def read_documents(
+    source: Path, dropped: list[Dropped] | None = None, *, tell: bool = True
+) -> list[Passage]:
     """Read the passages of a folder (searched in depth, hidden ones not) or of one file.
 
     A Markdown file is cut at its headings; its title is that of its front matter, or the first
@@ -41,18 +43,26 @@ def read_documents(source: Path, dropped: list[Dropped] | None = None) -> list[P
         source: The folder or file.
         dropped: Where files of a folder, lines and rows that cannot be used are put, if they do not
             end the run.
+        tell: Log what of it is not read or left out; a plan leaves that to the step.
 
     Raises:
         UserError: With every problem found, one of each file in a folder.
     """
     problems, path = Problems(dropped), existing_documents(source)
-    read = _folder if path.is_dir() else _rows if ending(path) == ".jsonl" else _lines
-    passages = list(read(path, problems))
+    others: Counter[str] = Counter()  # files of a folder that are none, by their endings
+    if path.is_dir():
+        passages = list(_folder(path, problems, others))
+    else:
+        passages = list((_rows if ending(path) == ".jsonl" else _lines)(path, problems))
+    if others and tell:
+        counts = ", ".join(f"{count:,} {end}" for end, count in others.most_common())
+        log.warning("%s: %s files are not read (%s); save as text what they should give",
+                    printable(str(path)), f"{others.total():,}", counts)  # fmt: skip
     problems.check(*([_WAY_OUT] if problems.refused else []))
     if not passages:
         told = f"domain.documents={source}: no text found; expected {_EXPECTED}"
         raise UserError(told, *problems.examples)
-    if dropped and problems.examples:
+    if dropped and problems.examples and tell:
         reasons = tally(row.reason for row in dropped)
         counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         log.warning("%s: left out: %s; the first: %s",
@@ -78,8 +88,7 @@ def from_texts(texts: Sequence[str]) -> list[Passage]:
     return [Passage(str(index), "", "", text) for index, text in enumerate(texts)]
 
 
-def _folder(folder: Path, problems: Problems) -> Iterator[Passage]:
-    others: Counter[str] = Counter()
+def _folder(folder: Path, problems: Problems, others: Counter[str]) -> Iterator[Passage]:
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in inside.parts)  # no part of a step's key
@@ -92,10 +101,6 @@ def _folder(folder: Path, problems: Problems) -> Iterator[Passage]:
             sections = _sections(path, _whole(path, problems))
             for number, (title, heading, text) in enumerate(sections):
                 yield Passage(f"{name}#{number}", title, heading, text)
-    if others:
-        counts = ", ".join(f"{count:,} {end}" for end, count in others.most_common())
-        log.warning("%s: %s files are not read (%s); save as text what they should give",
-                    printable(str(folder)), f"{others.total():,}", counts)  # fmt: skip
 
 
 def _whole(path: Path, problems: Problems) -> list[str]:

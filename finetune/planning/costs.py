@@ -97,7 +97,7 @@ def _documents(source: Path) -> list[Passage]:
     try:
         if sum(each.stat().st_size for each in files if each.is_file()) > _CHEAP:
             return []
-        return read_documents(source)
+        return read_documents(source, dropped=[], tell=False)
     except (OSError, UserError):  # the step says so
         return []
 

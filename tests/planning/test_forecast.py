@@ -476,3 +476,12 @@ def test_at_most_the_passages_that_there_are_are_asked_about(planned, tmp_path):
     words = asked(planned, f"domain.documents={tmp_path}/texts.txt", *PRICES)
     tokens_in = round(0.65 * (2 * 9 + 8000), -2)
     assert f"at most 2 requests to http://a/v1 of about {tokens_in:,.0f} tokens" in words
+
+
+def test_what_of_the_documents_is_not_read_is_told_by_the_step_alone(planned, tmp_path, caplog):
+    (tmp_path / "manuals").mkdir()
+    (tmp_path / "manuals/a.md").write_text("# 退货\n七天内可以退货。", "utf-8")
+    (tmp_path / "manuals/b.md").write_bytes("退货".encode("gb18030"))
+    (tmp_path / "manuals/c.pdf").touch()
+    words = asked(planned, f"domain.documents={tmp_path}/manuals", "check.bad_rows=drop")
+    assert "at most 1 requests" in words and caplog.text == ""
