@@ -423,7 +423,7 @@ def test_every_leaf_of_the_configuration_changes_a_key_or_is_listed(
 
 
 @pytest.fixture(scope="module")
-def contrastive(arguments):
+def before(arguments):
     return keys(compose(arguments("contrastive")))
 
 
@@ -456,8 +456,7 @@ def contrastive(arguments):
         ("evaluate.alpha=0.01", "report"),
     ],
 )
-def test_the_first_step_that_a_value_changes(contrastive, arguments, override, first):
-    before = contrastive
+def test_the_first_step_that_a_value_changes(before, arguments, override, first):
     after = keys(compose(arguments("contrastive", override)))
     changed = [name for name in before if before[name] != after[name]]
     assert changed[0] == first

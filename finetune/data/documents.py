@@ -49,7 +49,7 @@ def read_documents(
         UserError: With every problem found, one of each file in a folder.
     """
     problems, path = Problems(dropped), existing_documents(source)
-    others: Counter[str] = Counter()  # files of a folder that are none, by their endings
+    others: Counter[str] = Counter()  # files that are not read, by their endings
     if path.is_dir():
         passages = list(_folder(path, problems, others))
     else:

@@ -34,7 +34,7 @@ def problems(*overrides: str) -> list[str]:
 def together() -> list:
     """Each recipe with a domain of either kind, and each domain with a recipe of either kind.
 
-    The others are slow: two thirds of a second each, and there are a hundred.
+    The others, over a hundred of a third of a second each, are slow.
     """
     return [
         pytest.param(recipe, domain, marks=(
