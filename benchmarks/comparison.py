@@ -240,9 +240,9 @@ def _longest(same: Sequence[Run], key: str) -> str:
 
 def prefixes(runs: Runs) -> list[str]:
     """What the ids of a domain's sub-sets begin with; none where there are no sub-sets."""
-    if not set(COMPARED) <= set(runs):
+    if not {BASE, "best"} <= set(runs):
         return []
-    queries = shared([run for name in COMPARED for run in runs[name]])
+    queries = shared([run for name in COMPARED for run in runs.get(name, ())])
     found = sorted({query.split("-")[0] for query in queries if "-" in query})
     return [f"{each}-" for each in found] if len(found) > 1 else []
 
@@ -250,9 +250,10 @@ def prefixes(runs: Runs) -> list[str]:
 def _subsets(domain: str, runs: Runs) -> Iterator[str]:
     for prefix in prefixes(runs):
         made = change(runs, BASE, "best", prefix)
-        queries = [each for each in shared([run for name in COMPARED for run in runs[name]])
-                   if each.startswith(prefix)]  # fmt: skip
-        means = (f"{100 * aligned(runs[name], queries).mean():.1f}" for name in COMPARED)
+        every = shared([run for name in COMPARED for run in runs.get(name, ())])
+        queries = [each for each in every if each.startswith(prefix)]
+        means = (f"{100 * aligned(runs[name], queries).mean():.1f}" if name in runs else ""
+                 for name in COMPARED)  # fmt: skip
         if made:
             yield line([domain, prefix.rstrip("-"), str(len(queries)), *means,
                         f"{points(made[0])}, p = {made[0].p_value:.4f}"])  # fmt: skip

@@ -67,9 +67,9 @@ def page(found: Found) -> str:
     return "\n".join([
         "# What the best recipe of each domain gives", "",
         "Written by `benchmarks/domains.py` from `benchmarks/results/domains/`, whose `table.md`",
-        "has every system, metric and set. NDCG@10 on questions that no training and no choice of",
-        "settings has seen (of e-commerce: see there), in points, mean of the seeds, with 95 %",
-        "intervals.",
+        "has every system, metric and set. NDCG@10 on questions that no training has seen, nor,",
+        "but for what the recipe's header says (of e-commerce: see there), the choice of settings;",
+        "in points, mean of the seeds, with 95 % intervals.",
         "The script is sentence-transformers' trainer with its usual values. Minutes are of the",
         f"whole command. Machine: {'; '.join(sorted(made)) or 'unknown'}.", "",
         head("domain", "BM25", "starter", "script", "best recipe", "gain over the starter",

@@ -109,6 +109,15 @@ def test_seeds_of_which_one_has_fewer_folds_are_compared_on_what_all_have(tmp_pa
     assert all("| +10.0 [+10.0, +10.0], p = " in line for line in subsets.splitlines()[2:])
 
 
+def test_sub_sets_do_not_wait_for_the_script(tmp_path, comparison):
+    values = {metric: dict.fromkeys(fold(tmp_path, 0), 0.4) for metric in METRICS}
+    keep(tmp_path, "starter", values, "ecommerce")
+    _, subsets, *_ = comparison.table(comparison.read(tmp_path)).split("\n\n")
+    assert [line.split(" | ")[1:6] for line in subsets.splitlines()[2:]] == [
+        [name, "1", "40.0", "", "50.0"] for name in ("cpr", "same")
+    ]
+
+
 def test_sets_of_a_bases_training_are_marked(comparison):
     seen = comparison.seen
     assert seen("afqmc", "m3e-base") and seen("general", "m3e-base") and seen("bq", "m3e-base")
