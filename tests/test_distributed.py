@@ -58,6 +58,13 @@ def here(processes: int = 2) -> list[str]:
     return [*TORCHRUN, "--standalone", "--nproc_per_node", str(processes)]
 
 
+def accelerate(processes: int) -> list[str]:
+    """As docs/multi-node.md says."""
+    several = ["--multi_gpu"] if processes > 1 else []
+    port = ["--main_process_port", str(free_port())]
+    return [*ACCELERATE, *several, "--num_processes", str(processes), *port]
+
+
 def two_machines() -> list[list[str]]:
     """Launchers of two machines of one process each, both of them this one."""
     port = str(free_port())
@@ -92,10 +99,14 @@ def one(arguments, work) -> Path:
 
 @pytest.fixture(scope="module")
 def two(one, arguments, work) -> tuple[Path, str]:
-    """A whole run in two processes that shares the cache with `one`: train folder, what it said."""
+    """A whole run that Accelerate launches in two processes: train folder, what it said.
+
+    It shares the cache with `one`.
+    """
     tracking = ("tracking=mlflow", f"tracking.uri=sqlite:///{work}/mlflow.db")
     before = set((work / "cache/train").glob("[!.]*"))
-    said = finish(start(here(), "train.py", *arguments("two", *tracking)))
+    line = arguments("two", *tracking)
+    said = finish(start(accelerate(2), "train.py", *line, ACCELERATE_USE_CPU="true"))
     (folder,) = set((work / "cache/train").glob("[!.]*")) - before
     return folder, said
 
@@ -152,20 +163,15 @@ def test_with_other_losses_too(name, arguments, work, deep_model):
     assert apart(*folders) < WEIGHT < 1e-2 < apart(folders[0], deep_model.parent)
 
 
-@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_accelerate_launches_the_same_training(count, one, two, arguments, work):
-    """As docs/multi-node.md says."""
-    other = work / f"accelerate-{count}"
-    line = arguments(f"{other.name}/run", "until=train", cache_without_training(work, other))
-    several = ["--multi_gpu"] if count > 1 else []
-    port = ["--main_process_port", str(free_port())]
-    launcher = [*ACCELERATE, *several, "--num_processes", str(count), *port]
-    said = finish(start(launcher, "train.py", *line, ACCELERATE_USE_CPU="true"))
+@pytest.mark.slow  # `two` is two of them
+def test_accelerate_launches_the_same_training_in_one_process(one, arguments, work):
+    other = work / "accelerate-1"
+    line = arguments("accelerate-1/run", "until=train", cache_without_training(work, other))
+    said = finish(start(accelerate(1), "train.py", *line, ACCELERATE_USE_CPU="true"))
     assert said.count("plan for") == said.count("stopped after train") == 1
-    expected = one if count == 1 else two[0]
-    trained = other / "cache/train" / expected.name
-    assert apart(trained, expected) <= 1e-6
-    assert rows(trained, "loss") == pytest.approx(rows(expected, "loss"), abs=1e-6)
+    trained = other / "cache/train" / one.name
+    assert apart(trained, one) <= 1e-6
+    assert rows(trained, "loss") == pytest.approx(rows(one, "loss"), abs=1e-6)
 
 
 def test_several_processes_make_one_run(one, two, work):

@@ -211,7 +211,7 @@ def _typed_part(schema: Any, content: Mapping[str, Any], prefix: str) -> tuple[A
     """Merge a part into its schema; where that fails, leaf by leaf: each mistake is told."""
     try:
         good = {key: _plain(content[key]) for key in map(str, content)}
-        merged = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), good))
+        merged = cast(DictConfig, OmegaConf.merge(_empty(schema), good))
     except (OmegaConfBaseException, ValueError):
         return {}, [f"{prefix}{told}" for told in _wrong_leaves(schema, content)]
     missing = [f.name for f in dataclasses.fields(schema) if OmegaConf.is_missing(merged, f.name)]
@@ -224,6 +224,12 @@ def _typed_part(schema: Any, content: Mapping[str, Any], prefix: str) -> tuple[A
     return OmegaConf.to_object(merged), []
 
 
+@cache
+def _empty(schema: Any) -> DictConfig:
+    """A part before anything is merged into it: made once, as it takes longer than merging."""
+    return cast(DictConfig, OmegaConf.structured(schema))
+
+
 def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
@@ -231,7 +237,7 @@ def _plain(value: Any) -> Any:
 def _wrong_leaves(schema: Any, content: Mapping[str, Any]) -> Iterator[str]:
     for key in map(str, content):
         try:
-            OmegaConf.merge(OmegaConf.structured(schema), {key: _plain(content[key])})
+            OmegaConf.merge(_empty(schema), {key: _plain(content[key])})
         except (OmegaConfBaseException, ValueError) as error:
             yield hints.wrong_value(key, error)
 
