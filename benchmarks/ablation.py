@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-from comparison import head, line, points
-from lab import minutes
-from runs import RESULTS, ROOT, read, run
+from common.comparison import head, line, points
+from common.lab import minutes
+from common.runs import RESULTS, ROOT, read, run
 
 from finetune.config import to_dict
 from finetune.config.compose import choices, compose

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import LEAST, ROOT, encoder, runner, timed
+from common.engines import LEAST, ROOT, encoder, runner, timed
 from sizes import VOCABULARY
 
 PAUSE = 0.02  # seconds, in which the threads of the runtime before stop spinning

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runs import RESULTS, ROOT, run
+from common.runs import RESULTS, ROOT, run
 
 from finetune.report.gates import INT8
 

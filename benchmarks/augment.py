@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from lab import bundled
-from runs import RESULTS, ROOT, difference, run, table
+from common.lab import bundled
+from common.runs import RESULTS, ROOT, difference, run, table
 
 from finetune.commands.scoring import outcomes
 from finetune.config.compose import compose

@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from comparison import head, line, points
-from lab import bundled
+from common.comparison import head, line, points
+from common.lab import bundled
+from common.runs import RESULTS, ROOT, run, versions
 from numpy.typing import NDArray
-from runs import RESULTS, ROOT, run, versions
 
 from finetune.data.beir import read_folder
 from finetune.evaluation import bm25, retrieval

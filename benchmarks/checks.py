@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.runs import RESULTS
 from opencc import OpenCC
-from runs import RESULTS
 
 from finetune.commands.checking import check, configuration
 from finetune.config.choices import Duplicates

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from runs import RESULTS, ROOT
+from common.runs import RESULTS, ROOT
 
 from finetune.commands.scoring import read
 from finetune.evaluation import cmteb

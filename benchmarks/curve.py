@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runs import RESULTS, ROOT, read, run, stale
+from common.runs import RESULTS, ROOT, read, run, stale
 
 from finetune.config.compose import choices
 from finetune.records import write_json

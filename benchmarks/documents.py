@@ -9,7 +9,7 @@ there; about 5 minutes a run on 2 cores. What is there is not repeated.
 import argparse
 import sys
 
-from runs import RESULTS, read, run, table
+from common.runs import RESULTS, read, run, table
 
 from finetune.config.ranges import GENERATORS
 

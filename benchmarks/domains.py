@@ -34,12 +34,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import read, table
-from lab import Lab
-from runs import RESULTS, ROOT, versions
-from runs import read as read_json
-from systems import DOMAINS, System, hours, pace, systems
-from verdicts import page, verdicts
+from common.comparison import read, table
+from common.lab import Lab
+from common.runs import RESULTS, ROOT, versions
+from common.runs import read as read_json
+from common.systems import DOMAINS, System, hours, pace, systems
+from common.verdicts import page, verdicts
 
 from finetune.config.compose import choices, compose
 from finetune.errors import UserError

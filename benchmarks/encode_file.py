@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import ROOT, bundle, child, texts_of
+from common.engines import ROOT, bundle, child, texts_of
 
 RESULTS = ROOT / "benchmarks/results/encode_file.json"
 DIM, CANDIDATES, PART = 384, 50, 50_000

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from randoms import LETTERS, build, recipes, texts, write_dev
+from common.randoms import LETTERS, build, recipes, texts, write_dev
 
 from finetune import cpu
 from finetune.machine import rates

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common.runs import RESULTS
 from numpy.typing import NDArray
-from runs import RESULTS
 
 from finetune.commands.scoring import read
 from finetune.evaluation import bm25, guard, retrieval

@@ -34,10 +34,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peak
 from apart import apart, batch
-from bars import bars
-from engines import (
+from common import peak
+from common.bars import bars
+from common.engines import (
     MODELS,
     OTHERS,
     ROOT,
@@ -49,7 +49,7 @@ from engines import (
     machine,
     texts_of,
 )
-from fresh import cold, memory
+from common.fresh import cold, memory
 
 RESULTS = ROOT / "benchmarks/results/inference"
 SHAPES = ((1, 16), (1, 64), (32, 64), (32, 256))

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from randoms import LETTERS, build, texts, write_dev
+from common.randoms import LETTERS, build, texts, write_dev
 
 from finetune.machine import estimate
 from finetune.machine.geometry import Geometry

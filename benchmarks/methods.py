@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runs import RESULTS, ROOT, read, run
+from common.runs import RESULTS, ROOT, read, run
 
 FOLDER = RESULTS / "methods"
 DOMAINS = ("legal", "finance")

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runs import RESULTS, ROOT, difference, run, table
+from common.runs import RESULTS, ROOT, difference, run, table
 
 FOLDER = RESULTS / "noise"
 

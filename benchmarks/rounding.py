@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from runs import RESULTS, ROOT
+from common.runs import RESULTS, ROOT
 
 DOMAINS = ("legal", "medical", "ecommerce", "finance")
 QUESTIONS, DOCUMENTS = 150, 350

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from checks import pairs
-from runs import RESULTS
+from common.runs import RESULTS
 
 from finetune import disk
 from finetune.records import Mined, write_jsonl

@@ -21,8 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runs import RESULTS, ROOT, run
-from runs import read as read_json
+from common.runs import RESULTS, ROOT, run
+from common.runs import read as read_json
 
 from finetune import pipeline
 from finetune.commands.scoring import read

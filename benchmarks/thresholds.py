@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import RESULTS, ROOT
+from common.runs import RESULTS, ROOT
 
 from finetune.commands.scoring import read
 from finetune.evaluation.sts import similarities

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from engines import ROOT, bundle
+from common.engines import ROOT, bundle
 from numpy.typing import NDArray
 
 from finetune.inference import OnnxEncoder, as_type, top_k

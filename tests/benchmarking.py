@@ -9,7 +9,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def benchmark(name, monkeypatch):
     """A benchmark's module under a name of its own: `tests` has folders that are called alike."""
     monkeypatch.syspath_prepend(BENCHMARKS)  # for what it imports
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    (path,) = [*BENCHMARKS.glob(f"{name}.py"), *BENCHMARKS.glob(f"common/{name}.py")]
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from engines import interleaved
+from common.engines import interleaved
 from onnx import TensorProto, helper, numpy_helper
 
 

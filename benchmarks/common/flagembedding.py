@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runs import ROOT
+from common.runs import ROOT
 
 from finetune.errors import UserError
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engines import ROOT, bundle, texts_of
+from common.engines import ROOT, bundle, texts_of
 
 CHUNK = 8192  # texts that the core tokenises and sorts together (finetune.inference.onnx)
 LONG, OTHERS = 2000, 64  # characters of a long text; so many of them differ

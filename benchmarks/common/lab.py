@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flagembedding
-from runs import ROOT, run, stale
-from systems import CONVERTED, FOLDS, METHODS, OTHERS, PAIRS, ROTATED, System
+from common import flagembedding
+from common.runs import ROOT, run, stale
+from common.systems import CONVERTED, FOLDS, METHODS, OTHERS, PAIRS, ROTATED, System
 
 from finetune import model as models
 from finetune.commands import scoring

@@ -3,7 +3,7 @@
 Shared by the benchmarks that compare runs: a run whose JSON is there is not repeated, so a
 benchmark that was stopped goes on; one that another command or another recipe made is.
 
-python benchmarks/runs.py before|train key=value …    (what `train_memory` starts)
+python benchmarks/common/runs.py before|train key=value …    (what `train_memory` starts)
 """
 
 import hashlib
@@ -23,7 +23,7 @@ import numpy as np
 from finetune.evaluation.artifacts import read_outcome
 from finetune.evaluation.statistics import compare_seeds
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
 _KEPT = ("verdict", "scores", "baselines", "gates", "training", "speed", "data", "scripts",
          "tokens", "parity", "stages")  # fmt: skip

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from comparison import (
+from common.comparison import (
     BASE,
     ROUNDED,
     Found,
@@ -25,7 +25,7 @@ from comparison import (
     rounding,
     trained_on,
 )
-from runs import ROOT
+from common.runs import ROOT
 
 from finetune.evaluation.statistics import Difference
 
