@@ -16,9 +16,6 @@ from finetune.inference.machine import settings
 from finetune.inference.script import converter
 from finetune.inference.sessions import Session, on_gpu, runs_on_gpu, start_model, start_session
 
-# Texts tokenised and sorted together. Bounds the memory that tokens take, whatever the input's
-# size; at this length sorting already leaves under 1 % padding. Part of what makes results
-# repeatable, because it decides which texts share a batch.
 # Characters tokenised at once. What the tokeniser tells of a text, offsets and what lies beyond the
 # window included, takes some 70 bytes a character; of a whole chunk of long texts that is a GB.
 PART = 2**18
