@@ -119,7 +119,7 @@ def merge_step(config: Config, trained: str, machine: Settings, folder: Path | N
     inputs = {"model": "base", "tuned": trained, "select": "pool"}
     if folder:
         inputs |= {"general": "general"}
-    return Step("merge", merge, 2, settings, inputs)
+    return Step("merge", merge, 3, settings, inputs)
 
 
 def general(settings: Settings, inputs: Inputs, out: Path) -> None:

@@ -95,10 +95,10 @@ def choose(candidates: Sequence[Candidate], keep_gain: float, max_drop: float) -
     """Choose a weight.
 
     Without a general set the best on the domain. Else, of the weights that keep ``keep_gain`` of
-    the tuned model's gain over the base and lose at most ``max_drop`` on the general set, the best
-    on the domain, or a smaller one that is within a standard error of it (Breiman et al. 1984):
-    nearer to the base is nearer to what is known to work. Where there is none, the one that loses
-    least of those that keep the gain.
+    the tuned model's gain over the base and lose at most ``max_drop`` on the general set, the
+    largest that is within a standard error of the best on the domain (Breiman et al. 1984): the
+    tuned model itself is what the guard chose, and where nothing is forgotten there is nothing to
+    merge against. Where there is none, the one that loses least of those that keep the gain.
 
     Args:
         candidates: Of weight 0 (the base), of weight 1 (the tuned model), and between.
@@ -122,7 +122,7 @@ def choose(candidates: Sequence[Candidate], keep_gain: float, max_drop: float) -
             f"loses least: {_change(base, least)}",
         )
     best = max(allowed, key=lambda each: each.domain.mean())
-    chosen = next(each for each in allowed if _within_noise(each, best))
+    chosen = next(each for each in reversed(allowed) if _within_noise(each, best))
     kept = _gain(base, chosen) / gain if gain else 1.0
     return Choice(
         chosen.weight,

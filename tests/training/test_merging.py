@@ -243,17 +243,17 @@ def test_the_weight_that_is_chosen(rows, weight, phrase, order):
     assert choice.weight == weight and phrase in choice.why
 
 
-def test_within_noise_of_the_best_the_smaller_weight_is_taken():
-    # .9 is 0.1 points ahead of .7. Where queries differ by nothing else, that is sure; where one of
+def test_within_noise_of_the_best_the_larger_weight_is_taken():
+    # .7 is 0.1 points ahead of .9. Where queries differ by nothing else, that is sure; where one of
     # 16 alone makes it, the standard error is as large as the difference.
-    rows = [(0, 0, 0), (0.5, 9, 0), (0.7, 9.8, 0), (0.9, 9.9, 0), (1, 9.85, 0)]
+    rows = [(0, 0, 0), (0.5, 9, 0), (0.7, 9.9, 0), (0.9, 9.8, 0), (1, 9.2, 0)]
     calm = candidates(rows)
-    assert choose(calm, 0.9, 0.005).weight == 0.9
-    values = calm[2].domain.copy()
+    assert choose(calm, 0.9, 0.005).weight == 0.7
+    values = calm[3].domain.copy()
     values[0] += 0.016  # 0.1 points in the mean of 16; standard error 0.001
-    by_one = [*calm[:3], Candidate(0.9, values, calm[3].general), calm[4]]
-    assert values.mean() - calm[2].domain.mean() == pytest.approx(0.001)
-    assert choose(by_one, 0.9, 0.005).weight == 0.7
+    by_one = [*calm[:2], Candidate(0.7, values, calm[2].general), *calm[3:]]
+    assert values.mean() - calm[3].domain.mean() == pytest.approx(0.001)
+    assert choose(by_one, 0.9, 0.005).weight == 0.9
 
 
 def test_one_query_has_no_noise():
