@@ -200,7 +200,7 @@ def _merge(step: Step, facts: Facts) -> Cost:
     if facts.general is not None and "general" in step.inputs:
         texts = min(step.settings["general_texts"], facts.general.passages.count)
         flops += texts * _forward(facts.general.passages, facts, geometry)
-    tried = len({0.0, *step.settings["weights"], 1.0})
+    tried = len({0.0, *step.settings["weights"], 1.0})  # at most: two where nothing was forgotten
     rate = rates.rate("train", step.settings["device"], step.settings["threads"],
                       Precision(step.settings["precision"]).value)  # fmt: skip
     return replace(cost, seconds=tried * (flops / rate + _LOADING))

@@ -167,7 +167,10 @@ def _half(inputs: Inputs, part: str) -> EvaluationSet:
 
 
 def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Merge the tuned model with its base: score each weight on the select halves, publish one."""
+    """Merge the tuned model with its base, and publish the weight chosen on the select halves.
+
+    Where the tuned model itself loses little enough on the general set, no other weight is tried.
+    """
     from finetune.adapter import lora
     from finetune.data.script import convert_set
     from finetune.inference.script import converter
@@ -188,8 +191,10 @@ def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
         sets.append(convert_set(_pool(settings, inputs), converter(settings.get("script", KEEP))))
     precision, tokens = Precision(settings["precision"]), settings["encode_tokens"]
     guards = [Guard(each, precision, tokens) for each in sets]
-    weights = sorted({0.0, *settings["weights"], 1.0})
-    candidates = [_score(weight, base, tuned, guards, settings, out) for weight in weights]
+    weights = {*settings["weights"]} - {0.0, 1.0}
+    candidates = [_score(weight, base, tuned, guards, settings, out) for weight in (0.0, 1.0)]
+    if merging.worthwhile(*candidates, settings["max_drop"]):
+        candidates += [_score(each, base, tuned, guards, settings, out) for each in sorted(weights)]
     choice = merging.choose(candidates, settings["keep_gain"], settings["max_drop"])
     log.info("merge: %s", choice.why)
     merging.interpolate(base, tuned, choice.weight, out / "model")

@@ -91,6 +91,11 @@ def interpolate(base: Path, tuned: Path, weight: float, out: Path) -> None:
         save_file(mixed, out / name, metadata={"format": "pt"})
 
 
+def worthwhile(base: Candidate, tuned: Candidate, max_drop: float) -> bool:
+    """Whether there is something to merge against: forgetting, or that it was not measured."""
+    return base.general is None or _drop(base, tuned) > max_drop + 1e-12
+
+
 def choose(candidates: Sequence[Candidate], keep_gain: float, max_drop: float) -> Choice:
     """Choose a weight.
 

@@ -8,6 +8,7 @@ import pytest
 import tiny_runs
 from peft import PeftModel
 from safetensors.torch import load_file
+from tiny_models import difference
 from tiny_runs import folders
 
 from finetune import model as models
@@ -299,6 +300,16 @@ def test_merged_lora_leaves_the_adapter_that_gives_what_is_published(
 def test_a_prefix_cannot_be_merged_and_the_run_says_so_before_any_work():
     with pytest.raises(UserError, match="a prefix cannot be merged with the base"):
         compose(["recipes=prefix", "merge=interpolate"])
+
+
+def test_what_forgot_less_than_it_may_is_published_as_it_is(merged, arguments, tmp_path):
+    line = arguments("evaluate.max_general_drop=1", "merge=interpolate", f"run_dir={tmp_path}/run")
+    report = pipeline.run(compose(line))
+    assert [row["weight"] for row in report["merge"]["table"]] == [0, 1]
+    assert report["merge"]["weight"] == 1 and "keeps 100% of the gain" in report["merge"]["why"]
+    assert report["merge"]["table"][1] == merged[0]["merge"]["table"][-1]
+    trained = folders(pipeline.resolve(compose(line)))["train"]
+    assert difference(trained / "model", tmp_path / "run/model") == 0
 
 
 def test_where_the_guard_kept_the_base_there_is_nothing_to_merge(arguments, tmp_path):
