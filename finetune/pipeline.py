@@ -122,11 +122,11 @@ def steps_of(config: Config) -> list[Step]:
         {"embed": "embed", "pairs": clean}, files=rounds.filter_files(config),
     )  # fmt: skip
     warmup = Step(
-        "warmup", steps.train, 7, _train_settings(config, mined=False) | encoding,
+        "warmup", steps.train, 8, _train_settings(config, mined=False) | encoding,
         {"model": "base", "pairs": "generate", "select": "pool"}, resumes=True, outside=outside,
     )  # fmt: skip
     train = Step(
-        "train", steps.train, 7, _train_settings(config, mined=mined) | encoding | mix,
+        "train", steps.train, 8, _train_settings(config, mined=mined) | encoding | mix,
         {"model": "warmup" if warm else "base", "pairs": pairs, "select": "pool"} | mixed,
         resumes=True, outside=outside,
     )  # fmt: skip

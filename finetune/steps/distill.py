@@ -100,7 +100,7 @@ def student_step(config: Config, pairs: str) -> Step:
 def train_step(train: Step, config: Config) -> Step:
     """The step that teaches the student, made from the one that would train it on pairs."""
     return replace(
-        train, call=distill, version=3, settings={**train.settings, "texts": config.distill.texts},
+        train, call=distill, version=4, settings={**train.settings, "texts": config.distill.texts},
         inputs={**train.inputs, "model": "student", "embed": "embed"},
     )  # fmt: skip
 

@@ -105,7 +105,7 @@ def train(
     )  # fmt: skip
     unused = _unused(fed)
     resume = processes.once(lambda: last_complete(checkpoints))
-    guard = Guard(select, plan.precision, plan.encode_tokens, together=True)
+    guard = Guard(select, plan.precision, plan.encode_tokens, window=window, together=True)
     curves = Curves(
         out / CURVES if processes.first() else Path(os.devnull),
         guard.score,

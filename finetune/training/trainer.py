@@ -1,7 +1,8 @@
 """The trainer of sentence-transformers as we use it: its plan, its arguments, batches and guard."""
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -145,6 +146,8 @@ class Guard(BaseEvaluator):
         select: Queries of the select half on a pooled corpus, or scored pairs of it.
         precision: What to compute in.
         tokens: As `finetune.model.TorchEncoder` takes them.
+        window: Tokens of a text that the published model reads, of which training may see fewer;
+            None where the model has its own length.
         together: All processes score the same model at once: each encodes its share, and all get
             the score that the first found.
     """
@@ -155,11 +158,13 @@ class Guard(BaseEvaluator):
         precision: Precision,
         tokens: int | None = None,
         *,
+        window: int | None = None,
         together: bool = False,
     ) -> None:
         super().__init__()
         self.select = select
         self.tokens = tokens
+        self.window = window
         self.together = together
         self.autocast = autocast(precision)
         self.primary_metric = select.main
@@ -184,7 +189,21 @@ class Guard(BaseEvaluator):
         encoder = models.TorchEncoder(
             model, autocast=self.autocast, tokens=self.tokens, together=self.together
         )
-        return score(encoder, self.select).metrics[self.select.main]
+        with _reading(model, self.window):
+            return score(encoder, self.select).metrics[self.select.main]
+
+
+@contextmanager
+def _reading(model: SentenceTransformer, window: int | None) -> Iterator[None]:
+    """Let a model read so many tokens of a text."""
+    if window is None:
+        yield
+        return
+    trained, model.max_seq_length = model.max_seq_length, window
+    try:
+        yield
+    finally:
+        model.max_seq_length = trained
 
 
 def autocast(precision: Precision) -> torch.dtype | None:

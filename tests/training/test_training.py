@@ -102,6 +102,20 @@ def test_rows_of_mixed_sets_that_are_in_no_batch_are_told_of_each(caplog):
     assert "6 of 10 rows of other (60 %) are in no batch of an epoch" in told
 
 
+def test_the_guard_reads_as_much_of_a_text_as_the_published_model(
+    tiny_model, rows, select, tmp_path
+):
+    """And training less."""
+    long = replace(select, corpus={key: f"{'房东不退押金' * 4}{text}"
+                                   for key, text in select.corpus.items()})  # fmt: skip
+    result = training.train(tiny_model, rows, long, settings(max_length=16, epochs=1), tmp_path)
+    assert result["base"] == pytest.approx(score(tiny_model, long), abs=1e-9)
+    assert result["best"] == pytest.approx(score(tmp_path / "model", long), abs=1e-9)
+    cut = models.load(tiny_model)
+    cut.max_seq_length = 16
+    assert abs(training.Guard(long, Precision.fp32)(cut)["ndcg@10"] - result["base"]) > 0.01
+
+
 def test_memory_is_that_of_the_device_that_trains(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
