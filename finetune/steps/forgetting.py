@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -191,10 +192,12 @@ def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
         sets.append(convert_set(_pool(settings, inputs), converter(settings.get("script", KEEP))))
     precision, tokens = Precision(settings["precision"]), settings["encode_tokens"]
     guards = [Guard(each, precision, tokens) for each in sets]
-    weights = {*settings["weights"]} - {0.0, 1.0}
-    candidates = [_score(weight, base, tuned, guards, settings, out) for weight in (0.0, 1.0)]
-    if merging.worthwhile(*candidates, settings["max_drop"]):
-        candidates += [_score(each, base, tuned, guards, settings, out) for each in sorted(weights)]
+    score = partial(_score, base=base, tuned=tuned, guards=guards, settings=settings, out=out)
+    first, last = score(0.0), score(1.0)
+    between: list[float] = []
+    if merging.worthwhile(first, last, settings["max_drop"]):
+        between = sorted({*settings["weights"]} - {0.0, 1.0})
+    candidates = [first, *map(score, between), last]
     choice = merging.choose(candidates, settings["keep_gain"], settings["max_drop"])
     log.info("merge: %s", choice.why)
     merging.interpolate(base, tuned, choice.weight, out / "model")
