@@ -107,7 +107,7 @@ def trained(cache):
         pytest.param("mnrl", "forward", marks=pytest.mark.slow),
         ("mnrl", "backward"),
         ("matryoshka", "embedding"),
-        pytest.param("two sets", "forward", marks=pytest.mark.slow),  # test_mixing.py has two sets
+        pytest.param("two sets", "forward", marks=pytest.mark.slow),  # too slow for CI
     ],
 )
 def test_all_processes_repeat_the_step_in_smaller_chunks(loss, where, line, alone, tmp_path):

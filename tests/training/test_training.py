@@ -541,7 +541,6 @@ def test_killed_again_and_again_after_training_the_run_still_completes(uninterru
         assert one == two
 
 
-@pytest.mark.slow  # the moments that matter are in `tiny_runs.TRAINING` and `AFTERWARDS`
 def test_killed_at_random_moments_the_run_completes_with_the_same_weights(uninterrupted, tmp_path):
     arguments, work = uninterrupted
     arguments = with_values(arguments, [f"paths.cache={tmp_path}/cache", f"run_dir={tmp_path}/run"])
