@@ -128,16 +128,17 @@ def train(step: Step, facts: Facts) -> Cost:
     on_gpu = of.device == "cuda"  # one for each process
     memory = estimate.training(of).total * (1 if on_gpu else processes.on_this_machine())
     cost = Cost(None, memory, None, on_gpu, lower)
-    if found is None or cut is None or guarded is None:
+    if found is None or cut is None or guarded is None or facts.data is None:
         return cost
     text = forward_flops(geometry, cut.ravel().tolist()) / cut.size
     mixed = sum(each.weight for each in step.settings.get("mix", {}).values())  # of the batches
     passes = training_passes(geometry, of.adapter, settings.epochs, chunked=of.chunk is not None)
-    texts = _PADDED * passes * found[0] * cut.shape[1] / (1 - mixed)
-    texts += (1 + settings.checkpoints) * guarded
+    flops = text * _PADDED * passes * found[0] * cut.shape[1] / (1 - mixed)
+    scorings = 1 + settings.checkpoints
+    flops += scorings * guarded * facts.forward(facts.data.passages, geometry)  # whole texts
     rate = shared_rate("train", step, of.precision.value)
     tokens = found[0] * float(cut.mean(axis=0).sum())
-    return replace(cost, seconds=texts * text / rate, disk=_disk(step, of, tokens))
+    return replace(cost, seconds=flops / rate, disk=_disk(step, of, tokens))
 
 
 def _training(step: Step, geometry: Geometry, cut: NDArray[np.int64] | None) -> Training:

@@ -31,7 +31,7 @@ from finetune.data.peek import (
 )
 from finetune.errors import UserError
 from finetune.evaluation.guard import FEWEST_TEXTS, guard_texts
-from finetune.machine.geometry import STARTER, Geometry
+from finetune.machine.geometry import STARTER, Geometry, forward_flops
 from finetune.mining import usual
 from finetune.records import read_json
 from finetune.script import BOTH
@@ -193,6 +193,11 @@ class Facts:
             sound = [text.encode("utf-8", "replace").decode() for text in texts]
             counts = [len(each.ids) for each in self._tokenizer.encode_batch(sound)]
         return np.array(counts, np.int64)
+
+    def forward(self, texts: Texts, geometry: Geometry) -> float:
+        """Operations of encoding one text as the model is served, on average."""
+        lengths = np.minimum(self.lengths([row[0] for row in texts.sample]), self.longest)
+        return forward_flops(geometry, lengths.tolist()) / max(1, len(lengths))
 
     @cached_property
     def _tokenizer(self) -> Tokenizer | None:

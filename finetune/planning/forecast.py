@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from finetune.config import artifact as artifact_name
 from finetune.config.choices import Precision
 from finetune.data.peek import Texts
@@ -13,7 +11,7 @@ from finetune.embedded import PART
 from finetune.evaluation.speed import PASSES
 from finetune.inference.batches import TOKEN_BUDGET
 from finetune.machine import estimate, rates
-from finetune.machine.geometry import Geometry, forward_flops
+from finetune.machine.geometry import Geometry
 from finetune.planning.costs import Cost, generate, shared_rate, train
 from finetune.planning.facts import Facts
 from finetune.script import KEEP
@@ -89,7 +87,7 @@ def _export(step: Step, facts: Facts) -> Cost:
     cost = Cost(None, estimate.export(geometry, precisions), disk)
     if data is None:
         return cost
-    flops = settings["export"].parity_texts * _forward(data.passages, facts, geometry)
+    flops = settings["export"].parity_texts * facts.forward(data.passages, geometry)
     seconds = sum(flops / rates.rate(work, "cpu", settings["threads"])
                   for work in ("torch", *map(artifact_name, precisions)))  # fmt: skip
     if estimate.is_quantised(precisions):
@@ -126,7 +124,7 @@ def _encoded(
     cost: Cost, read: Sequence[Texts], step: Step, facts: Facts, geometry: Geometry, known: int = 0
 ) -> Cost:
     """What it takes to encode texts and keep their vectors, and those of ``known`` others."""
-    flops = sum(texts.count * _forward(texts, facts, geometry) for texts in read)
+    flops = sum(texts.count * facts.forward(texts, geometry) for texts in read)
     counts = [known, *(texts.count for texts in read)]
     held = 4 * geometry.hidden * min(PART, max(counts))
     return replace(
@@ -156,8 +154,8 @@ def _evaluate(step: Step, facts: Facts) -> Cost:
     if data is None:
         return cost
     queries = Texts(data.queries["report"], tuple((row[0],) for row in data.rows.sample))
-    passage = _forward(data.passages, facts, geometry)
-    questions = queries.count * _forward(queries, facts, geometry)
+    passage = facts.forward(data.passages, geometry)
+    questions = queries.count * facts.forward(queries, geometry)
     seconds = 0.0
     for artifact in step.settings["artifacts"]:
         if artifact == "bm25" or "@" in artifact:
@@ -182,7 +180,7 @@ def _evaluate_general(step: Step, facts: Facts) -> Cost:
         return cost
     texts = data.passages.count + sum(data.queries.values())  # queries are short: a little too much
     vectors = 4 * geometry.hidden * data.passages.count
-    flops = texts * _forward(data.passages, facts, geometry)
+    flops = texts * facts.forward(data.passages, geometry)
     return replace(cost, seconds=flops / _encoding_rate(step.settings["artifact"], step),
                    memory=(cost.memory or 0) + vectors)  # fmt: skip
 
@@ -196,10 +194,10 @@ def _merge(step: Step, facts: Facts) -> Cost:
     cost = replace(cost, memory=(cost.memory or 0) + 2 * geometry.weights, disk=geometry.weights)
     if guarded is None or facts.data is None:
         return cost
-    flops = guarded * _forward(facts.data.passages, facts, geometry)
+    flops = guarded * facts.forward(facts.data.passages, geometry)
     if facts.general is not None and "general" in step.inputs:
         texts = min(step.settings["general_texts"], facts.general.passages.count)
-        flops += texts * _forward(facts.general.passages, facts, geometry)
+        flops += texts * facts.forward(facts.general.passages, geometry)
     tried = len({0.0, *step.settings["weights"], 1.0})  # at most: two where nothing was forgotten
     rate = rates.rate("train", step.settings["device"], step.settings["threads"],
                       Precision(step.settings["precision"]).value)  # fmt: skip
@@ -223,12 +221,6 @@ def _encoding_rate(artifact: str, step: Step, *, own: bool = False) -> float:
     if own:
         return rates.rate(work, device, step.settings["threads"])
     return shared_rate(work, step)
-
-
-def _forward(texts: Texts, facts: Facts, geometry: Geometry) -> float:
-    """Operations of encoding one text, on average."""
-    lengths = np.minimum(facts.lengths([row[0] for row in texts.sample]), facts.longest)
-    return forward_flops(geometry, lengths.tolist()) / max(1, len(lengths))
 
 
 _HEAVY: Mapping[str, Callable[[Step, Facts], Cost]] = {

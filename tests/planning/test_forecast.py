@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hub_cache
 import huggingface_hub
+import numpy as np
 import pytest
 import tiny_runs
 
@@ -155,19 +156,18 @@ def test_cached_steps_cost_nothing(planned, tmp_path):
 
 
 def test_training_by_hand(planned):
-    plan_ = planned("train.epochs=2", recipe="full")
+    plan_ = planned("train.epochs=2", "train.max_length=8", recipe="full")
     facts = Facts(plan_)
     geometry = facts.geometry
     count, lengths = facts.rows(step(plan_, "train").step)
-    texts = lengths.ravel().tolist()
+    texts = np.minimum(lengths, 8).ravel().tolist()
     assert facts.guarded() == 40  # the whole corpus, which has fewer than 300 texts
     flops = 1.1 * 2 * 3 * forward_flops(geometry, texts)
-    flops += (1 + 5) * 40 * forward_flops(geometry, texts) / len(texts)
+    flops += (1 + 5) * 40 * forward_flops(geometry, [9])  # which the guard reads whole
     seconds = flops / 52e9 + 8
     cost = predicted(plan_, "train")
     assert count == len(lengths) and cost.seconds == pytest.approx(seconds)
-    widths = tuple(lengths.max(axis=0).tolist())
-    of = Training(geometry, 8, widths, Precision.fp32, "cpu", "lean", uneven=False, all_rows=48)
+    of = Training(geometry, 8, (8, 8), Precision.fp32, "cpu", "lean", uneven=False, all_rows=48)
     assert cost.memory == estimate.training(of).total
     assert cost.disk == 10 * geometry.weights
 
@@ -323,7 +323,7 @@ def test_sets_that_are_mixed_in_add_batches_of_their_own(planned, tiny_domain):
     ]
     alone, mixed = (planned(*overrides, recipe="full") for overrides in ([], more))
     cost, both = predicted(alone, "train"), predicted(mixed, "train")
-    guard = 6 * 40 * forward_flops(Facts(alone).geometry, [8]) / 52e9  # as long as before
+    guard = 6 * 40 * forward_flops(Facts(alone).geometry, [9]) / 52e9  # as long as before
     assert both.seconds - 8 - guard == pytest.approx(2 * (cost.seconds - 8 - guard), rel=0.05)
     assert both.memory > cost.memory
 
