@@ -159,7 +159,7 @@ def steps_of(config: Config) -> list[Step]:
         distill_steps.train_step(train, config) if distilled else train,
         *later,
         *(forgetting.base_steps(exported_base, encoding) if general else []),
-        *([forgetting.merge_step(config, trained, encoding, general)] if merging else []),
+        *(forgetting.merge_steps(config, trained, encoding, general) if merging else []),
         Step(
             "export", steps.export, 8,
             _export_settings(config, config.export, _name(config))

@@ -1,7 +1,9 @@
 """Small real things that tests share: a 2-layer char-BERT, its bundle, a domain of pairs."""
 
+import copy
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,17 @@ from endpoints import StandIn
 from tiny_models import CHARS, tiny_transformers
 
 from finetune import hub
+from finetune.config import compose
+
+
+@pytest.fixture(autouse=True, scope="session")
+def the_same_words_are_composed_once():
+    """Hydra takes a quarter of a second, and a third of the tests' command lines came before."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = cache(compose.hydra_compose)
+        patch.setattr(compose, "hydra_compose",
+                      lambda name, words: copy.deepcopy(once(name, tuple(words))))  # fmt: skip
+        yield
 
 
 @pytest.fixture(autouse=True)

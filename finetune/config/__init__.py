@@ -162,6 +162,7 @@ class Merge:
 
     weights: List[float]  # noqa: UP006
     keep_gain: float
+    domain_texts: int
     general_texts: int
 
 

@@ -54,6 +54,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.guard_share": (0, 1),
     "train.patience": (0, math.inf),
     "merge.keep_gain": (-1e-9, 1),
+    "merge.domain_texts": (-1, math.inf),
     "merge.general_texts": (-1, math.inf),
     "hardware.threads": (-1, 1_024),
     "hardware.processes": (-1, 65_536),

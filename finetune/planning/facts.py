@@ -166,6 +166,13 @@ class Facts:
         texts = guard_texts(count * lengths.shape[1], *asked)
         return min(max(FEWEST_TEXTS, texts), self.data.passages.count)
 
+    def weighed(self) -> int | None:
+        """Texts on which a merged weight is scored, about; None where it is not known."""
+        if self.data is None:
+            return None
+        texts: int = self._planned["merge-pool"].step.settings["texts"]
+        return min(max(FEWEST_TEXTS, texts), self.data.passages.count)
+
     def _made(self, step: Step) -> Texts | None:
         """Pairs that the generate step makes, at most: short questions on the corpus's texts."""
         generate, data = step.settings["generate"], self.data

@@ -20,7 +20,8 @@ from finetune.stage import Planned, Step
 # Seconds that a step takes beside its operations: imports and loading (the demo's, rounded up).
 _STARTUP = {"sets": 2, "data": 2, "general": 2, "generate": 3, "queries": 2, "base": 3, "export": 4,
             "corpus": 2, "embed": 2, "pseudo": 3, "noise": 1, "mine": 1, "pool": 1, "student": 3,
-            "train": 8, "distill": 12, "merge": 4, "evaluate": 5, "evaluate_general": 2,
+            "train": 8, "distill": 12, "merge_pool": 1, "merge": 4, "evaluate": 5,
+            "evaluate_general": 2,
             "script": 2, "script_sets": 2, "script_select": 1, "script_mix": 2, "augment": 3,
             "characters": 3, "report": 4}  # fmt: skip
 _LOADING = 2  # seconds to write and load a model
@@ -186,19 +187,19 @@ def _evaluate_general(step: Step, facts: Facts) -> Cost:
 
 
 def _merge(step: Step, facts: Facts) -> Cost:
-    geometry, guarded = facts.geometry_of(step), facts.guarded()
+    geometry, weighed = facts.geometry_of(step), facts.weighed()
     if geometry is None:
         return Cost()
     cost = _encoding(step, facts, geometry)
     # Base, tuned and merged are held at once.
     cost = replace(cost, memory=(cost.memory or 0) + 2 * geometry.weights, disk=geometry.weights)
-    if guarded is None or facts.data is None:
+    if weighed is None or facts.data is None:
         return cost
-    flops = guarded * facts.forward(facts.data.passages, geometry)
+    flops = weighed * facts.forward(facts.data.passages, geometry)
     if facts.general is not None and "general" in step.inputs:
         texts = min(step.settings["general_texts"], facts.general.passages.count)
         flops += texts * facts.forward(facts.general.passages, geometry)
-    tried = len({0.0, *step.settings["weights"], 1.0})  # at most: two where nothing was forgotten
+    tried = len({0.0, *step.settings["weights"], 1.0})
     rate = rates.rate("train", step.settings["device"], step.settings["threads"],
                       Precision(step.settings["precision"]).value)  # fmt: skip
     return replace(cost, seconds=tried * (flops / rate + _LOADING))

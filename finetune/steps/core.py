@@ -145,18 +145,28 @@ def mine(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 def pool(settings: Settings, inputs: Inputs, out: Path) -> None:
     """Make the guard's set, a part of the select half."""
-    from finetune.evaluation.guard import guard_texts, pooled, sampled
+    from finetune.evaluation.guard import guard_texts
 
-    select = _select(inputs["sets"])
     texts_trained = sum(
         2 + len(row.get("negatives", ())) for row in read_dicts(inputs["pairs"] / "train.jsonl")
     )
     size = guard_texts(texts_trained, settings["guard_share"], settings["epochs"],
                        settings["checkpoints"])  # fmt: skip
+    _pool(_select(inputs["sets"]), size, settings, out)
+
+
+def merge_pool(settings: Settings, inputs: Inputs, out: Path) -> None:
+    """Make the set on which merged weights are scored: more of the select half than the guard's."""
+    _pool(_select(inputs["sets"]), settings["texts"], settings, out)
+
+
+def _pool(select: AnySet, texts: int, settings: Settings, out: Path) -> None:
+    from finetune.evaluation.guard import pooled, sampled
+
     if isinstance(select, ScoredSet):
-        small: AnySet = sampled(select, max_texts=size, seed=settings["seed"])
+        small: AnySet = sampled(select, max_texts=texts, seed=settings["seed"])
     else:
-        small = pooled(select, max_texts=size, seed=settings["seed"])
+        small = pooled(select, max_texts=texts, seed=settings["seed"])
     write_set(out / select.name, small)
 
 

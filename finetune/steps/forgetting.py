@@ -108,8 +108,9 @@ def tuned_step(tuned: str, machine: Settings) -> Step:
     )  # fmt: skip
 
 
-def merge_step(config: Config, trained: str, machine: Settings, folder: Path | None) -> Step:
-    """The step that merges the model that training made with the base."""
+def merge_steps(config: Config, trained: str, machine: Settings, folder: Path | None) -> list[Step]:
+    """The steps that merge the model that training made with the base."""
+    pool = {"texts": config.merge.domain_texts, "seed": config.seed}
     settings = {
         "weights": config.merge.weights, "keep_gain": config.merge.keep_gain,
         "general_texts": config.merge.general_texts, "max_drop": config.evaluate.max_general_drop,
@@ -117,10 +118,13 @@ def merge_step(config: Config, trained: str, machine: Settings, folder: Path | N
     }  # fmt: skip
     if "peft" in config.adapter and trained == "train" and config.generate.use is not Use.warmup:
         settings["adapter"] = True  # what was trained of the base, and nothing else
-    inputs = {"model": "base", "tuned": trained, "select": "pool"}
+    inputs = {"model": "base", "tuned": trained, "select": "merge-pool"}
     if folder:
         inputs |= {"general": "general"}
-    return Step("merge", merge, 3, settings, inputs)
+    return [
+        Step("merge-pool", steps.merge_pool, 1, pool, {"sets": "sets"}),
+        Step("merge", merge, 4, settings, inputs),
+    ]
 
 
 def general(settings: Settings, inputs: Inputs, out: Path) -> None:
@@ -168,10 +172,7 @@ def _half(inputs: Inputs, part: str) -> EvaluationSet:
 
 
 def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Merge the tuned model with its base, and publish the weight chosen on the select halves.
-
-    Where the tuned model itself loses little enough on the general set, no other weight is tried.
-    """
+    """Merge the tuned model with its base, and publish the weight chosen on the select halves."""
     from finetune.adapter import lora
     from finetune.data.script import convert_set
     from finetune.inference.script import converter
@@ -193,11 +194,7 @@ def merge(settings: Settings, inputs: Inputs, out: Path) -> None:
     precision, tokens = Precision(settings["precision"]), settings["encode_tokens"]
     guards = [Guard(each, precision, tokens) for each in sets]
     score = partial(_score, base=base, tuned=tuned, guards=guards, settings=settings, out=out)
-    first, last = score(0.0), score(1.0)
-    between: list[float] = []
-    if merging.worthwhile(first, last, settings["max_drop"]):
-        between = sorted({*settings["weights"]} - {0.0, 1.0})
-    candidates = [first, *map(score, between), last]
+    candidates = [score(weight) for weight in sorted({0.0, *settings["weights"], 1.0})]
     choice = merging.choose(candidates, settings["keep_gain"], settings["max_drop"])
     log.info("merge: %s", choice.why)
     merging.interpolate(base, tuned, choice.weight, out / "model")

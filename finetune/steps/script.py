@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 # script, or hold an export that all runs of a base share against torch.
 _AS_GIVEN = ("data", "generate", "mix", "export-base")
 _SETS = "script-sets"  # the step whose sets stand in for those of ``sets``
+# Steps whose questions are asked as training and encoding will, and the step that rewrites them.
+_ASKED = {"pool": "script-select", "merge-pool": "script-merge-pool"}
 # How much more one scoring of the guard costs where each question is asked twice: a sixth of its
 # texts at most are questions; of scored pairs all are.
 _TWICE = {Kind.pairs: 7 / 6, Kind.scored: 2.0}
@@ -160,7 +162,7 @@ def script_sets(settings: Settings, inputs: Inputs, out: Path) -> None:
 
 
 def script_select(settings: Settings, inputs: Inputs, out: Path) -> None:
-    """Ask the guard's questions as training and encoding will: in both scripts, or converted."""
+    """Ask what chooses a model as training and encoding will: in both scripts, or converted."""
     from finetune.data.script import Scripts, asked_twice, convert_set
     from finetune.inference.script import converter
 
@@ -210,7 +212,7 @@ def _rows_converted(planned: Sequence[Step], config: Config) -> list[Step]:
     for step in planned:
         inputs = dict(step.inputs)
         if "select" in inputs:
-            inputs["select"] = "script-select"
+            inputs["select"] = _ASKED[inputs["select"]]
         if step.name == "pool" and is_mixed(config.script) and config.encode.script == KEEP:
             share = step.settings["guard_share"] / _TWICE[config.domain.kind]
             step = replace(step, settings={**step.settings, "guard_share": share})
@@ -223,11 +225,9 @@ def _rows_converted(planned: Sequence[Step], config: Config) -> list[Step]:
         if step.name == "report" and any(each.name == "script" for each in made):
             inputs["script"] = "script"
         made.append(replace(step, inputs=inputs))
-        if step.name == "pool":
-            settings, files = conversion(config), dictionary(config)
-            made.append(
-                Step("script-select", script_select, 3, settings, {"select": "pool"}, files)
-            )
+        if step.name in _ASKED:
+            made.append(Step(_ASKED[step.name], script_select, 3, conversion(config),
+                             {"select": step.name}, dictionary(config)))  # fmt: skip
     return made
 
 

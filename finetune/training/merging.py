@@ -91,49 +91,42 @@ def interpolate(base: Path, tuned: Path, weight: float, out: Path) -> None:
         save_file(mixed, out / name, metadata={"format": "pt"})
 
 
-def worthwhile(base: Candidate, tuned: Candidate, max_drop: float) -> bool:
-    """Whether there is something to merge against: forgetting, or that it was not measured."""
-    return base.general is None or _drop(base, tuned) > max_drop + 1e-12
-
-
 def choose(candidates: Sequence[Candidate], keep_gain: float, max_drop: float) -> Choice:
-    """Choose a weight.
+    """Choose a weight: no more of the tuned weights than the gain needs.
 
-    Without a general set the best on the domain. Else, of the weights that keep ``keep_gain`` of
-    the tuned model's gain over the base and lose at most ``max_drop`` on the general set, the
-    largest that is within a standard error of the best on the domain (Breiman et al. 1984): the
-    tuned model itself is what the guard chose, and where nothing is forgotten there is nothing to
-    merge against. Where there is none, the one that loses least of those that keep the gain.
+    Whatever a general set shows, there is more that is forgotten. So the smallest weight that keeps
+    ``keep_gain`` of the tuned model's gain over the base beyond a standard error: few questions
+    leave the tuned model as it is. Where that loses more than ``max_drop`` on the general set, the
+    largest that does not, of those that keep the gain on average; where there is none, of those the
+    one that loses least.
 
     Args:
         candidates: Of weight 0 (the base), of weight 1 (the tuned model), and between.
         keep_gain: Share of the gain.
         max_drop: NDCG@10.
     """
-    ranked = sorted(candidates, key=lambda each: each.weight)
-    base, tuned = ranked[0], ranked[-1]
-    if base.general is None:
-        best = max(ranked[1:], key=lambda each: each.domain.mean())
-        return Choice(best.weight, f"{_shares(best)}, the best of the domain's select half")
-    gain = max(0.0, _gain(base, tuned))
-    keeping = [c for c in ranked[1:] if _gain(base, c) >= keep_gain * gain - 1e-12] or [tuned]
-    allowed = [each for each in keeping if _drop(base, each) <= max_drop + 1e-12]
-    if not allowed:
-        least = min(keeping, key=lambda each: _drop(base, each))
-        return Choice(
-            least.weight,
-            f"{_shares(least)}: no share keeps {keep_gain:.0%} of the gain and loses at most "
-            f"{100 * max_drop:.1f} points of the general set; of those that keep it, this one "
-            f"loses least: {_change(base, least)}",
-        )
-    best = max(allowed, key=lambda each: each.domain.mean())
-    chosen = next(each for each in reversed(allowed) if _within_noise(each, best))
-    kept = _gain(base, chosen) / gain if gain else 1.0
-    return Choice(
-        chosen.weight,
-        f"{_shares(chosen)}, which keeps {kept:.0%} of the gain and moves the general set by "
-        f"{_change(base, chosen)} points (select halves)",
-    )
+    base, *between, tuned = sorted(candidates, key=lambda each: each.weight)
+    gain = _gain(base, tuned)
+    needed = base.domain + (keep_gain * (tuned.domain - base.domain) if gain > 0 else 0.0)
+    kept = [(each, each.domain - needed) for each in between]
+    chosen = next((each for each, over in kept if over.mean() >= _error(over)), tuned)
+    if _drop(base, chosen) > max_drop + 1e-12:
+        keeping = [*(each for each, over in kept if over.mean() >= -1e-12), tuned]
+        allowed = [each for each in keeping if _drop(base, each) <= max_drop + 1e-12]
+        if not allowed:
+            least = min(keeping, key=lambda each: _drop(base, each))
+            return Choice(
+                least.weight,
+                f"{_shares(least)}: no share keeps {keep_gain:.0%} of the gain and loses at most "
+                f"{100 * max_drop:.1f} points of the general set; of those that keep it, this one "
+                f"loses least: {_change(base, least)}",
+            )
+        chosen = allowed[-1]
+    share = _gain(base, chosen) / gain if gain > 0 else 1.0
+    why = f"{_shares(chosen)}, which keeps {share:.0%} of the gain"
+    if base.general is not None:
+        why += f" and moves the general set by {_change(base, chosen)} points"
+    return Choice(chosen.weight, f"{why} (select halves)")
 
 
 def told(candidates: Sequence[Candidate], choice: Choice, sets: Sequence[str]) -> dict[str, Any]:
@@ -211,10 +204,9 @@ def _change(base: Candidate, other: Candidate) -> str:
     return f"{round(-100 * _drop(base, other), 1) + 0.0:+.1f}"  # + 0.0 turns -0.0 into 0.0
 
 
-def _within_noise(other: Candidate, best: Candidate) -> bool:
-    behind = best.domain - other.domain
-    error = behind.std(ddof=1) / np.sqrt(len(behind)) if len(behind) > 1 else 0.0
-    return bool(behind.mean() <= error + 1e-12)
+def _error(values: Values) -> float:
+    """Standard error of the mean; of a single value nothing is sure."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.inf
 
 
 def _shares(each: Candidate) -> str:

@@ -8,7 +8,6 @@ import pytest
 import tiny_runs
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_models import difference
 from tiny_runs import folders
 
 from finetune import model as models
@@ -232,12 +231,12 @@ def test_merging_weighs_both_sets_and_publishes_what_it_chose(merged, plain):
     found = folders(config)
     content = read_json(found["merge"] / "merge.json")
     assert report["merge"] == content and content["sets"] == ["dev", "general"]
-    assert [row["weight"] for row in content["table"]] == [0, 0.3, 0.5, 0.7, 0.9, 1]
+    assert [row["weight"] for row in content["table"]] == [0, 0.5, 0.7, 1]
     by_weight = {row["weight"]: row["scores"] for row in content["table"]}
     domain, general = by_weight[content["weight"]]
     assert domain >= by_weight[0][0] + 0.9 * (by_weight[1][0] - by_weight[0][0])
     assert general >= by_weight[1][1]  # no worse than the tuned model outside the domain
-    # The tuned model scores on the guard's corpus what the guard found while it trained.
+    # So few queries that the guard has all of them, too, and found the same while it trained.
     assert by_weight[1][0] == pytest.approx(report["training"]["best"], abs=1e-9)
     assert by_weight[0][0] == pytest.approx(report["training"]["base"], abs=1e-9)
     assert f"Merged with the base: {content['why']}." in report["notes"]
@@ -274,8 +273,9 @@ def test_without_a_general_set_the_report_says_how_to_measure(arguments, tmp_pat
     assert "was not measured" in note and "evaluate.general=<folder>" in note
     assert {each["name"] for each in report["gates"]} == {"gain", "int8", "latency"}
     assert report["merge"]["sets"] == ["dev"] and "general" not in report["verdict"]
-    by_weight = {row["weight"]: row["scores"] for row in report["merge"]["table"]}
-    assert by_weight.pop(0) and by_weight[report["merge"]["weight"]] == max(by_weight.values())
+    by_weight = {row["weight"]: row["scores"][0] for row in report["merge"]["table"]}
+    kept = by_weight[report["merge"]["weight"]] - by_weight[0]
+    assert kept >= 0.9 * (by_weight[1] - by_weight[0]) > 0
 
 
 def test_merged_lora_leaves_the_adapter_that_gives_what_is_published(
@@ -300,16 +300,6 @@ def test_merged_lora_leaves_the_adapter_that_gives_what_is_published(
 def test_a_prefix_cannot_be_merged_and_the_run_says_so_before_any_work():
     with pytest.raises(UserError, match="a prefix cannot be merged with the base"):
         compose(["recipes=prefix", "merge=interpolate"])
-
-
-def test_what_forgot_less_than_it_may_is_published_as_it_is(merged, arguments, tmp_path):
-    line = arguments("evaluate.max_general_drop=1", "merge=interpolate", f"run_dir={tmp_path}/run")
-    report = pipeline.run(compose(line))
-    assert [row["weight"] for row in report["merge"]["table"]] == [0, 1]
-    assert report["merge"]["weight"] == 1 and "keeps 100% of the gain" in report["merge"]["why"]
-    assert report["merge"]["table"][1] == merged[0]["merge"]["table"][-1]
-    trained = folders(pipeline.resolve(compose(line)))["train"]
-    assert difference(trained / "model", tmp_path / "run/model") == 0
 
 
 def test_where_the_guard_kept_the_base_there_is_nothing_to_merge(arguments, tmp_path):

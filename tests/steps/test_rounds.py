@@ -67,7 +67,7 @@ def test_a_seed_at_the_end_of_what_numpy_takes():
 
 def test_the_merge_takes_the_last_rounds_model(arguments):
     found = steps(*arguments("mine.rounds=2", "merge=interpolate"))
-    assert found["merge"].inputs == {"model": "base", "tuned": "train-2", "select": "pool"}
+    assert found["merge"].inputs == {"model": "base", "tuned": "train-2", "select": "merge-pool"}
     assert found["export"].inputs["model"] == "merge"
 
 

@@ -99,12 +99,15 @@ def test_rows_are_converted_after_mining(arguments):
     warm = steps(arguments("full", "generate=identity", "generate.use=warmup", "script=both"))
     assert warm["script-warmup"].inputs == {"pairs": "generate"}
     assert warm["script"].inputs == {"pairs": "data"}
+    merged = steps(arguments("full", "merge=interpolate", "script=both"))
+    assert merged["merge"].inputs["select"] == "script-merge-pool"
+    assert merged["script-merge-pool"].inputs == {"select": "merge-pool"}
 
 
 def test_where_all_is_converted_everything_after_reads_it(arguments):
-    found = steps(arguments("contrastive", "script=s2tw"))
+    found = steps(arguments("contrastive", "merge=interpolate", "script=s2tw"))
     assert found["embed"].inputs["pairs"] == found["report"].inputs["data"] == "script"
-    for name in ("corpus", "embed", "pool", "evaluate-base", "evaluate", "report"):
+    for name in ("corpus", "embed", "pool", "merge-pool", "evaluate-base", "evaluate", "report"):
         assert found[name].inputs["sets"] == "script-sets"
     assert found["data"].inputs == {"sets": "sets"}  # leaks are looked for in what was given
     assert found["export-base"].inputs["sets"] == "sets"  # shared with other runs of the base
