@@ -16,9 +16,9 @@ from finetune.config.compose import compose
 from finetune.errors import UserError
 from finetune.records import read_dicts, read_json
 from finetune.records import write_jsonl as write_rows
-from finetune.sets import half, read_set
+from finetune.sets import EvaluationSet, half, read_set, write_set
 from finetune.stage import plan
-from finetune.steps import forgetting
+from finetune.steps import core, forgetting
 from finetune.training import merging
 
 
@@ -264,6 +264,16 @@ def test_what_comes_after_the_merge_takes_the_merged_model(merged, plain):
     # The plain run's model lost on the general set; on the queries that chose it, the merged less.
     lost, lost_before = gate(report, "general")["value"], gate(plain[0], "general")["value"]
     assert lost <= lost_before + 1e-9
+
+
+def test_weights_are_scored_on_as_many_texts_as_asked(tmp_path):
+    queries = {f"q{n}": f"问题{n}" for n in range(400)}
+    corpus = {f"d{n}": f"回答{n}" for n in range(900)}
+    qrels = {f"q{n}": {f"d{n}": 1} for n in range(400)}
+    write_set(tmp_path / "sets/select/own", EvaluationSet("own", queries, corpus, qrels))
+    core.merge_pool({"texts": 600, "seed": 0}, {"sets": tmp_path / "sets"}, tmp_path / "out")
+    small = read_set(tmp_path / "out/own")
+    assert len(small.queries) == 100 and len(small.corpus) == 500
 
 
 def test_without_a_general_set_the_report_says_how_to_measure(arguments, tmp_path):
