@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from checks import pairs
+from common.questions import pairs
 from common.runs import RESULTS
 
 from finetune import disk

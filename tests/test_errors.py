@@ -14,9 +14,10 @@ from reading import read_pairs
 
 from finetune import cli, hub, pipeline, stage
 from finetune.commands.ranges import read_search
-from finetune.config import Domain, Model
+from finetune.config import Model
 from finetune.config.choices import BadRows, Hub, Kind, Source
 from finetune.config.compose import compose, known_keys
+from finetune.config.pairs import Domain
 from finetune.config.ranges import GENERATORS
 from finetune.config.writing import read_prompt
 from finetune.data import beir, sts

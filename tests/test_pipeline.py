@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from finetune import pipeline
-from finetune.config import Config, Mixed, to_dict
+from finetune.config import Config, to_dict
 from finetune.config.check import PRECISIONS
 from finetune.config.choices import Hub, Kind, Source
 from finetune.config.compose import ROOT, choices, compose, known_keys
+from finetune.config.pairs import Mixed
 from finetune.data.card import Task, read_card
 from finetune.errors import UserError
 from finetune.inference import BundleInfo, OnnxEncoder

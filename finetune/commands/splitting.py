@@ -7,8 +7,8 @@ from pathlib import Path
 
 from finetune.commands import asking
 from finetune.commands.checking import configuration
-from finetune.config import Domain
 from finetune.config.choices import Kind
+from finetune.config.pairs import Domain
 from finetune.data.holdout import hold_out
 from finetune.data.load import holds_documents
 from finetune.data.prepare import load_train, select_sources

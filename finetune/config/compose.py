@@ -22,8 +22,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune.config import Config, Mixed, check, hints
+from finetune.config import Config, check, hints
 from finetune.config.choices import Kind
+from finetune.config.pairs import Mixed
 from finetune.errors import UserError, first_line, nearest
 
 _PACKAGE = Path(__file__).parents[1]

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
-from finetune.config import Generate
 from finetune.config.augmentation import KINDS
+from finetune.config.pairs import Generate
 
 GENERATORS = tuple(  # the fields of a share
     field.name for field in dataclasses.fields(Generate) if field.type is float

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from finetune.config import Domain, Model
+from finetune.config import Model
+from finetune.config.pairs import Domain
 from finetune.data.catalogue import FOLDER, read_catalogue
 from finetune.data.findings import Example, Finding, short
 from finetune.data.folding import folded

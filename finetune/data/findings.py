@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.config import Check
+from finetune.config.pairs import Check
 from finetune.data import groups, texts
 from finetune.data.leaks import DROPPED, Suspects
 from finetune.data.loaded import Loaded, sides

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.config import Check, Domain, Generate, Model
+from finetune.config import Model
 from finetune.config.choices import BadRows, Source
+from finetune.config.pairs import Check, Domain, Generate
 from finetune.config.writing import wanted
 from finetune.data import documents, made
 from finetune.data.loaded import Loaded

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import Check, Model
+from finetune.config import Model
 from finetune.config.choices import Use
+from finetune.config.pairs import Check
 from finetune.data import findings
 from finetune.data.loaded import Loaded
 from finetune.data.prepare import NEAR, inspect, tell_found

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.config import Check, Mixed, Model
+from finetune.config import Model
+from finetune.config.pairs import Check, Mixed
 from finetune.data.load import load_pairs
 from finetune.data.loaded import Loaded
 from finetune.data.prepare import NEAR, inspect, summarise, tell_found

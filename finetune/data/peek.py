@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import Domain
 from finetune.config.choices import Kind, Source
+from finetune.config.pairs import Domain
 from finetune.data.beir import judged, kind
 from finetune.data.lines import existing, objects
 from finetune.data.problems import Problems

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetune.config import Check, Domain, Model
+from finetune.config import Model
 from finetune.config.choices import Source
+from finetune.config.pairs import Check, Domain
 from finetune.data import findings, leaks, lengths, parts
 from finetune.data.hub import is_hub_id
 from finetune.data.load import load_pairs

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.config import Check
 from finetune.config.choices import BadRows
+from finetune.config.pairs import Check
 from finetune.data import clean, leaks
 from finetune.data.clean import BadRow, fingerprint
 from finetune.data.folding import folded

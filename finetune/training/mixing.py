@@ -19,8 +19,8 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import SequentialSampler
 
 from finetune import disk
-from finetune.config import Mixed
 from finetune.config.choices import Kind
+from finetune.config.pairs import Mixed
 from finetune.disk import Lazy, Lookup, number
 from finetune.errors import UserError
 from finetune.machine import processes

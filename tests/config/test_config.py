@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finetune.config import Config, Mixed, check, ranges, to_dict
+from finetune.config import Config, check, ranges, to_dict
 from finetune.config.check import target_problems
 from finetune.config.choices import Kind, Precision
 from finetune.config.compose import GROUPS, ROOT, choices, compose, known_keys
+from finetune.config.pairs import Mixed
 from finetune.errors import UserError, nearest
 
 PARTS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}

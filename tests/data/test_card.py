@@ -7,8 +7,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from finetune.config import Domain
 from finetune.config.choices import Kind
+from finetune.config.pairs import Domain
 from finetune.data.card import Allows, Card, Origin, read_card
 from finetune.errors import UserError
 

@@ -4,9 +4,9 @@ import pytest
 from endpoints import completion
 from tiny_runs import write_rows
 
-from finetune.config import Domain, Generate
 from finetune.config.choices import BadRows, Kind, Leak, Source, Use
 from finetune.config.compose import compose
+from finetune.config.pairs import Domain, Generate
 from finetune.data.generate import generate
 from finetune.data.leaks import GOLD, LEAK, NEAR_LEAK
 from finetune.data.synthesize import GENERATORS

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from finetune.config import Mixed
 from finetune.config.choices import Duplicates, Kind
 from finetune.config.compose import compose
+from finetune.config.pairs import Mixed
 from finetune.data.leaks import LEAK, PAIR_LEAK
 from finetune.data.mix import prepare_mix
 from finetune.data.rows import DUPLICATE

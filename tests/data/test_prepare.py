@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from finetune.config import Domain
 from finetune.config.choices import Kind, Source
 from finetune.config.compose import compose
+from finetune.config.pairs import Domain
 from finetune.data.leaks import LEAK
 from finetune.data.parts import write_halves
 from finetune.data.prepare import LIMIT, UNSELECTED, prepare, questions

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from finetune.config import Domain
 from finetune.config.choices import Kind, Source
 from finetune.config.compose import compose
+from finetune.config.pairs import Domain
 from finetune.data.leaks import PAIR_LEAK
 from finetune.data.parts import write_halves
 from finetune.data.prepare import LIMIT, prepare, questions
